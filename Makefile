@@ -1,0 +1,53 @@
+# Every target makes what it needs. Needs only Python 3.11 or newer, make and a package registry.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Photos to calibrate int8 and to check parity on. Yours are better than the ones that scikit-image ships.
+CALIBRATION ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('skimage').submodule_search_locations[0])" 2>/dev/null)/data
+# More options for the export, e.g. make model EXPORT="--alpha 0.35 --input-size 128"
+EXPORT ?=
+
+.PHONY: help serve model test lint format lock clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+serve: .venv/runtime  ## serve photos on CLASSIFIER_PORT (8000); makes a model first if there is none
+	@if [ -z "$$CLASSIFIER_MODEL" ] && ! ls models/*.onnx >/dev/null 2>&1; then $(MAKE) --no-print-directory model; fi
+	$(BIN)/python -m app
+
+model: .venv/build  ## export Keras's MobileNetV2 to models/, fp32 and int8
+	$(BIN)/python -m model_build export --calibration $(CALIBRATION) $(EXPORT)
+
+test: .venv/all  ## all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/all  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/all  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: .venv/all  ## lock the newest allowed versions of everything
+	$(BIN)/python -m pip install --quiet uv
+	for set in "all:--all-extras" "build:--extra build --constraint requirements/all.txt" \
+	           "runtime:--constraint requirements/all.txt"; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --custom-compile-command 'make lock' $${set#*:} pyproject.toml \
+	    -o requirements/$${set%%:*}.txt || exit; \
+	done
+
+clean:  ## forget the environment and all caches; models stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The three environments are one, filled as far as a target needs it; each set contains the one before.
+.venv/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; say where: make PYTHON=...')"
+	$(PYTHON) -m venv .venv
+
+.venv/%: requirements/%.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	@touch $@

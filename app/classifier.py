@@ -1,0 +1,99 @@
+"""A photo's bytes to its labels, as one call: decode, infer, rank.
+
+Every way to ask (HTTP routes, command line, evaluation, benchmarks) goes through this one.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.contract import Contract
+from app.errors import InvalidParameter, ModelError
+from app.imaging import load
+from app.model import Model
+from app.ranking import top_k
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class and how sure the model is of it (softmax, 0 to 1)."""
+
+    label: str
+    index: int
+    id: str | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the model says about one photo, and how long each step took, in seconds."""
+
+    contract: Contract
+    predictions: tuple[Prediction, ...]
+    decode_s: float
+    infer_s: float
+
+
+class Classifier:
+    """Bytes to labels with one model; safe to call from several threads at once."""
+
+    def __init__(self, model: Model, max_pixels: int) -> None:
+        """Args:
+        model: the loaded model.
+        max_pixels: the most pixels that a photo's header may announce.
+        """
+        self.model = model
+        self.contract = model.contract
+        self._max_pixels = max_pixels
+
+    def __call__(self, data: bytes, k: int = 5, min_score: float = 0.0) -> Result:
+        """Classifies one encoded photo.
+
+        Args:
+            data: the image file's bytes.
+            k: how many classes at most, best first.
+            min_score: classes below it are left out.
+
+        Raises:
+            NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
+        """
+        started = time.perf_counter()
+        pixels = load(data, self.contract.resize, self._max_pixels)
+        decoded = time.perf_counter()
+        scores = self.model(pixels[np.newaxis])[0]
+        ranked = top_k(scores, k, min_score)
+        inferred = time.perf_counter()
+        labels, ids = self.contract.labels, self.contract.ids
+        return Result(
+            contract=self.contract,
+            predictions=tuple(Prediction(labels[i], i, ids[i], score) for i, score in ranked),
+            decode_s=decoded - started,
+            infer_s=inferred - decoded,
+        )
+
+    def check_k(self, k: int) -> None:
+        """Raises InvalidParameter if ``k`` is more than the model has classes."""
+        classes = len(self.contract.labels)
+        if k > classes:
+            raise InvalidParameter(f"top_k is {k}, but the model has {classes} classes. Ask for 1 to {classes}.")
+
+    def check_golden(self) -> None:
+        """Classifies the model's golden photo through the real path and compares.
+
+        Raises:
+            ModelError: the photo cannot be classified, or a score is further off than the tolerance.
+        """
+        golden = self.contract.golden
+        try:
+            pixels = load(golden.photo, self.contract.resize, self._max_pixels)
+            scores = self.model(pixels[np.newaxis])[0]
+        except Exception as error:
+            raise ModelError(f"the model cannot classify its own golden photo: {error}") from error
+        worst = max(abs(float(scores[index]) - score) for index, score in golden.scores.items())
+        # Not `worst > tolerance`: a NaN has to fail too.
+        if not worst <= golden.tolerance:
+            raise ModelError(
+                f"the golden photo's scores are off by {worst:.4f} (allowed: {golden.tolerance}); "
+                "this model does not compute on this machine what it computed when it was built"
+            )

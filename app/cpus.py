@@ -1,0 +1,81 @@
+"""How many CPUs this process may really use.
+
+The host's core count is what Python and ONNX Runtime see; a container's quota and affinity are what the kernel
+grants. Threads beyond that only make each other wait.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Cpus:
+    """The CPUs to plan with, and why.
+
+    Attributes:
+        count: whole CPUs, at least 1.
+        reason: for ``/health``: what limits the count.
+    """
+
+    count: int
+    reason: str
+
+
+def usable_cpus(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> Cpus:
+    """The smaller of the affinity mask and the CPU quota of the process's cgroup, v2 or v1.
+
+    A quota of 1.5 CPUs gives 2: two threads can use it up, one cannot.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_quota(proc, cgroups)
+    if quota is not None and math.ceil(quota) < affinity:
+        return Cpus(max(1, math.ceil(quota)), f"cgroup quota of {quota:g} CPUs, {affinity} in the affinity mask")
+    return Cpus(affinity, f"{affinity} CPUs in the affinity mask, {'no' if quota is None else 'a larger'} cgroup quota")
+
+
+def cgroup_quota(proc: Path, cgroups: Path) -> float | None:
+    """CPUs that the cgroup and its parents grant (the smallest), or None where nothing limits them.
+
+    Sources: cgroup v2 ``cpu.max`` ("$MAX $PERIOD", kernel Documentation/admin-guide/cgroup-v2.rst), cgroup v1
+    ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` (Documentation/scheduler/sched-bwc.rst).
+    """
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, read = cgroups, _quota_v2
+        elif "cpu" in controllers.split(","):
+            root, read = cgroups / controllers, _quota_v1
+        else:
+            continue
+        # In a container the path may name a directory that only the host sees; its own limits are then at the root.
+        here = root / path.lstrip("/")
+        for directory in [here, *here.parents]:
+            if (quota := read(directory)) is not None:
+                quotas.append(quota)
+            if directory == root:
+                break
+    return min(quotas, default=None)
+
+
+def _quota_v2(directory: Path) -> float | None:
+    try:
+        limit, period = (directory / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _quota_v1(directory: Path) -> float | None:
+    try:
+        limit = int((directory / "cpu.cfs_quota_us").read_text())
+        period = int((directory / "cpu.cfs_period_us").read_text())
+        return None if limit <= 0 else limit / period
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,88 @@
+"""What can go wrong, without any HTTP in it; ``problems`` says how each is answered.
+
+::
+
+    ClassifierError
+    ├── ModelError              the model file cannot be used; the service does not start
+    └── RequestError            the request cannot be answered; the message says what to do about it
+        ├── BodyTooLarge        more bytes than CLASSIFIER_MAX_BODY_BYTES
+        ├── BodyTimeout         the body did not arrive in time
+        ├── ClientDisconnected  the client left before its request was complete
+        ├── UnsupportedBody     a Content-Type that no photo can be read from
+        ├── MalformedBody       multipart or JSON that does not parse, or has no photo in it
+        ├── TooManyImages       more parts than CLASSIFIER_MAX_BATCH_IMAGES
+        ├── InvalidParameter    a query parameter out of its range
+        ├── NotAnImage          the bytes are none of the supported formats
+        ├── BrokenImage         a supported format, but truncated or damaged
+        ├── TooManyPixels       the header announces more pixels than CLASSIFIER_MAX_PIXELS
+        ├── Overloaded          no lane would be free within CLASSIFIER_QUEUE_BUDGET_MS
+        └── Draining            the service is shutting down
+"""
+
+
+class ClassifierError(Exception):
+    """Base of everything this service raises on purpose."""
+
+
+class ModelError(ClassifierError):
+    """The model file is missing, damaged or not one of ours."""
+
+
+class RequestError(ClassifierError):
+    """A request that cannot be answered; ``str(error)`` is meant for the person who sent it."""
+
+
+class BodyTooLarge(RequestError):
+    """The body has more bytes than allowed."""
+
+
+class BodyTimeout(RequestError):
+    """The body did not arrive within its deadline."""
+
+
+class ClientDisconnected(RequestError):
+    """The client closed the connection before its request was complete; nobody reads the answer."""
+
+
+class UnsupportedBody(RequestError):
+    """The Content-Type is none that a photo can be read from."""
+
+
+class MalformedBody(RequestError):
+    """The multipart or JSON body does not parse, or has no photo where one is expected."""
+
+
+class TooManyImages(RequestError):
+    """A batch has more photos than allowed."""
+
+
+class InvalidParameter(RequestError):
+    """A parameter is outside the range that the model allows."""
+
+
+class NotAnImage(RequestError):
+    """The bytes are none of the supported image formats."""
+
+
+class BrokenImage(RequestError):
+    """The bytes start like a supported image, but are truncated or damaged."""
+
+
+class TooManyPixels(RequestError):
+    """The image's header announces more pixels than allowed; nothing was decoded."""
+
+
+class Overloaded(RequestError):
+    """The queue is longer than its budget allows.
+
+    Attributes:
+        retry_after_s: seconds after which a place is likely to be free.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Draining(RequestError):
+    """The service is shutting down and takes no new work."""

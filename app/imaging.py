@@ -1,0 +1,198 @@
+"""Bytes to upright RGB pixels: the only place in this project that decodes an image.
+
+Serving, calibration, training and evaluation call the same ``load``, so that what was measured is what is served.
+The geometry (which part of the photo, at what size) is the model's own, a ``Resize`` from its contract. The
+arithmetic (normalisation) is inside the model's graph.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# One plugin per supported format; a decoder that is not imported cannot be attacked.
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from app.errors import BrokenImage, NotAnImage, TooManyPixels
+
+# Imported here, so that the first photo does not wait for it.
+_PLUGINS: Final = (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+#: The formats that ``load`` reads, by Pillow's names. JPEG includes MPO, which many phones write and call .jpg.
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+
+#: Resampling filters that a contract may name.
+FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# Pillow's own limit warns or raises at figures of its own; ours is an argument of ``load``.
+Image.MAX_IMAGE_PIXELS = None
+
+_EXIF_ORIENTATION = 0x0112
+# EXIF 2.32, 4.6.4.A: what has to be done to the stored pixels so that they stand upright.
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """How a photo of any size becomes the model's input.
+
+    The largest centred box with the model's aspect ratio is taken, shrunk to ``crop`` of its sides, and resampled to
+    ``height`` x ``width`` in one step. For a square input this is the classic "shortest side to ``height / crop``,
+    centre crop to ``height``" without the intermediate picture.
+
+    Attributes:
+        height: rows of the model's input, in pixels.
+        width: columns of the model's input, in pixels.
+        crop: side of the box as a fraction of the largest one that fits, in (0, 1]; 0.875 is 224 / 256.
+        filter: resampling filter, a key of ``FILTERS``; antialiased, as Pillow does it.
+    """
+
+    height: int
+    width: int
+    crop: float
+    filter: str
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a ``width`` x ``height`` picture that the model sees: left, upper, right, lower, in pixels."""
+        box_height = min(height, width * self.height / self.width) * self.crop
+        box_width = box_height * self.width / self.height
+        left, upper = (width - box_width) / 2, (height - box_height) / 2
+        return (left, upper, left + box_width, upper + box_height)
+
+    def turned(self) -> "Resize":
+        """The same rule for a picture that lies on its side."""
+        return Resize(height=self.width, width=self.height, crop=self.crop, filter=self.filter)
+
+
+def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
+    """Decodes one photo into the model's input.
+
+    EXIF orientation is honoured, transparency is composited on white, the first frame of an animation is taken,
+    16-bit greyscale keeps its upper 8 bits. A JPEG that is much larger than needed is decoded at a reduced DCT scale.
+
+    Args:
+        data: an encoded image in one of ``FORMATS``.
+        resize: the model's resize rule.
+        max_pixels: the most pixels the header may announce; checked before anything is decoded.
+
+    Returns:
+        ``uint8 [resize.height, resize.width, 3]``, RGB, 0 to 255.
+
+    Raises:
+        NotAnImage: the bytes are none of the supported formats.
+        BrokenImage: the bytes begin like an image, but are truncated or damaged.
+        TooManyPixels: the header announces more than ``max_pixels``.
+    """
+    image = _open(data)
+    if image.width * image.height > max_pixels:
+        raise TooManyPixels(
+            f"The image has {image.width} x {image.height} = {image.width * image.height} pixels; at most {max_pixels} "
+            "are decoded. Send a smaller picture."
+        )
+    try:
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            _reduce(image, _upright(image, resize)[1])
+        image.load()
+        # Asked again: Pillow turns a TIFF by itself while loading it.
+        orientation, rule = _upright(image, resize)
+        picture = _eight_bit(image)
+        picture = picture.resize(
+            (rule.width, rule.height),
+            FILTERS[rule.filter],
+            box=rule.box(picture.width, picture.height),
+            reducing_gap=2.0,
+        )
+        if orientation in _UPRIGHT:
+            picture = picture.transpose(_UPRIGHT[orientation])
+        return np.asarray(_rgb_on_white(picture))
+    except Exception as error:
+        # Pillow's decoders answer damaged files with whatever their arithmetic runs into: OSError, SyntaxError,
+        # ValueError, struct.error, IndexError, zlib.error, ...; all of them mean the same to the sender.
+        raise BrokenImage(
+            f"The {image.format} image is truncated or damaged ({_one_line(error)}). Send the complete file."
+        ) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """Reads the header."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise NotAnImage(
+            f"The {len(data)} bytes are not an image in a supported format "
+            f"({', '.join(FORMATS)}). Send the file's bytes as they are."
+        ) from error
+    except Exception as error:
+        raise BrokenImage(f"The image's header is damaged ({_one_line(error)}). Send the complete file.") from error
+
+
+def _upright(image: Image.Image, resize: Resize) -> tuple[int, Resize]:
+    """The EXIF orientation, and the resize rule for the pixels as they are stored."""
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return orientation, resize.turned() if orientation in _SIDEWAYS else resize
+
+
+def _reduce(image: JpegImagePlugin.JpegImageFile, rule: Resize) -> None:
+    """Lets a JPEG be decoded at 1/2, 1/4 or 1/8, if its box then still has the pixels that the model's input needs."""
+    left, upper, right, lower = rule.box(image.width, image.height)
+    scale = min((right - left) / rule.width, (lower - upper) / rule.height)
+    if scale >= 2:
+        image.draft(None, (int(image.width / scale), int(image.height / scale)))
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A picture whose pixels can be averaged: 8 bits a channel, no palette."""
+    match image.mode:
+        case "RGB" | "L" | "RGBA" | "LA" | "CMYK":
+            # A colour that is declared transparent becomes an alpha channel before neighbours are mixed.
+            return image.convert("RGBA") if "transparency" in image.info and image.mode in ("RGB", "L") else image
+        case "P" | "PA":
+            return image.convert("RGBA" if image.has_transparency_data else "RGB")
+        case "I" | "I;16" | "I;16B" | "I;16L" | "I;16N":
+            # 16-bit greyscale; Pillow would clip at 255 instead of scaling.
+            levels: NDArray[Any] = np.asarray(image)
+            return Image.fromarray((np.clip(levels, 0, 65535) >> 8).astype(np.uint8))
+        case _:
+            return image.convert("RGB")
+
+
+def _rgb_on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("RGBA", "LA"):
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,82 @@
+"""One ONNX file: its contract, and a session that turns pixels into scores."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Linux wheels of ONNX Runtime 1.29 and later carry an uploader that is on by default; it reads this when it is
+# imported. The pinned release has none, an installed one might.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort
+
+from app.contract import Contract
+from app.errors import ModelError
+
+INPUT: Final = "image"
+SCORES: Final = "scores"
+
+
+class Model:
+    """A loaded model; safe to call from several threads at once."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Loads a model file.
+
+        Args:
+            path: an ONNX file that ``model_build`` wrote.
+            threads: threads that one call may use.
+
+        Raises:
+            ModelError: the file is missing, is not an ONNX model, or its graph and contract do not fit together.
+        """
+        if not path.is_file():
+            raise ModelError(f"there is no model file at {path}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Spinning burns the other lanes' core while it waits.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # The arena keeps the largest batch's memory forever; plain malloc gives it back.
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{path} is not a loadable ONNX model: {reason}") from error
+        self.path = path
+        self.threads = threads
+        try:
+            self.contract = Contract.from_metadata(self._session.get_modelmeta().custom_metadata_map)
+            self._check_interface()
+        except ModelError as error:
+            raise ModelError(f"{path} cannot be served: {error}") from error
+        self._run_options = ort.RunOptions()
+        # The feature map is an output too; what is not asked for is not computed.
+        self._run_options.only_execute_path_to_fetches = True
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Scores of a batch.
+
+        Args:
+            pixels: ``uint8 [N, H, W, 3]``, RGB, as ``imaging.load`` makes them.
+
+        Returns:
+            ``float32 [N, C]``, softmax scores.
+        """
+        scores: NDArray[np.float32] = self._session.run([SCORES], {INPUT: pixels}, self._run_options)[0]
+        return scores
+
+    def _check_interface(self) -> None:
+        resize, classes = self.contract.resize, len(self.contract.labels)
+        inputs, outputs = self._session.get_inputs(), {value.name: value for value in self._session.get_outputs()}
+        expected = ["uint8", resize.height, resize.width, 3]
+        found = [inputs[0].type.removeprefix("tensor(").removesuffix(")"), *inputs[0].shape[1:]]
+        if len(inputs) != 1 or inputs[0].name != INPUT or found != expected:
+            raise ModelError(f"its input is {inputs[0].name} {found}; the contract says {INPUT} {expected}")
+        if SCORES not in outputs or outputs[SCORES].shape[-1] != classes:
+            raise ModelError(f"it has no output {SCORES} with the contract's {classes} classes")

@@ -1,0 +1,138 @@
+"""How each error is answered: the one table from exceptions to problem JSON (RFC 9457)."""
+
+import logging
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app import errors
+from app.observation import Observation
+from app.schemas import Problem
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+#: Where the OpenAPI document has the Problem schema.
+SCHEMA: Final = "#/components/schemas/Problem"
+_TYPE: Final = "urn:edge-classifier:problem:"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem: its status code, the last part of its type URI, its title."""
+
+    status: int
+    slug: str
+    title: str
+
+
+KINDS: Final[dict[type[errors.RequestError], Kind]] = {
+    errors.MalformedBody: Kind(400, "malformed-body", "Malformed body"),
+    errors.ClientDisconnected: Kind(400, "client-disconnected", "Client disconnected"),
+    errors.BodyTimeout: Kind(408, "body-timeout", "Body too slow"),
+    errors.BodyTooLarge: Kind(413, "body-too-large", "Body too large"),
+    errors.TooManyPixels: Kind(413, "too-many-pixels", "Too many pixels"),
+    errors.TooManyImages: Kind(413, "too-many-images", "Too many images"),
+    errors.UnsupportedBody: Kind(415, "unsupported-body", "Unsupported Content-Type"),
+    errors.NotAnImage: Kind(415, "not-an-image", "Not an image"),
+    errors.BrokenImage: Kind(422, "broken-image", "Broken image"),
+    errors.InvalidParameter: Kind(422, "invalid-parameter", "Invalid parameter"),
+    errors.Overloaded: Kind(503, "overloaded", "Overloaded"),
+    errors.Draining: Kind(503, "draining", "Shutting down"),
+}
+NOT_FOUND: Final = Kind(404, "not-found", "Not found")
+METHOD: Final = Kind(405, "method-not-allowed", "Method not allowed")
+INTERNAL: Final = Kind(500, "internal-error", "Internal error")
+
+
+def problem(kind: Kind, detail: str, request_id: str) -> Problem:
+    """One problem, ready to be sent."""
+    return Problem(type=_TYPE + kind.slug, title=kind.title, status=kind.status, detail=detail, request_id=request_id)
+
+
+def describe(error: errors.RequestError, request_id: str) -> Problem:
+    """The problem that an error of the core is answered with."""
+    return problem(KINDS[type(error)], str(error), request_id)
+
+
+def responses(*kinds: type[errors.RequestError] | Kind) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI responses of a route that answers with these errors, an example for each."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for item in kinds:
+        kind = item if isinstance(item, Kind) else KINDS[item]
+        detail = "The message says what happened and what to do about it." if isinstance(item, Kind) else _summary(item)
+        entry = documented.setdefault(
+            kind.status,
+            {"description": kind.title, "content": {MEDIA_TYPE: {"schema": {"$ref": SCHEMA}, "examples": {}}}},
+        )
+        if kind.title not in entry["description"]:
+            entry["description"] += f"; {kind.title.lower()}"
+        example = problem(kind, detail, "6f1c0f0e7a9b4c55")
+        entry["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": example.model_dump()}
+        if kind.status == 503:
+            entry["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+    return documented
+
+
+def _summary(error: type[errors.RequestError]) -> str:
+    return (error.__doc__ or "").partition("\n")[0]
+
+
+def register(app: FastAPI) -> None:
+    """Makes every error of ``app`` a problem document, the framework's own included."""
+
+    def answer(request: Request, kind: Kind, detail: str, headers: dict[str, str] | None = None) -> Response:
+        observation = Observation.of(request.scope)
+        observation.problem = kind.slug
+        body = problem(kind, detail, observation.request_id).model_dump_json()
+        return Response(body, kind.status, headers, MEDIA_TYPE)
+
+    async def request_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.RequestError)  # noqa: S101 - for the type checker; registered for it alone
+        headers = {}
+        if isinstance(error, errors.Overloaded):
+            headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+        elif isinstance(error, errors.Draining):
+            headers["Retry-After"] = "1"
+        if isinstance(error, errors.BodyTooLarge | errors.BodyTimeout):
+            # What is left of the body is not read, so the connection cannot carry another request.
+            headers["Connection"] = "close"
+        return answer(request, KINDS[type(error)], str(error), headers)
+
+    async def validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        details = [f"{'.'.join(str(part) for part in e['loc'][1:])}: {e['msg']}" for e in error.errors()]
+        return answer(
+            request, KINDS[errors.InvalidParameter], f"{'; '.join(details)}. See /openapi.json for the parameters."
+        )
+
+    async def http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        path, method = request.url.path, request.method
+        match error.status_code:
+            case 404:
+                return answer(request, NOT_FOUND, f"There is no {path} here. See /openapi.json for what there is.")
+            case 405:
+                allowed = (error.headers or {}).get("Allow", "")
+                return answer(
+                    request, METHOD, f"{path} does not take {method}; use {allowed}.", dict(error.headers or {})
+                )
+            case status:
+                title = HTTPStatus(status).phrase
+                kind = Kind(status, title.lower().replace(" ", "-"), title)
+                return answer(request, kind, str(error.detail), dict(error.headers or {}))
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("unexpected error", exc_info=error)
+        return answer(request, INTERNAL, "The service made a mistake; its log has the details under this request id.")
+
+    app.add_exception_handler(errors.RequestError, request_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(HTTPException, http_exception)
+    app.add_exception_handler(Exception, unexpected)

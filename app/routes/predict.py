@@ -1,0 +1,135 @@
+"""``POST /predict`` and ``POST /predict/batch``."""
+
+import asyncio
+from time import perf_counter
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app import errors, problems
+from app.observation import Observation
+from app.schemas import (
+    BatchProblem,
+    BatchResponse,
+    BatchResult,
+    ModelRef,
+    PredictQuery,
+    PredictResponse,
+    predictions,
+    timing,
+)
+from app.service import Service
+from app.upload import FIELD, Body, read_body
+
+router = APIRouter(tags=["predict"])
+
+_BINARY: Final = {"type": "string", "format": "binary"}
+#: A 2 x 2 grey PNG.
+_TINY: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNoaGhgAAEADIQDASBk7tUAAAAASUVORK5CYII="
+_PHOTO: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _BINARY}},
+            },
+            "image/*": {"schema": _BINARY},
+            "application/octet-stream": {"schema": _BINARY},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "contentEncoding": "base64", "examples": [_TINY]}},
+                },
+                "example": {"image": _TINY},
+            },
+        },
+    }
+}
+_PHOTOS: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {FIELD: {"type": "array", "items": _BINARY, "minItems": 1}},
+                },
+            },
+        },
+    }
+}
+_ERRORS: Final = (
+    errors.MalformedBody,
+    errors.BodyTooLarge,
+    errors.UnsupportedBody,
+    errors.InvalidParameter,
+    errors.Overloaded,
+    errors.Draining,
+)
+
+
+@router.post(
+    "/predict",
+    summary="Classify one photo",
+    response_model=PredictResponse,
+    responses=problems.responses(*_ERRORS, errors.TooManyPixels, errors.NotAnImage, errors.BrokenImage),
+    openapi_extra=_PHOTO,
+)
+async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
+    """The photo as multipart field `file`, as the raw body, or as JSON with base64 in `image`."""
+    service, seen = Service.of(request), Observation.of(request.scope)
+    classifier = service.classifier
+    classifier.check_k(query.top_k)
+    body = await _read(request, service, seen)
+    result, queued_s = await service.lanes.submit(lambda: classifier(body.image(), query.top_k, query.min_score))
+    seen.images = 1
+    seen.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
+    return _json(PredictResponse.build(result, queued_s, seen.request_id))
+
+
+@router.post(
+    "/predict/batch",
+    summary="Classify several photos",
+    response_model=BatchResponse,
+    responses=problems.responses(*_ERRORS, errors.TooManyImages),
+    openapi_extra=_PHOTOS,
+)
+async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
+    """Several multipart fields `file`; one result each, in their order. A photo that fails fails alone."""
+    service, seen = Service.of(request), Observation.of(request.scope)
+    classifier = service.classifier
+    classifier.check_k(query.top_k)
+    body = await _read(request, service, seen)
+    images, _ = await service.lanes.submit(lambda: body.images(service.limits.batch_images))
+
+    async def one(image: bytes) -> BatchResult | BatchProblem:
+        try:
+            result, queued_s = await service.lanes.submit(lambda: classifier(image, query.top_k, query.min_score))
+        except (errors.Overloaded, errors.Draining):
+            raise
+        except errors.RequestError as error:
+            return BatchProblem(problem=problems.describe(error, seen.request_id))
+        return BatchResult(predictions=predictions(result), timing_ms=timing(result, queued_s))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(image)) for image in images]
+    except ExceptionGroup as failed:
+        # No room for the whole batch: the group has cancelled the rest, the first refusal answers for all.
+        raise failed.exceptions[0] from None
+    seen.images = len(images)
+    model = ModelRef(name=classifier.contract.name, version=classifier.contract.version)
+    return _json(BatchResponse(model=model, results=[t.result() for t in tasks], request_id=seen.request_id))
+
+
+async def _read(request: Request, service: Service, seen: Observation) -> Body:
+    started = perf_counter()
+    body = await read_body(request, service.limits.body_bytes)
+    seen.timings_s["read"] = perf_counter() - started
+    return body
+
+
+def _json(answer: PredictResponse | BatchResponse) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")

@@ -1,0 +1,205 @@
+"""The public HTTP contract: what goes over the wire, as pydantic models. They make the OpenAPI document too."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.classifier import Result
+from app.contract import Contract
+
+_PREDICTIONS = [
+    {"label": "school bus", "index": 779, "id": "n04146614", "score": 0.9312},
+    {"label": "minibus", "index": 654, "id": "n03769881", "score": 0.0121},
+]
+
+
+class PredictQuery(BaseModel):
+    """What ``/predict`` can be asked; an unknown parameter is an error, not a silent default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: int = Field(
+        5, ge=1, description="How many classes to return at most, best first; up to the number of classes."
+    )
+    min_score: float = Field(0.0, ge=0.0, le=1.0, description="Leave out classes with a lower score.")
+
+
+class ModelRef(BaseModel):
+    """Which model answered."""
+
+    name: str = Field(examples=["mobilenet_v2_1.0_224"])
+    version: str = Field(examples=["1dc64d187195"])
+
+
+class PredictionOut(BaseModel):
+    """One class."""
+
+    label: str = Field(examples=["school bus"])
+    index: int = Field(examples=[779], description="Index of the class in the model's output, from 0.")
+    id: str | None = Field(examples=["n04146614"], description="WordNet id, where the model knows it.")
+    score: float = Field(examples=[0.9312], description="Softmax score, 0 to 1.")
+
+
+class Timing(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    queue: float = Field(description="Waiting for a lane.", examples=[0.1])
+    decode: float = Field(description="Bytes to pixels.", examples=[2.1])
+    infer: float = Field(description="Pixels to ranked scores.", examples=[3.2])
+
+
+class PredictResponse(BaseModel):
+    """The answer for one photo."""
+
+    model: ModelRef
+    predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
+    timing_ms: Timing
+    request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
+
+    @classmethod
+    def build(cls, result: Result, queued_s: float, request_id: str) -> Self:
+        """From the core's result; ``queued_s`` in seconds."""
+        return cls(
+            model=ModelRef(name=result.contract.name, version=result.contract.version),
+            predictions=predictions(result),
+            timing_ms=timing(result, queued_s),
+            request_id=request_id,
+        )
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field(examples=["urn:edge-classifier:problem:not-an-image"])
+    title: str = Field(examples=["Not an image"])
+    status: int = Field(examples=[415])
+    detail: str = Field(
+        description="What happened and what to do about it.",
+        examples=[
+            "The 11 bytes are not an image in a supported format (JPEG, PNG, ...). Send the file's bytes as they are."
+        ],
+    )
+    request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
+
+
+class BatchResult(BaseModel):
+    """The answer for one photo of a batch."""
+
+    predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
+    timing_ms: Timing
+
+
+class BatchProblem(BaseModel):
+    """What is wrong with one photo of a batch, alone."""
+
+    problem: Problem
+
+
+class BatchResponse(BaseModel):
+    """One result per photo, in the order in which they were sent."""
+
+    model: ModelRef
+    results: list[BatchResult | BatchProblem]
+    request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
+
+
+class CpusOut(BaseModel):
+    """The CPUs and threads that were chosen, and why."""
+
+    lanes: int = Field(description="Photos worked on at once.", examples=[2])
+    threads_per_lane: int = Field(description="Threads that one inference uses.", examples=[1])
+    reason: str = Field(examples=["2 CPUs in the affinity mask, no cgroup quota"])
+
+
+class InputSize(BaseModel):
+    """The model's input, in pixels."""
+
+    height: int = Field(examples=[224])
+    width: int = Field(examples=[224])
+
+
+class Health(BaseModel):
+    """Whether photos are being answered, and by what."""
+
+    status: Literal["ready", "not ready"]
+    reason: str = Field(examples=["the golden photo was classified correctly"])
+    model: ModelRef
+    precision: str = Field(examples=["int8"])
+    input_size: InputSize
+    cpus: CpusOut
+    uptime_s: float = Field(examples=[86400.0])
+
+
+class Probe(BaseModel):
+    """The answer to a probe."""
+
+    status: Literal["alive", "ready", "started", "not ready"]
+    reason: str
+
+
+class ResizeOut(BaseModel):
+    """How a photo becomes the model's input."""
+
+    height: int = Field(examples=[224])
+    width: int = Field(examples=[224])
+    crop: float = Field(
+        examples=[0.875], description="Side of the centred box, as a fraction of the largest that fits."
+    )
+    filter: str = Field(examples=["bilinear"])
+
+
+class ModelOut(BaseModel):
+    """What the model file says about itself."""
+
+    name: str
+    version: str
+    precision: str
+    classes: int = Field(examples=[1000])
+    resize: ResizeOut
+    multiply_adds: int = Field(examples=[300774272])
+    parameters: int = Field(examples=[3504872])
+    provenance: dict[str, Any]
+    measured: dict[str, Any]
+
+    @classmethod
+    def build(cls, contract: Contract) -> Self:
+        """From the model's contract."""
+        resize = contract.resize
+        return cls(
+            name=contract.name,
+            version=contract.version,
+            precision=contract.precision,
+            classes=len(contract.labels),
+            resize=ResizeOut(height=resize.height, width=resize.width, crop=resize.crop, filter=resize.filter),
+            multiply_adds=contract.multiply_adds,
+            parameters=contract.parameters,
+            provenance=dict(contract.provenance),
+            measured=dict(contract.measured),
+        )
+
+
+class LabelOut(BaseModel):
+    """One class of the model."""
+
+    index: int = Field(examples=[779])
+    label: str = Field(examples=["school bus"])
+    id: str | None = Field(examples=["n04146614"])
+
+
+class LabelsResponse(BaseModel):
+    """All classes, by index."""
+
+    model: ModelRef
+    labels: Annotated[list[LabelOut], Field(min_length=1)]
+
+
+def predictions(result: Result) -> list[PredictionOut]:
+    """The ranked classes as they go over the wire."""
+    return [PredictionOut(label=p.label, index=p.index, id=p.id, score=p.score) for p in result.predictions]
+
+
+def timing(result: Result, queued_s: float) -> Timing:
+    """Seconds to milliseconds, to the microsecond."""
+    return Timing(
+        queue=round(queued_s * 1e3, 3), decode=round(result.decode_s * 1e3, 3), infer=round(result.infer_s * 1e3, 3)
+    )

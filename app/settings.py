@@ -1,0 +1,70 @@
+"""The ``CLASSIFIER_*`` environment variables, read and validated once; nothing else reads the environment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.cpus import Cpus, usable_cpus
+from app.errors import ModelError
+
+#: Where ``make model`` writes, relative to the working directory.
+MODELS = Path("models")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may ask for; each is enforced once, at the first place that can know."""
+
+    body_bytes: int
+    pixels: int
+    batch_images: int
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. The descriptions are the README's configuration table (a test compares)."""
+
+    model_config = SettingsConfigDict(env_prefix="CLASSIFIER_", extra="ignore", frozen=True)
+
+    model: Path | None = Field(
+        None, description="ONNX file to serve; unset: the newest int8 file in `models/`, else the newest fp32 one"
+    )
+    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - a container has to
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    lanes: int = Field(0, ge=0, le=256, description="photos worked on at once; 0: as many as CPUs may really be used")
+    queue_budget_ms: int = Field(
+        1000, ge=1, le=600_000, description="a request that would wait longer than this for its answer gets 503 at once"
+    )
+    drain_seconds: float = Field(
+        10.0, ge=0, le=3600, description="how long a shutdown waits for requests that were already accepted"
+    )
+    max_body_bytes: int = Field(10_000_000, ge=1, description="largest request body, in bytes (413 above)")
+    max_pixels: int = Field(50_000_000, ge=1, description="largest image, width x height from its header (413 above)")
+    max_batch_images: int = Field(16, ge=1, le=1024, description="most photos in one batch request (413 above)")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line written")
+
+    @property
+    def limits(self) -> Limits:
+        """The request limits as plain values, for the core."""
+        return Limits(self.max_body_bytes, self.max_pixels, self.max_batch_images)
+
+    def model_path(self) -> Path:
+        """The file to serve.
+
+        Raises:
+            ModelError: nothing is configured and nothing is built.
+        """
+        if self.model is not None:
+            return self.model
+        for pattern in ("*.int8.onnx", "*.fp32.onnx"):
+            if built := sorted(MODELS.glob(pattern), key=lambda path: path.stat().st_mtime):
+                return built[-1]
+        raise ModelError(
+            f"there is no model: CLASSIFIER_MODEL is not set and {MODELS}/ has none; run `make model` or set it"
+        )
+
+    def cpus(self) -> Cpus:
+        """The lanes to run, and why."""
+        return Cpus(self.lanes, f"CLASSIFIER_LANES={self.lanes}") if self.lanes else usable_cpus()

@@ -1,0 +1,33 @@
+"""What can go wrong in a build, each with the exit code that the command line ends with.
+
+::
+
+    BuildError            1  anything else that ends a build with a clear sentence
+    ├── InputError        2  an argument, a file or a folder that was given is not usable
+    ├── WeightsUnavailable 3  the pretrained weights could be neither found nor downloaded
+    └── ParityError       4  the exported model does not say what its source says; nothing was written
+"""
+
+
+class BuildError(Exception):
+    """A build that ends; its message says what happened and what to do about it."""
+
+    exit_code = 1
+
+
+class InputError(BuildError):
+    """An argument, file or folder that was given cannot be used."""
+
+    exit_code = 2
+
+
+class WeightsUnavailable(BuildError):
+    """The pretrained weights are neither in Keras's cache nor could they be downloaded."""
+
+    exit_code = 3
+
+
+class ParityError(BuildError):
+    """An exported model is further from its source than the bar allows."""
+
+    exit_code = 4

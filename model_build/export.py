@@ -1,0 +1,253 @@
+"""A Keras classifier to the ONNX files that the service loads, each checked against its source before it exists."""
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any, Final
+
+from model_build import weights  # first: it sets TensorFlow's environment
+
+# isort: split
+import keras
+import numpy as np
+import onnx
+import tensorflow as tf
+import tf2onnx
+
+from app.contract import Contract, Golden
+from app.imaging import Resize
+from app.model import Model
+from model_build import golden, graph, labels, parity, photos, quantize
+from model_build.errors import InputError
+from model_build.graph import Affine
+from model_build.labels import Labels
+from model_build.parity import Int8Bar, Parity
+from model_build.photos import Photos
+
+#: ONNX operator set; the quantizer's uint8 and int8 operators and everything MobileNetV2 needs are in it.
+OPSET: Final = 17
+#: Photos that calibrate at most; each costs about a tenth of a second, twice.
+CALIBRATION_PHOTOS: Final = 200
+_GENERATED_PHOTOS: Final = 64
+_TOOLS: Final = ("keras", "tensorflow-cpu", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow")
+
+#: What a model without preprocessing of its own may have been trained on: pixel values of 0 to 255 as ...
+PIXEL_RANGES: Final = {
+    "-1..1": Affine(np.full(3, 1 / 127.5), np.full(3, -1.0)),
+    "0..1": Affine(np.full(3, 1 / 255), np.zeros(3)),
+    "0..255": Affine(np.ones(3), np.zeros(3)),
+}
+
+Track = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to export. The fields are the command line's options; see ``python -m model_build export --help``."""
+
+    weights: str
+    alpha: float
+    input_size: int | None
+    classes: int | None
+    labels: Path | None
+    precision: str
+    calibration: Path | None
+    pixel_range: str
+    crop: float
+    filter: str
+    bar: Int8Bar
+    output: Path
+    name: str | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One file that was written."""
+
+    path: Path
+    contract: Contract
+    parity: Parity
+
+
+def export(request: Request, track: Track, say: Callable[[str], None]) -> list[Exported]:
+    """Loads, converts, checks, quantizes, checks, and only then publishes.
+
+    Args:
+        request: what to do.
+        track: ``track(iterable, description)`` shows progress.
+        say: prints a line.
+
+    Returns:
+        The files written, fp32 first.
+
+    Raises:
+        BuildError: as its subclasses say; no model file has been written or changed then.
+    """
+    if request.precision == "int8" and request.calibration is None:
+        raise InputError("int8 needs photos to calibrate on; say where with --calibration DIR")
+    say(f"Loading MobileNetV2, weights: {request.weights}")
+    source = weights.load(request.weights, request.alpha, request.input_size, request.classes)
+    height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
+
+    say("Converting to ONNX")
+    fp32, normalise, classes = convert(source.model, height, width, request.pixel_range)
+    names = _labels(request, source.origin, classes, say)
+    resize = Resize(height, width, request.crop, request.filter)
+    pictures = _pictures(request.calibration, resize, names, track, say)
+
+    name = request.name or _default_name(request, source.origin, height)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = _draft(name, request.version, fp32, source, names, resize)
+        model, draft = _with_golden(fp32, draft, Path(folder))
+        expected = parity.keras_scores(
+            source.model, normalise, pictures.pixels, lambda it: track(it, "Scores by Keras")
+        )
+        scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX fp32"))
+        fp32_parity = parity.compare("keras", scores, expected, pictures)
+        parity.check_fp32(fp32_parity)
+        made = [(fp32, draft, fp32_parity)]
+        if request.precision != "fp32" and not pictures.generated:
+            int8 = quantize.quantize(
+                fp32, pictures.for_calibration(CALIBRATION_PHOTOS), lambda it: track(it, "Calibrating int8")
+            )
+            contract = replace(draft, precision="int8", version=request.version or graph.digest(int8)[:12])
+            model, contract = _with_golden(int8, contract, Path(folder), draft.golden.photo)
+            int8_scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX int8"))
+            int8_parity = parity.compare("fp32", int8_scores, scores, pictures)
+            parity.check_int8(int8_parity, request.bar)
+            made.append((int8, contract, int8_parity))
+    if request.precision == "int8":
+        made = made[1:]
+    return [
+        _publish(proto, replace(contract, measured=found.as_metadata()), found, request.output)
+        for proto, contract, found in made
+    ]
+
+
+def convert(
+    model: keras.Model, height: int, width: int, pixel_range: str = "auto"
+) -> tuple[onnx.ModelProto, Affine, int]:
+    """Converts a Keras classifier to our form of graph.
+
+    Args:
+        model: takes ``float32 [batch, height, width, 3]``.
+        height: rows of the input.
+        width: columns of the input.
+        pixel_range: a key of ``PIXEL_RANGES``, or ``auto``: 0..255 for a model that has preprocessing layers of its
+            own, -1..1 (keras.applications.mobilenet_v2.preprocess_input) for one that has none.
+
+    Returns:
+        The ONNX model without metadata, what has to be done to pixels before the Keras model sees them, and the
+        number of classes.
+    """
+    signature = [tf.TensorSpec((None, height, width, 3), tf.float32, name="pixels")]
+    proto, _ = tf2onnx.convert.from_keras(model, input_signature=signature, opset=OPSET)
+    graph.fold_pads(proto)
+    graph.fold_dense(proto)
+    own, first = graph.take_off_front(proto)
+    if pixel_range == "auto":
+        pixel_range = "-1..1" if own.is_identity else "0..255"
+    before = PIXEL_RANGES[pixel_range]
+    graph.read_pixels(
+        proto, first, Affine(before.scale * own.scale, before.shift * own.scale + own.shift), height, width
+    )
+    classes = graph.write_scores(proto)
+    graph.canonicalise(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto, before, classes
+
+
+def _labels(request: Request, origin: str, classes: int, say: Callable[[str], None]) -> Labels:
+    if request.labels is not None:
+        names = labels.read(request.labels)
+        if len(names.labels) != classes:
+            raise InputError(f"--labels: {request.labels} has {len(names.labels)} labels, the model {classes} classes")
+        return names
+    if origin == "imagenet":
+        return labels.imagenet()
+    say("No --labels given: classes are called 'class 0', 'class 1', ...")
+    return labels.numbered(classes)
+
+
+def _pictures(folder: Path | None, resize: Resize, names: Labels, track: Track, say: Callable[[str], None]) -> Photos:
+    if folder is None:
+        say("No --calibration DIR with photos: no int8 model is made, and parity is checked on generated pictures")
+        return photos.generated(_GENERATED_PHOTOS, resize)
+    pictures = photos.read(folder, resize, names, lambda it: track(it, "Decoding photos"))
+    for line in pictures.skipped:
+        say(f"Skipped {line}")
+    return pictures
+
+
+def _default_name(request: Request, origin: str, size: int) -> str:
+    if origin in ("imagenet", "none"):
+        return f"mobilenet_v2_{request.alpha}_{size}"
+    return origin.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras")
+
+
+def _draft(
+    name: str, version: str | None, fp32: onnx.ModelProto, source: weights.Source, names: Labels, resize: Resize
+) -> Contract:
+    """The contract before anything was measured."""
+    return Contract(
+        name=name,
+        version=version or graph.digest(fp32)[:12],
+        precision="fp32",
+        labels=names.labels,
+        ids=names.ids,
+        resize=resize,
+        golden=Golden(b"", {0: 0.0}, 1.0),
+        multiply_adds=graph.multiply_adds(fp32),
+        parameters=int(source.model.count_params()),
+        provenance={
+            "weights": source.origin,
+            "weights_sha256": source.sha256,
+            "tools": {"python": platform.python_version()} | {tool: _installed(tool) for tool in _TOOLS},
+        },
+    )
+
+
+def _installed(tool: str) -> str:
+    # TensorFlow goes by another name where there is no -cpu build.
+    try:
+        return installed(tool)
+    except ModuleNotFoundError:
+        return tf.__version__ if tool == "tensorflow-cpu" else "unknown"
+
+
+def _with_golden(
+    proto: onnx.ModelProto, contract: Contract, folder: Path, photo: bytes | None = None
+) -> tuple[Model, Contract]:
+    """Loads a model as the service will, and gives its contract the golden sample."""
+    path = folder / f"{contract.precision}.onnx"
+    _write(proto, contract, path)
+    model = Model(path)
+    return model, replace(contract, golden=golden.expect(model, photo or golden.choose(model)))
+
+
+def _publish(proto: onnx.ModelProto, contract: Contract, found: Parity, output: Path) -> Exported:
+    """Writes under a temporary name, then renames: a file with a model's name is always complete."""
+    path = output / f"{contract.name}.{contract.precision}.onnx"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            _write(proto, contract, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}") from error
+    return Exported(path, contract, found)
+
+
+def _write(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
+    del proto.metadata_props[:]
+    for key, value in sorted(contract.to_metadata().items()):
+        proto.metadata_props.add(key=key, value=value)
+    path.write_bytes(proto.SerializeToString(deterministic=True))

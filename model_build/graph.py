@@ -1,0 +1,357 @@
+"""What we do to the ONNX graph that tf2onnx writes, one pass a function.
+
+Every pass changes an ``onnx.ModelProto`` in place. Together they turn "whatever tf2onnx made of a Keras model" into
+the one form that the service loads::
+
+    image    uint8   [batch, H, W, 3]  the pixels as the imaging module leaves them
+    features float32 [batch, D, h, w]  the last feature map, where the head is global average pooling
+    scores   float32 [batch, C]        softmax over the classes
+
+and into the same bytes for the same weights: tf2onnx's node names and the order of its constants differ from run to
+run.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from model_build.errors import InputError
+
+IMAGE, FEATURES, SCORES = "image", "features", "scores"
+BATCH = "batch"
+
+
+class Graph:
+    """An index over a ``GraphProto``: who makes a tensor, who reads it, which tensors are constant."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.proto = model.graph
+        self.constants = {tensor.name: tensor for tensor in self.proto.initializer}
+        self.maker = {name: node for node in self.proto.node for name in node.output if name}
+
+    def readers(self, name: str) -> list[onnx.NodeProto]:
+        """The nodes that read the tensor ``name``."""
+        return [node for node in self.proto.node if name in node.input]
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The value of the constant ``name``."""
+        return numpy_helper.to_array(self.constants[name])
+
+    def set(self, name: str, value: NDArray[Any]) -> str:
+        """Adds or replaces the constant ``name``; returns the name."""
+        tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        if name in self.constants:
+            self.constants[name].CopyFrom(tensor)
+        else:
+            self.proto.initializer.append(tensor)
+            self.constants[name] = self.proto.initializer[-1]
+        return name
+
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Appends a node that makes ``output``; returns that name. ``canonicalise`` puts it in order."""
+        self.proto.node.append(helper.make_node(op, inputs, [output], **attributes))
+        self.maker[output] = self.proto.node[-1]
+        return output
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """The value of a node's attribute, or ``default`` where it has none."""
+    for item in node.attribute:
+        if item.name == name:
+            return helper.get_attribute_value(item)
+    return default
+
+
+def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
+    """Sets a node's attribute, replacing it where it is there already."""
+    for item in list(node.attribute):
+        if item.name == name:
+            node.attribute.remove(item)
+    node.attribute.append(helper.make_attribute(name, value))
+
+
+def fold_pads(model: onnx.ModelProto) -> None:
+    """Folds each zero ``Pad`` into the convolution that reads it.
+
+    Keras pads explicitly before its stride-2 depthwise convolutions. Left as it is, the ``Pad`` copies the largest
+    feature maps once more, and stands between two quantized operators.
+    """
+    graph = Graph(model)
+    for pad in [node for node in graph.proto.node if node.op_type == "Pad"]:
+        readers = graph.readers(pad.output[0])
+        value = graph.array(pad.input[2]).item() if len(pad.input) > 2 and pad.input[2] else 0.0
+        amounts = [int(n) for n in graph.array(pad.input[1])]
+        foldable = (
+            attribute(pad, "mode", b"constant") == b"constant"
+            and value == 0.0
+            and len(amounts) == 8
+            and amounts[0:2] == amounts[4:6] == [0, 0]
+            and all(node.op_type == "Conv" and node.input[0] == pad.output[0] for node in readers)
+            and all(attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") for node in readers)
+        )
+        if not foldable:
+            continue
+        for conv in readers:
+            old = attribute(conv, "pads", [0, 0, 0, 0])
+            set_attribute(conv, "auto_pad", "NOTSET")
+            set_attribute(conv, "pads", [a + b for a, b in zip(old, amounts[2:4] + amounts[6:8], strict=True)])
+            conv.input[0] = pad.input[0]
+        graph.proto.node.remove(pad)
+
+
+def fold_dense(model: onnx.ModelProto) -> None:
+    """Makes each ``MatMul`` with a constant bias behind it one ``Gemm``: the form that is quantized with its bias."""
+    graph = Graph(model)
+    for matmul in [node for node in graph.proto.node if node.op_type == "MatMul"]:
+        readers = graph.readers(matmul.output[0])
+        if matmul.input[1] not in graph.constants or len(readers) != 1 or readers[0].op_type != "Add":
+            continue
+        add = readers[0]
+        bias = next((name for name in add.input if name in graph.constants), None)
+        weight = graph.array(matmul.input[1])
+        if bias is None or weight.ndim != 2 or graph.array(bias).size != weight.shape[1]:
+            continue
+        bias = graph.set(f"{bias}_flat", graph.array(bias).reshape(-1))
+        graph.proto.node.remove(matmul)
+        graph.proto.node.remove(add)
+        graph.add("Gemm", [matmul.input[0], matmul.input[1], bias], add.output[0])
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``scale * x + shift`` per channel, both float64 ``[3]``: what a model does to its pixels."""
+
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+    def then(self, op: str, constant: NDArray[np.float64], *, constant_first: bool) -> "Affine":
+        """This map followed by one ONNX arithmetic operator with a constant operand."""
+        match op, constant_first:
+            case "Mul", _:
+                return Affine(self.scale * constant, self.shift * constant)
+            case "Div", False:
+                return Affine(self.scale / constant, self.shift / constant)
+            case "Add", _:
+                return Affine(self.scale, self.shift + constant)
+            case "Sub", False:
+                return Affine(self.scale, self.shift - constant)
+            case "Sub", True:
+                return Affine(-self.scale, constant - self.shift)
+        raise InputError(
+            f"the model divides a constant by its pixels ({op}), which cannot be folded into a convolution"
+        )
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether pixels stay as they are."""
+        return bool(np.all(self.scale == 1.0) and np.all(self.shift == 0.0))
+
+
+def take_off_front(model: onnx.ModelProto) -> tuple[Affine, onnx.NodeProto]:
+    """Removes what stands between the graph's input and its first convolution.
+
+    Returns:
+        The arithmetic that was removed (a ``Rescaling`` layer, ``preprocess_input``; the identity if there was none),
+        and the convolution, whose first input is left for the caller to connect.
+
+    Raises:
+        InputError: something else than per-channel arithmetic stands there.
+    """
+    graph = Graph(model)
+    tensor = graph.proto.input[0].name
+    affine = Affine(np.ones(3), np.zeros(3))
+    while True:
+        readers = graph.readers(tensor)
+        if len(readers) != 1:
+            raise InputError(f"the model's input is read by {len(readers)} operators; one convolution is expected")
+        node = readers[0]
+        if node.op_type == "Conv":
+            weight = graph.array(node.input[1])
+            if weight.shape[1] != 3:
+                raise InputError(f"the first convolution takes {weight.shape[1]} channels; RGB (3) is expected")
+            return affine, node
+        if node.op_type in ("Mul", "Div", "Add", "Sub"):
+            constant_first = node.input[0] != tensor
+            name = node.input[0] if constant_first else node.input[1]
+            constant = graph.array(name).astype(np.float64).ravel() if name in graph.constants else np.empty(0)
+            if constant.size not in (1, 3):
+                raise InputError(
+                    f"the model preprocesses its input with an operator that is not per channel: {node.op_type}"
+                )
+            affine = affine.then(node.op_type, np.broadcast_to(constant, 3), constant_first=constant_first)
+        elif node.op_type not in ("Identity", "Cast", "Transpose"):
+            raise InputError(
+                f"the model preprocesses its input with {node.op_type}; only arithmetic (Rescaling, Normalization, "
+                "preprocess_input) can be folded into the graph. Export the part behind it."
+            )
+        tensor = node.output[0]
+        graph.proto.node.remove(node)
+
+
+def read_pixels(model: onnx.ModelProto, first: onnx.NodeProto, pixels: Affine, height: int, width: int) -> None:
+    """Gives the graph its uint8 NHWC input, with the normalisation folded into the first convolution.
+
+    ``scale * x + shift`` becomes ``x - centre`` (``centre = -shift / scale``) in front of the convolution and
+    ``scale`` inside its weights. The subtraction stays outside because the convolution pads with zeros, which have to
+    mean the same before and after folding.
+    """
+    graph = Graph(model)
+    centre = (-pixels.shift / pixels.scale).astype(np.float32)
+    # NCHW from here on. uint8 is transposed before the cast: a quarter of the bytes.
+    tensor = graph.add("Transpose", [IMAGE], "image_nchw", perm=[0, 3, 1, 2])
+    tensor = graph.add("Cast", [tensor], "image_float", to=TensorProto.FLOAT)
+    if centre.any():
+        tensor = graph.add("Sub", [tensor, graph.set("image_centre", centre.reshape(1, 3, 1, 1))], "image_centred")
+    weight = graph.array(first.input[1]).astype(np.float64) * pixels.scale.reshape(1, 3, 1, 1)
+    first.input[0] = tensor
+    first.input[1] = graph.set("first_weight", weight.astype(np.float32))
+    shape: list[str | int | None] = [BATCH, height, width, 3]
+    del graph.proto.input[:]
+    graph.proto.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, shape))
+
+
+def write_scores(model: onnx.ModelProto) -> int:
+    """Makes the graph's outputs ``scores`` (softmax) and, where there is one, ``features``.
+
+    A head that ends in logits gets its softmax; one with a single unit (binary, sigmoid or logit z) becomes the two
+    classes that it stands for: softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)].
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        InputError: the model has several outputs, or one that is not ``[batch, classes]``, or ends in a sigmoid over
+            several units (multi-label), which has no softmax scores.
+    """
+    graph = Graph(model)
+    outputs = list(graph.proto.output)
+    if len(outputs) != 1:
+        raise InputError(f"the model has {len(outputs)} outputs; a classifier with one is expected")
+    dims = outputs[0].type.tensor_type.shape.dim
+    if len(dims) != 2 or not dims[1].dim_value:
+        shape = [d.dim_value or d.dim_param or "?" for d in dims]
+        raise InputError(f"the model's output has the shape {shape}; a classifier's is [batch, classes]")
+    classes, tensor = int(dims[1].dim_value), outputs[0].name
+    last = graph.maker[tensor]
+    while last.op_type == "Identity":
+        last = graph.maker[last.input[0]]
+    if classes == 1:
+        logit = last.input[0] if last.op_type == "Sigmoid" else last.output[0]
+        both = graph.add("Mul", [logit, graph.set("binary", np.array([[0.0, 1.0]], np.float32))], "binary_logits")
+        graph.add("Softmax", [both], SCORES, axis=-1)
+        classes = 2
+    elif last.op_type == "Sigmoid":
+        raise InputError("the model ends in a sigmoid over several units (multi-label); softmax scores are expected")
+    elif last.op_type == "Softmax":
+        last.output[0] = SCORES
+    else:
+        graph.add("Softmax", [last.output[0]], SCORES, axis=-1)
+    del graph.proto.output[:]
+    pooling = [node for node in graph.proto.node if node.op_type == "GlobalAveragePool"]
+    if pooling:
+        graph.add("Identity", [pooling[-1].input[0]], FEATURES)
+        graph.proto.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [BATCH, None, None, None]))
+    graph.proto.output.append(helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH, classes]))
+    return classes
+
+
+def canonicalise(model: onnx.ModelProto) -> None:
+    """Orders and names everything by its place in the graph, so that the same network gives the same bytes.
+
+    Nodes that no output needs, unused and doubled constants and shape annotations go.
+    """
+    graph = Graph(model)
+    ordered: list[onnx.NodeProto] = []
+    done: set[int] = set()
+
+    def visit(tensor: str) -> None:
+        stack = [tensor]
+        while stack:
+            node = graph.maker.get(stack[-1])
+            if node is None or id(node) in done:
+                stack.pop()
+                continue
+            missing = [name for name in node.input if name in graph.maker and id(graph.maker[name]) not in done]
+            if missing:
+                stack.extend(reversed(missing))
+            else:
+                done.add(id(node))
+                ordered.append(node)
+                stack.pop()
+
+    for output in sorted(graph.proto.output, key=lambda value: value.name):
+        visit(output.name)
+
+    interface = {value.name for value in [*graph.proto.input, *graph.proto.output]}
+    names = {name: name for name in interface}
+    constants: dict[str, onnx.TensorProto] = {}
+    by_value: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    counts: dict[str, int] = {}
+    nodes: list[onnx.NodeProto] = []
+    for old in ordered:
+        node = onnx.NodeProto()
+        node.CopyFrom(old)
+        kind = node.op_type.lower()
+        node.name = f"{kind}_{counts.get(kind, 0)}"
+        counts[kind] = counts.get(kind, 0) + 1
+        for i, name in enumerate(old.input):
+            if name in graph.constants:
+                value = graph.array(name)
+                key = (graph.constants[name].data_type, value.shape, hashlib.sha256(value.tobytes()).digest())
+                if key not in by_value:
+                    by_value[key] = f"{node.name}.{i}"
+                    constants[by_value[key]] = numpy_helper.from_array(np.asarray(value, order="C"), by_value[key])
+                node.input[i] = by_value[key]
+            else:
+                node.input[i] = names.get(name, name)
+        for i, name in enumerate(old.output):
+            if name:
+                names.setdefault(name, node.name if i == 0 else f"{node.name}:{i}")
+                node.output[i] = names[name]
+        node.doc_string = ""
+        attributes = sorted(node.attribute, key=lambda item: item.name)
+        del node.attribute[:]
+        node.attribute.extend(attributes)
+        nodes.append(node)
+    proto = graph.proto
+    for field in ("node", "initializer", "value_info", "sparse_initializer", "quantization_annotation"):
+        proto.ClearField(field)
+    proto.node.extend(nodes)
+    proto.initializer.extend(constants.values())
+    proto.name, proto.doc_string = "classifier", ""
+    model.producer_name, model.producer_version, model.doc_string = "edge-classifier", "", ""
+    used = {node.domain for node in nodes}
+    opsets = sorted((o.domain, o.version) for o in model.opset_import if o.domain in used or not o.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets)
+
+
+def digest(model: onnx.ModelProto) -> str:
+    """SHA-256 (hex) of the graph itself: operators, names and weights, without the metadata."""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
+
+
+def multiply_adds(model: onnx.ModelProto) -> int:
+    """Multiply-adds of one image, counted over the convolutions and matrix products of the graph.
+
+    A convolution costs ``F * F * (C / groups) * Wo * Ho * Nf``, a matrix product ``in * out`` (Howard et al. 2017,
+    "MobileNets", section 3.1). Element-wise operators are not counted, as in the paper.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model)
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in [*inferred.graph.value_info, *inferred.graph.output]
+    }
+    weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    total = 0
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            total += int(np.prod(weights[node.input[1]])) * int(np.prod(shapes[node.output[0]][2:]))
+        elif node.op_type in ("MatMul", "Gemm") and node.input[1] in weights:
+            total += int(np.prod(weights[node.input[1]]))
+    return total

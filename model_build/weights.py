@@ -1,0 +1,206 @@
+"""A Keras MobileNetV2 from wherever its weights are."""
+
+import hashlib
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+# TensorFlow reads these when it is imported: no banner, no GPU probing, the same arithmetic on every run.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import h5py
+import keras
+
+from model_build.errors import InputError, WeightsUnavailable
+
+#: Widths and input sizes for which keras.applications has ImageNet weights.
+IMAGENET_ALPHAS: Final = (0.35, 0.50, 0.75, 1.0, 1.3, 1.4)
+IMAGENET_SIZES: Final = (96, 128, 160, 192, 224)
+IMAGENET_CLASSES: Final = 1000
+
+#: Seconds of silence from a download server before it counts as unreachable.
+_NETWORK_TIMEOUT_S: Final = 30
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Keras model and where it came from.
+
+    Attributes:
+        model: takes ``[batch, H, W, 3]``.
+        origin: for the contract: ``imagenet``, ``none`` or the file's name.
+        sha256: of the weights file; None for ``none``.
+    """
+
+    model: keras.Model
+    origin: str
+    sha256: str | None
+
+
+def load(weights: str, alpha: float, input_size: int | None, classes: int | None) -> Source:
+    """Loads a model.
+
+    Args:
+        weights: ``imagenet``, ``none`` or a path: a whole model (``.keras``, ``.h5``, also of Keras 2), or bare
+            weights (``.weights.h5``, or an ``.h5`` without a model in it) for the MobileNetV2 that the other
+            arguments describe.
+        alpha: width multiplier; for everything but a whole model.
+        input_size: side of the input in pixels; None means 224, or a whole model's own.
+        classes: number of classes; None means 1000, or a whole model's own.
+
+    Raises:
+        InputError: the arguments contradict each other, or the file is not usable.
+        WeightsUnavailable: ImageNet weights are neither cached nor downloadable.
+    """
+    keras.utils.set_random_seed(0)
+    if weights == "imagenet":
+        return _imagenet(alpha, input_size or 224, classes or IMAGENET_CLASSES)
+    if weights == "none":
+        return Source(_mobilenet(alpha, input_size or 224, classes or IMAGENET_CLASSES), "none", None)
+    path = Path(weights)
+    if not path.is_file():
+        raise InputError(f"--weights: there is no file {path} (or use 'imagenet' or 'none')")
+    if path.name.endswith(".keras") or (path.suffix == ".h5" and _holds_a_model(path)):
+        model = _whole_model(path, input_size)
+        if classes and model.output_shape[-1] not in (classes, 1):
+            raise InputError(f"{path} has {model.output_shape[-1]} classes; --classes says {classes}")
+    elif path.suffix == ".h5":
+        model = _bare_weights(path, alpha, input_size or 224, classes or IMAGENET_CLASSES)
+    else:
+        raise InputError(f"{path} is not a Keras file; .keras, .h5 and .weights.h5 are read")
+    return Source(model, path.name, _sha256(path))
+
+
+def cache() -> Path:
+    """Where Keras keeps the weights and class index that it downloads."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+
+
+def _imagenet(alpha: float, size: int, classes: int) -> Source:
+    if classes != IMAGENET_CLASSES:
+        raise InputError(f"ImageNet weights have {IMAGENET_CLASSES} classes; --classes says {classes}")
+    if alpha not in IMAGENET_ALPHAS or size not in IMAGENET_SIZES:
+        raise InputError(
+            f"Keras has ImageNet weights for --alpha {', '.join(map(str, IMAGENET_ALPHAS))} and --input-size "
+            f"{', '.join(map(str, IMAGENET_SIZES))}; not for {alpha} at {size}"
+        )
+    # Keras writes 1.0 as it stands, but 0.5 and 0.75 as Python prints them.
+    name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_{size}.h5"
+    cached = cache() / name
+    with offline_is_explained(f"ImageNet weights {name}", cached):
+        model = keras.applications.MobileNetV2(input_shape=(size, size, 3), alpha=alpha, weights="imagenet")
+    return Source(model, "imagenet", _sha256(cached))
+
+
+class offline_is_explained:  # noqa: N801 - reads as what it does in a with statement
+    """Turns a failed download by Keras into a ``WeightsUnavailable`` that says what was tried and what helps."""
+
+    def __init__(self, what: str, cached: Path) -> None:
+        self._what = what
+        self._cached = cached
+        self._timeout = socket.getdefaulttimeout()
+
+    def __enter__(self) -> None:
+        socket.setdefaulttimeout(_NETWORK_TIMEOUT_S)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: Any) -> None:
+        socket.setdefaulttimeout(self._timeout)
+        if isinstance(error, Exception) and ("URL fetch failure" in str(error) or isinstance(error, OSError)):
+            raise WeightsUnavailable(
+                f"{self._what}: not in Keras's cache ({self._cached}), and the download failed: {error}. Copy the file "
+                "there from a machine that has it, set KERAS_HOME to a cache that does, or pass a local file with "
+                "--weights."
+            ) from error
+
+
+def _mobilenet(alpha: float, size: int, classes: int) -> keras.Model:
+    return keras.applications.MobileNetV2(input_shape=(size, size, 3), alpha=alpha, weights=None, classes=classes)
+
+
+def _bare_weights(path: Path, alpha: float, size: int, classes: int) -> keras.Model:
+    model = _mobilenet(alpha, size, classes)
+    try:
+        model.load_weights(path)
+    except Exception as error:
+        raise InputError(
+            f"{path} does not fit a MobileNetV2 with --alpha {alpha}, --input-size {size} and --classes {classes}: "
+            f"{_one_line(error)}"
+        ) from error
+    return model
+
+
+def _holds_a_model(path: Path) -> bool:
+    try:
+        with h5py.File(path) as file:
+            return "model_config" in file.attrs
+    except OSError as error:
+        raise InputError(f"{path} is not a Keras file: {_one_line(error)}") from error
+
+
+@keras.saving.register_keras_serializable("edge_classifier")
+class Keras2DepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """Keras 2 wrote ``groups`` into the layer's configuration; Keras 3 refuses it."""
+
+    def __init__(self, *args: Any, groups: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+
+@keras.saving.register_keras_serializable("edge_classifier")
+class Keras2Operation(keras.layers.Layer):
+    """The arithmetic of ``preprocess_input`` inside a Keras 2 model, which Keras 2 saved as a ``TFOpLambda``."""
+
+    _OPERATIONS: Final = {
+        "math.truediv": keras.ops.true_divide,
+        "math.divide": keras.ops.true_divide,
+        "math.multiply": keras.ops.multiply,
+        "math.subtract": keras.ops.subtract,
+        "math.add": keras.ops.add,
+        "__operators__.add": keras.ops.add,
+    }
+
+    def __init__(self, function: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if function not in self._OPERATIONS:
+            raise ValueError(f"the model contains the TensorFlow operation {function}, which Keras 3 cannot load")
+        self._function = function
+
+    def call(self, x: Any, y: Any = None, name: str | None = None) -> Any:
+        """``function(x, y)``."""
+        return self._OPERATIONS[self._function](x, y)
+
+
+def _whole_model(path: Path, input_size: int | None) -> keras.Model:
+    try:
+        model = keras.saving.load_model(
+            path,
+            compile=False,
+            custom_objects={
+                "DepthwiseConv2D": Keras2DepthwiseConv2D,
+                "TFOpLambda": Keras2Operation,
+                "SlicingOpLambda": Keras2Operation,
+            },
+        )
+    except Exception as error:
+        raise InputError(f"{path} cannot be loaded as a Keras model: {_one_line(error)}") from error
+    shapes = model.input_shape
+    if isinstance(shapes, list) or len(shapes) != 4 or shapes[3] != 3:
+        raise InputError(f"{path} takes {shapes}; a model of one RGB picture [batch, H, W, 3] is expected")
+    if None in shapes[1:3] and input_size is None:
+        raise InputError(f"{path} takes pictures of any size; say which with --input-size")
+    if input_size is not None and any(side not in (None, input_size) for side in shapes[1:3]):
+        raise InputError(f"{path} takes {shapes[1]}x{shapes[2]} pictures; --input-size says {input_size}")
+    return model
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__

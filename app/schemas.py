@@ -19,7 +19,7 @@ class PredictQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     top_k: int = Field(
-        5, ge=1, description="How many classes to return at most, best first; up to the number of classes."
+        5, ge=1, description="How many classes to return at most, best first; from 1 to the number of classes."
     )
     min_score: float = Field(0.0, ge=0.0, le=1.0, description="Leave out classes with a lower score.")
 

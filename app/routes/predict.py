@@ -25,7 +25,7 @@ router = APIRouter(tags=["predict"])
 
 _BINARY: Final = {"type": "string", "format": "binary"}
 #: A 2 x 2 grey PNG.
-_TINY: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNoaGhgAAEADIQDASBk7tUAAAAASUVORK5CYII="
+_TINY: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNsYGBiYAAAApIAhPd8o1gAAAAASUVORK5CYII="
 _PHOTO: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -81,7 +81,8 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     """The photo as multipart field `file`, as the raw body, or as JSON with base64 in `image`."""
     service, seen = Service.of(request), Observation.of(request.scope)
     classifier = service.classifier
-    classifier.check_k(query.top_k)
+    if "top_k" in query.model_fields_set:
+        classifier.check_k(query.top_k)
     body = await _read(request, service, seen)
     result, queued_s = await service.lanes.submit(lambda: classifier(body.image(), query.top_k, query.min_score))
     seen.images = 1
@@ -100,7 +101,8 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     """Several multipart fields `file`; one result each, in their order. A photo that fails fails alone."""
     service, seen = Service.of(request), Observation.of(request.scope)
     classifier = service.classifier
-    classifier.check_k(query.top_k)
+    if "top_k" in query.model_fields_set:
+        classifier.check_k(query.top_k)
     body = await _read(request, service, seen)
     images, _ = await service.lanes.submit(lambda: body.images(service.limits.batch_images))
 

@@ -1,0 +1,191 @@
+import resource
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from app.errors import BrokenImage, NotAnImage, TooManyPixels
+from app.imaging import Resize, load
+from tests.photos import CORNERS, close, corners, encode, png_bomb, quarters
+
+RULE = Resize(height=96, width=96, crop=0.875, filter="bilinear")
+LIMIT = 50_000_000
+
+
+def pixels(data, rule=RULE):
+    found = load(data, rule, LIMIT)
+    assert found.dtype == np.uint8
+    assert found.shape == (rule.height, rule.width, 3)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("JPEG", {"subsampling": 2}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("WEBP", {}),
+        ("AVIF", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("GIF", {}),
+        ("MPO", {"save_all": True}),
+    ],
+)
+def test_every_format(kind, options):
+    assert close(corners(pixels(encode(quarters(), kind, **options))), CORNERS)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "RGBA", "LA", "YCbCr", "LAB"])
+def test_every_mode(mode):
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "TIFF"
+    picture = quarters()
+    if mode == "LAB":
+        from PIL import ImageCms
+
+        lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+        picture = ImageCms.applyTransform(picture, lab)
+        assert pixels(encode(picture, kind)).max() > 0
+        return
+    expected = CORNERS
+    if mode in ("L", "LA"):
+        expected = corners(np.asarray(picture.convert("L").convert("RGB")))
+    converted = picture.convert(mode)
+    if mode == "1":
+        expected = corners(np.asarray(converted.convert("RGB")))
+        assert close(corners(pixels(encode(converted, kind))), expected, 30)
+        return
+    assert close(corners(pixels(encode(converted, kind))), expected, 20)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_transparency_is_composited_on_white(kind):
+    picture = quarters().convert("RGBA")
+    picture.putalpha(0)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert (pixels(encode(picture, kind, **options)) == 255).all()
+    picture.putalpha(128)
+    half = [tuple((v + 255) // 2 for v in colour) for colour in CORNERS]
+    assert close(corners(pixels(encode(picture, kind, **options))), half)
+
+
+def test_transparent_palette_and_colour_key():
+    palette = Image.new("P", (64, 64), 1)
+    palette.putpalette([0, 0, 0, 200, 10, 10])
+    assert (pixels(encode(palette, "PNG", transparency=1)) == 255).all()
+    assert (pixels(encode(palette, "GIF", transparency=1)) == 255).all()
+    assert (pixels(encode(Image.new("RGB", (64, 64), (9, 9, 9)), "PNG", transparency=(9, 9, 9))) == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_greyscale_keeps_its_upper_bits(kind):
+    levels = np.full((64, 64), 40_000, np.uint16)
+    assert (pixels(encode(Image.fromarray(levels), kind)) == 40_000 >> 8).all()
+
+
+def test_first_frame_of_an_animation():
+    first, second = Image.new("RGB", (64, 64), (200, 0, 0)), Image.new("RGB", (64, 64), (0, 200, 0))
+    for kind, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})):
+        data = encode(first, kind, save_all=True, append_images=[second], **options)
+        assert close(corners(pixels(data)), [(200, 0, 0)] * 4), kind
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_undone(orientation, kind):
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = quarters() if orientation == 1 else quarters().transpose(undo[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(stored, kind, exif=exif)
+    for rule in (RULE, Resize(height=48, width=96, crop=1.0, filter="bicubic")):
+        assert close(corners(pixels(data, rule)), CORNERS)
+
+
+def test_reduced_decoding_looks_the_same():
+    random = np.random.default_rng(0)
+    small = Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8))
+    large = small.resize((2400, 1800), Image.Resampling.BICUBIC)
+    whole = pixels(encode(large, "PNG")).astype(int)
+    reduced = pixels(encode(large, "JPEG", quality=95)).astype(int)
+    assert np.abs(whole - reduced).mean() < 2
+
+
+def test_the_box_is_centred_and_has_the_models_aspect():
+    assert Resize(224, 224, 0.875, "bilinear").box(500, 375) == (85.9375, 23.4375, 414.0625, 351.5625)
+    assert Resize(100, 200, 1.0, "bilinear").box(300, 300) == (0, 75, 300, 225)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (7, 5)])
+def test_odd_sizes(size):
+    assert close(corners(pixels(encode(Image.new("RGB", size, (10, 200, 30)), "PNG"))), [(10, 200, 30)] * 4)
+
+
+def test_a_bomb_costs_nothing():
+    bomb = png_bomb()
+    assert len(bomb) < 150_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(TooManyPixels, match="30000 x 30000"):
+        load(bomb, RULE, LIMIT)
+    # Decoded, it would take 900 MB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"])
+def test_truncated(kind):
+    data = encode(quarters(), kind)
+    with pytest.raises(BrokenImage):
+        load(data[: len(data) * 9 // 10], RULE, LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\x00" * 100])
+def test_not_an_image(data):
+    with pytest.raises(NotAnImage):
+        load(data, RULE, LIMIT)
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_give_pixels_or_a_documented_error(data):
+    try:
+        pixels(data)
+    except (NotAnImage, BrokenImage, TooManyPixels):
+        pass
+
+
+SEEDS = {kind: encode(quarters(40, 30), kind) for kind in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")}
+
+
+@given(
+    st.sampled_from(sorted(SEEDS)),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
+    st.floats(0, 1),
+)
+@settings(max_examples=600, deadline=None)
+def test_any_damage_gives_pixels_or_a_documented_error(kind, flips, cut):
+    data = bytearray(SEEDS[kind])
+    for place, value in flips:
+        data[int(place * len(data))] = value
+    try:
+        load(bytes(data[: max(1, int(cut * len(data)))] if cut < 0.5 else data), RULE, 1_000_000)
+    except (NotAnImage, BrokenImage, TooManyPixels):
+        pass
+
+
+def test_the_rule_can_be_turned():
+    assert replace(RULE, height=10).turned() == replace(RULE, width=10)

@@ -1,0 +1,164 @@
+"""The service as a process: how it starts, how it refuses to, how it ends, and whom it talks to."""
+
+import ctypes
+import json
+import os
+import platform
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+from tests.photos import encode, solid
+
+COMMANDS = {
+    "module": [sys.executable, "-m", "app"],
+    "uvicorn": [sys.executable, "-m", "uvicorn", "app.main:app", "--port", "0"],
+}
+
+
+def start(command, **variables) -> subprocess.Popen:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("CLASSIFIER_")}
+    environment = clean | {f"CLASSIFIER_{name.upper()}": str(value) for name, value in variables.items()}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def failure(command, **variables) -> str:
+    process = start(command, **variables)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode not in (0, -signal.SIGSEGV)
+    assert "Traceback" not in output
+    return output
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until_ready(process, port) -> httpx.Client:
+    """Reads the log until the service says that it is ready; no polling of the socket before."""
+    for line in process.stdout:
+        if "Uvicorn running" in line:
+            return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+    raise AssertionError("the service ended without being ready")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_a_model(command, tmp_path):
+    output = failure(COMMANDS[command], model=tmp_path / "absent.onnx")
+    assert f"there is no model file at {tmp_path / 'absent.onnx'}" in output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_with_a_broken_model(command, tmp_path):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"not onnx")
+    assert "is not a loadable ONNX model" in failure(COMMANDS[command], model=path)
+
+
+def test_with_wrong_settings(tiny):
+    output = failure(COMMANDS["module"], model=tiny, port="eighty")
+    assert "CLASSIFIER_PORT" in output
+    assert "eighty" in output
+
+
+def test_a_port_that_is_taken(tiny):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "address already in use" in failure(
+            COMMANDS["module"], model=tiny, host="127.0.0.1", port=taken.getsockname()[1]
+        )
+
+
+def test_it_logs_json_and_ends_when_told(tiny):
+    port = free_port()
+    process = start(COMMANDS["module"], model=tiny, host="127.0.0.1", port=port)
+    with until_ready(process, port) as client:
+        client.post("/predict", content=encode(solid((250, 9, 9)), "JPEG"), headers={"x-request-id": "me"})
+        client.post("/predict", content=b"rubbish")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    lines = [json.loads(line) for line in output.splitlines()]
+    answered, refused = [line for line in lines if line["message"] == "request"]
+    assert answered["request_id"] == "me"
+    assert answered["status"] == 200
+    assert {"read_ms", "queue_ms", "decode_ms", "infer_ms", "duration_ms", "bytes_in", "bytes_out"} <= set(answered)
+    assert (refused["status"], refused["problem"]) == (415, "not-an-image")
+
+
+SYSCALL_CONNECT = {"x86_64": 42, "aarch64": 203}.get(platform.machine())
+
+
+def forbid_connect() -> None:
+    """Lets the kernel kill this process as soon as it calls connect(2): a seccomp filter of four instructions."""
+    load, jump_if_equal, back = 0x20, 0x15, 0x06
+    program = [
+        (load, 0, 0, 0),
+        (jump_if_equal, 0, 1, SYSCALL_CONNECT),
+        (back, 0, 0, 0x80000000),
+        (back, 0, 0, 0x7FFF0000),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+
+    class Filter(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = Filter(len(program), ctypes.addressof(code))
+    no_new_privileges, set_seccomp, filter_mode = 38, 22, 2
+    assert libc.prctl(no_new_privileges, 1, 0, 0, 0) == 0
+    assert libc.prctl(set_seccomp, filter_mode, ctypes.byref(found), 0, 0) == 0
+
+
+WATCHED = [sys.executable, "-c"]
+FORBID = "import sys; sys.path.insert(0, '.'); from tests.app.test_startup import forbid_connect; forbid_connect(); "
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not SYSCALL_CONNECT, reason="needs seccomp")
+def test_it_never_phones_home(tiny):
+    caught = start([*WATCHED, FORBID + "import socket; socket.create_connection(('127.0.0.1', 9))"])
+    caught.communicate(timeout=60)
+    assert caught.returncode == -signal.SIGSYS, "the trap does not work"
+    port = free_port()
+    service = start(
+        [*WATCHED, FORBID + "from app.__main__ import main; main()"], model=tiny, host="127.0.0.1", port=port
+    )
+    with until_ready(service, port) as client:
+        for _ in range(20):
+            assert client.post("/predict", content=encode(solid((250, 9, 9)), "JPEG")).status_code == 200
+        assert client.get("/health").status_code == 200
+    service.send_signal(signal.SIGTERM)
+    service.communicate(timeout=30)
+    assert service.returncode in (0, -signal.SIGTERM)
+
+
+def test_importing_the_service_stays_light():
+    program = (
+        "import sys; sys.argv = ['x']; import app.main; "
+        "print([m for m in sys.modules if m.split('.')[0] in "
+        "('tensorflow', 'keras', 'model_build', 'onnx', 'tf2onnx', 'scipy', 'skimage', 'rich')])"
+    )
+    output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
+
+
+def test_telemetry_is_off_before_the_runtime_is_loaded():
+    program = "import app.model, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    output = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
+    )
+    assert output.stdout.strip() == "1"
+    source = Path(ROOT, "app/model.py").read_text()
+    assert source.index("ORT_DISABLE_TELEMETRY") < source.index("import onnxruntime")

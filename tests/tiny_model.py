@@ -1,0 +1,61 @@
+"""A real, tiny ONNX file of ours: its scores follow from the mean colour, so every answer can be foretold."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from app.contract import Contract, Golden
+from app.imaging import Resize
+from tests.photos import encode, solid
+
+LABELS = ("red", "green", "blue")
+
+
+def scores_of(red: float, green: float, blue: float) -> list[float]:
+    """What the model says about a picture with this mean colour (0 to 255)."""
+    logits = np.array([red, green, blue]) / 25.5
+    exponents = np.exp(logits - logits.max())
+    return [float(value) for value in exponents / exponents.sum()]
+
+
+def contract(**changes) -> Contract:
+    made = Contract(
+        name="tiny",
+        version="1",
+        precision="fp32",
+        labels=LABELS,
+        ids=("n1", None, "n3"),
+        resize=Resize(height=32, width=32, crop=0.875, filter="bilinear"),
+        golden=Golden(encode(solid((250, 10, 10)), "PNG"), dict(enumerate(scores_of(250, 10, 10))), 0.01),
+        multiply_adds=9,
+        parameters=3,
+        provenance={"weights": "none"},
+        measured={},
+    )
+    return replace(made, **changes)
+
+
+def write(path: Path, made: Contract | None = None, metadata: dict[str, str] | None = None) -> Path:
+    """Writes the model; ``metadata`` replaces what the contract would say."""
+    made = made or contract()
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("Div", ["mean", "scale"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["scores"], axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 32, 32, 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.array(25.5, np.float32), "scale")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    for key, value in (made.to_metadata() if metadata is None else metadata).items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+    return path

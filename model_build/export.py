@@ -146,7 +146,9 @@ def convert(
         number of classes.
     """
     signature = [tf.TensorSpec((None, height, width, 3), tf.float32, name="pixels")]
-    proto, _ = tf2onnx.convert.from_keras(model, input_signature=signature, opset=OPSET)
+    # Not from_keras: it looks outputs up by the names of Keras's tensors, which a Sequential model does not keep.
+    function = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
+    proto, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
     graph.fold_pads(proto)
     graph.fold_dense(proto)
     own, first = graph.take_off_front(proto)

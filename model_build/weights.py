@@ -1,8 +1,11 @@
 """A Keras MobileNetV2 from wherever its weights are."""
 
 import hashlib
+import json
 import os
+import shutil
 import socket
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -143,14 +146,6 @@ def _holds_a_model(path: Path) -> bool:
 
 
 @keras.saving.register_keras_serializable("edge_classifier")
-class Keras2DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Keras 2 wrote ``groups`` into the layer's configuration; Keras 3 refuses it."""
-
-    def __init__(self, *args: Any, groups: int = 1, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-
-
-@keras.saving.register_keras_serializable("edge_classifier")
 class Keras2Operation(keras.layers.Layer):
     """The arithmetic of ``preprocess_input`` inside a Keras 2 model, which Keras 2 saved as a ``TFOpLambda``."""
 
@@ -176,15 +171,9 @@ class Keras2Operation(keras.layers.Layer):
 
 def _whole_model(path: Path, input_size: int | None) -> keras.Model:
     try:
-        model = keras.saving.load_model(
-            path,
-            compile=False,
-            custom_objects={
-                "DepthwiseConv2D": Keras2DepthwiseConv2D,
-                "TFOpLambda": Keras2Operation,
-                "SlicingOpLambda": Keras2Operation,
-            },
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            readable = _as_keras_3(path, Path(folder)) if path.suffix == ".h5" else path
+            model = keras.saving.load_model(readable, compile=False, custom_objects={"TFOpLambda": Keras2Operation})
     except Exception as error:
         raise InputError(f"{path} cannot be loaded as a Keras model: {_one_line(error)}") from error
     shapes = model.input_shape
@@ -195,6 +184,49 @@ def _whole_model(path: Path, input_size: int | None) -> keras.Model:
     if input_size is not None and any(side not in (None, input_size) for side in shapes[1:3]):
         raise InputError(f"{path} takes {shapes[1]}x{shapes[2]} pictures; --input-size says {input_size}")
     return model
+
+
+def _as_keras_3(path: Path, folder: Path) -> Path:
+    """A copy of an ``.h5`` model whose layers' configurations Keras 3 accepts."""
+    copy = folder / path.name
+    shutil.copyfile(path, copy)
+    with h5py.File(copy, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        _modernise(config)
+        file.attrs["model_config"] = json.dumps(config)
+    return copy
+
+
+def _modernise(node: Any) -> None:
+    """Takes what only Keras 2 knows out of a model's configuration, in place."""
+    if isinstance(node, list):
+        for item in node:
+            _modernise(item)
+    elif isinstance(node, dict):
+        config = node.get("config")
+        if isinstance(config, dict):
+            config.pop("rng_type", None)
+            if node.get("class_name") == "DepthwiseConv2D":
+                config.pop("groups", None)
+            if node.get("class_name") == "BatchNormalization" and isinstance(config.get("axis"), list):
+                (config["axis"],) = config["axis"]
+            # A single input or output stood in a list of its own; Keras 3 would make a list of tensors of it.
+            for end in ("input_layers", "output_layers"):
+                if isinstance(config.get(end), list) and len(config[end]) == 1:
+                    (config[end],) = config[end]
+            for layer in config.get("layers", []):
+                if layer.get("class_name") == "TFOpLambda":
+                    # One list less around an operation's arguments than around a layer's.
+                    layer["inbound_nodes"] = [[call] for call in layer["inbound_nodes"]]
+            # The call with which a nested model was built is not counted any more.
+            nested = {layer["config"]["name"] for layer in config.get("layers", []) if "layers" in layer["config"]}
+            for layer in config.get("layers", []):
+                calls = [call for call in layer.get("inbound_nodes", []) if isinstance(call, list)]
+                for reference in (reference for call in calls for reference in call):
+                    if reference[0] in nested and reference[1] > 0:
+                        reference[1] -= 1
+        for item in node.values():
+            _modernise(item)
 
 
 def _sha256(path: Path) -> str:

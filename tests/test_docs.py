@@ -1,0 +1,45 @@
+"""The README says what is, and what it shows works."""
+
+import re
+
+from app import problems
+from app.factory import create_app
+from app.settings import Settings
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The cells of the table under a heading, by the first one."""
+    section = README.split(f"# {heading}\n", 1)[1].split("\n#", 1)[0]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line[:3] == "| `"
+    ]
+    return {row[0].strip("` "): row[1:] for row in cells}
+
+
+def test_every_setting_is_documented_as_it_is():
+    documented = rows("Configuration")
+    assert set(documented) == {f"CLASSIFIER_{name.upper()}" for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        default, meaning = documented[f"CLASSIFIER_{name.upper()}"]
+        assert default == ("unset" if field.default is None else f"`{field.default}`")
+        assert meaning == field.description
+
+
+def test_every_problem_is_documented():
+    kinds = [*problems.KINDS.values(), problems.NOT_FOUND, problems.METHOD, problems.INTERNAL]
+    assert {slug: row[0] for slug, row in rows("Errors").items()} == {kind.slug: str(kind.status) for kind in kinds}
+
+
+def test_every_route_is_documented():
+    section = README.split("## API\n", 1)[1].split("\n##", 1)[0]
+    documented = set(re.findall(r"`(?:GET|POST) (/[^`]*)`", section))
+    app = create_app(Settings())
+    assert documented == set(app.openapi()["paths"]) | {"/openapi.json"}
+
+
+def test_every_make_target_in_the_readme_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)) <= targets

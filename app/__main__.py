@@ -2,20 +2,29 @@
 
 import sys
 
-import uvicorn
 from pydantic import ValidationError
+
+from app import logs
+from app.factory import create_server
+from app.settings import Settings
 
 
 def main() -> None:
-    """Runs the server until it is told to stop; ends with 2 on wrong settings and 3 if the start-up fails."""
+    """Serves until SIGTERM or SIGINT; ends with 2 on wrong settings, 3 if the start-up fails, else 0."""
     try:
-        from app.main import app, settings
+        settings = Settings()
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(["CLASSIFIER", *(str(part).upper() for part in problem["loc"])])
             print(f"{name}: {problem['msg']} (got {problem['input']!r})", file=sys.stderr)
         sys.exit(2)
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, server_header=False)
+    logs.configure(settings.log_level)
+    try:
+        server = create_server(settings)
+    except OSError as error:
+        print(f"cannot listen on {settings.host} port {settings.port}: {error}", file=sys.stderr)
+        sys.exit(3)
+    server.run(sockets=[server.socket])
 
 
 if __name__ == "__main__":

@@ -38,22 +38,27 @@ class Result:
 class Classifier:
     """Bytes to labels with one model; safe to call from several threads at once."""
 
-    def __init__(self, model: Model, max_pixels: int) -> None:
-        """Args:
-        model: the loaded model.
-        max_pixels: the most pixels that a photo's header may announce.
+    def __init__(self, model: Model, max_pixels: int, wide: Model | None = None) -> None:
+        """Puts the steps together.
+
+        Args:
+            model: the loaded model.
+            max_pixels: the most pixels that a photo's header may announce.
+            wide: the same model with more threads, for a photo that has the machine to itself.
         """
         self.model = model
+        self.wide = wide or model
         self.contract = model.contract
         self._max_pixels = max_pixels
 
-    def __call__(self, data: bytes, k: int = 5, min_score: float = 0.0) -> Result:
+    def __call__(self, data: bytes, k: int = 5, min_score: float = 0.0, *, alone: bool = False) -> Result:
         """Classifies one encoded photo.
 
         Args:
             data: the image file's bytes.
             k: how many classes at most, best first.
             min_score: classes below it are left out.
+            alone: no other photo is being worked on, so this one may use all CPUs.
 
         Raises:
             NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
@@ -61,7 +66,7 @@ class Classifier:
         started = time.perf_counter()
         pixels = load(data, self.contract.resize, self._max_pixels)
         decoded = time.perf_counter()
-        scores = self.model(pixels[np.newaxis])[0]
+        scores = (self.wide if alone else self.model)(pixels[np.newaxis])[0]
         ranked = top_k(scores, k, min_score)
         inferred = time.perf_counter()
         labels, ids = self.contract.labels, self.contract.ids

@@ -11,13 +11,37 @@ from fastapi import FastAPI
 from app import __version__, problems
 from app.classifier import Classifier
 from app.lanes import Lanes
+from app.metrics import Metrics
 from app.model import Model
-from app.observation import Observer
-from app.routes import health, model, predict
+from app.observer import Observer
+from app.routes import health, metrics, model, predict
+from app.server import Server
 from app.service import Service
 from app.settings import Settings
+from app.upload import Intake
 
 log = logging.getLogger(__name__)
+
+
+def create_server(settings: Settings) -> Server:
+    """The application behind its server; ``run(sockets=[server.socket])`` serves until a signal comes.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    app = create_app(settings)
+
+    def leave() -> None:
+        app.state.service.leaving = True
+
+    return Server(
+        app,
+        settings.host,
+        settings.port,
+        head_timeout_s=settings.head_timeout_seconds,
+        drain_s=settings.drain_seconds,
+        on_drain=leave,
+    )
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -25,6 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     Starting up raises ModelError where there is no model that classifies its golden photo correctly.
     """
+    limits = settings.limits
+    counted = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -32,11 +58,14 @@ def create_app(settings: Settings) -> FastAPI:
         path = settings.model_path()
         # In a thread: a start-up that is interrupted can still be.
         loaded = await asyncio.to_thread(Model, path)
-        classifier = Classifier(loaded, settings.max_pixels)
+        wide = await asyncio.to_thread(Model, path, cpus.count) if cpus.count > 1 else None
+        classifier = Classifier(loaded, limits.pixels, wide)
         lanes = Lanes(cpus.count, settings.queue_budget_ms / 1e3)
         # Through a lane, as every photo goes. This also gives the queue its first service time.
         await lanes.submit(classifier.check_golden)
-        app.state.service = Service(classifier, lanes, settings.limits, cpus, monotonic())
+        intake = Intake(limits)
+        counted.watch(loaded.contract, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
+        app.state.service = Service(classifier, lanes, intake, limits, cpus, counted, monotonic())
         contract = classifier.contract
         log.info(
             "ready",
@@ -52,8 +81,8 @@ def create_app(settings: Settings) -> FastAPI:
             },
         )
         yield
-        if not await lanes.drain(settings.drain_seconds):
-            log.warning("shut down before everything was answered; raise CLASSIFIER_DRAIN_SECONDS")
+        # The server has waited for every request; a job that still runs has lost its client.
+        await lanes.drain(settings.drain_seconds)
 
     app = FastAPI(
         title="Edge Classifier",
@@ -66,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     problems.register(app)
-    for router in (predict.router, health.router, model.router):
+    for router in (predict.router, health.router, model.router, metrics.router):
         app.include_router(router)
-    app.add_middleware(Observer)
+    app.add_middleware(Observer, metrics=counted)
     return app

@@ -60,6 +60,11 @@ class Lanes:
         return max(0, self._pending - self.count)
 
     @property
+    def alone(self) -> bool:
+        """Whether there is one job at most; for that job to ask when it starts."""
+        return self._pending <= 1
+
+    @property
     def draining(self) -> bool:
         """Whether no new jobs are taken any more."""
         return self._draining

@@ -46,6 +46,8 @@ KINDS: Final[dict[type[errors.RequestError], Kind]] = {
     errors.Overloaded: Kind(503, "overloaded", "Overloaded"),
     errors.Draining: Kind(503, "draining", "Shutting down"),
 }
+HEAD_TOO_SLOW: Final = Kind(408, "head-timeout", "Request head too slow")
+HEAD_TOO_LARGE: Final = Kind(431, "head-too-large", "Request head too large")
 NOT_FOUND: Final = Kind(404, "not-found", "Not found")
 METHOD: Final = Kind(405, "method-not-allowed", "Method not allowed")
 INTERNAL: Final = Kind(500, "internal-error", "Internal error")

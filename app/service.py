@@ -8,7 +8,9 @@ from fastapi import Request
 from app.classifier import Classifier
 from app.cpus import Cpus
 from app.lanes import Lanes
-from app.settings import Limits
+from app.limits import Limits
+from app.metrics import Metrics
+from app.upload import Intake
 
 
 @dataclass(slots=True)
@@ -17,9 +19,12 @@ class Service:
 
     classifier: Classifier
     lanes: Lanes
+    intake: Intake
     limits: Limits
     cpus: Cpus
+    metrics: Metrics
     started_at: float
+    leaving: bool = False
 
     @staticmethod
     def of(request: Request) -> "Service":
@@ -28,7 +33,7 @@ class Service:
 
     def readiness(self) -> tuple[bool, str]:
         """Whether a photo sent now would be answered, and why (not)."""
-        if self.lanes.draining:
+        if self.leaving or self.lanes.draining:
             return False, "shutting down: what was accepted is still answered"
         if not self.lanes.alive:
             return False, "a worker lane has ended unexpectedly; restart the service"

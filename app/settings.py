@@ -1,6 +1,5 @@
 """The ``CLASSIFIER_*`` environment variables, read and validated once; nothing else reads the environment."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -9,18 +8,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.cpus import Cpus, usable_cpus
 from app.errors import ModelError
+from app.limits import Limits
 
 #: Where ``make model`` writes, relative to the working directory.
 MODELS = Path("models")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a request may ask for; each is enforced once, at the first place that can know."""
-
-    body_bytes: int
-    pixels: int
-    batch_images: int
 
 
 class Settings(BaseSettings):
@@ -38,8 +29,18 @@ class Settings(BaseSettings):
         1000, ge=1, le=600_000, description="a request that would wait longer than this for its answer gets 503 at once"
     )
     drain_seconds: float = Field(
-        10.0, ge=0, le=3600, description="how long a shutdown waits for requests that were already accepted"
+        5.0,
+        ge=0,
+        le=3600,
+        description="after SIGTERM: how long new connections are still taken while `/health/ready` says 503",
     )
+    head_timeout_seconds: float = Field(
+        10.0, gt=0, le=3600, description="how long a client may take to send a request's head (408 after)"
+    )
+    body_timeout_seconds: float = Field(
+        30.0, gt=0, le=3600, description="how long a client may take to send a body (408 after)"
+    )
+    max_held_bytes: int = Field(64_000_000, ge=1, description="request bodies in memory at once, in bytes; 503 above")
     max_body_bytes: int = Field(10_000_000, ge=1, description="largest request body, in bytes (413 above)")
     max_pixels: int = Field(50_000_000, ge=1, description="largest image, width x height from its header (413 above)")
     max_batch_images: int = Field(16, ge=1, le=1024, description="most photos in one batch request (413 above)")
@@ -48,7 +49,13 @@ class Settings(BaseSettings):
     @property
     def limits(self) -> Limits:
         """The request limits as plain values, for the core."""
-        return Limits(self.max_body_bytes, self.max_pixels, self.max_batch_images)
+        return Limits(
+            body_bytes=self.max_body_bytes,
+            body_timeout_s=self.body_timeout_seconds,
+            held_bytes=self.max_held_bytes,
+            pixels=self.max_pixels,
+            batch_images=self.max_batch_images,
+        )
 
     def model_path(self) -> Path:
         """The file to serve.

@@ -1,16 +1,27 @@
 """An HTTP body to image bytes: read within limits, never on disk, the same for every form a photo may come in."""
 
+import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from app.errors import BodyTooLarge, ClientDisconnected, MalformedBody, TooManyImages, UnsupportedBody
+from app.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    ClientDisconnected,
+    MalformedBody,
+    Overloaded,
+    TooManyImages,
+    UnsupportedBody,
+)
+from app.limits import Limits
 
 #: Name of the multipart field that carries a photo.
 FIELD = "file"
@@ -73,33 +84,61 @@ class Body:
         return images
 
 
-async def read_body(request: Request, max_bytes: int) -> Body:
-    """Reads the whole body into memory, counting while it arrives.
+class Intake:
+    """The request bodies that are in memory at once, arriving, waiting or being worked on."""
 
-    Raises:
-        BodyTooLarge: as soon as it is announced or seen to have more than ``max_bytes``; the rest is not read.
-        ClientDisconnected: the client left before the end.
-    """
-    content_type, options = parse_options_header(request.headers.get("content-type", ""))
-    too_large = BodyTooLarge(f"The body has more than {max_bytes} bytes. Send a smaller or more compressed photo.")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise too_large
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > max_bytes:
-                raise too_large
-            chunks.append(chunk)
-    except ClientDisconnect as error:
-        raise ClientDisconnected("The client closed the connection before its request was complete.") from error
-    return Body(
-        content_type.decode("latin-1").lower(),
-        {key.decode("latin-1"): value.decode("latin-1") for key, value in options.items()},
-        b"".join(chunks),
-    )
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.held_bytes = 0
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[Body]:
+        """Reads the whole body, counting while it arrives; it counts as held until the block ends.
+
+        Raises:
+            BodyTooLarge: as soon as it is announced or seen to be too large; the rest is not read.
+            BodyTimeout: it did not arrive in time.
+            Overloaded: the bodies held are too many bytes already.
+            ClientDisconnected: the client left before the end.
+        """
+        chunks: list[bytes] = []
+        try:
+            await self._read(request, chunks)
+            content_type, options = parse_options_header(request.headers.get("content-type", ""))
+            yield Body(
+                content_type.decode("latin-1").lower(),
+                {key.decode("latin-1"): value.decode("latin-1") for key, value in options.items()},
+                b"".join(chunks),
+            )
+        finally:
+            self.held_bytes -= sum(map(len, chunks))
+
+    async def _read(self, request: Request, chunks: list[bytes]) -> None:
+        most = self._limits.body_bytes
+        too_large = f"The body has more than {most} bytes. Send a smaller or more compressed photo."
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > most:
+            raise BodyTooLarge(too_large)
+        size = 0
+        timeout_s = self._limits.body_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > most:
+                        raise BodyTooLarge(too_large)
+                    self.held_bytes += len(chunk)
+                    chunks.append(chunk)
+                    if self.held_bytes > self._limits.held_bytes:
+                        raise Overloaded(
+                            f"The service holds {self.held_bytes} bytes of photos already. Try again later, or send "
+                            "fewer at a time.",
+                            retry_after_s=1.0,
+                        )
+        except TimeoutError as error:
+            raise BodyTimeout(f"The body did not arrive within {timeout_s:g} s. Send it faster, or less.") from error
+        except ClientDisconnect as error:
+            raise ClientDisconnected("The client closed the connection before its request was complete.") from error
 
 
 def _from_json(data: bytes) -> bytes:

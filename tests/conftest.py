@@ -1,6 +1,5 @@
 """Real servers on real sockets with real models; what a test needs is made here once."""
 
-import asyncio
 import contextlib
 import os
 import threading
@@ -9,9 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
-from app.factory import create_app
+from app.factory import create_server
 from app.settings import Settings
 from tests import tiny_model
 
@@ -24,27 +22,17 @@ if "KERAS_HOME" not in os.environ and (SHARED / "keras").is_dir():
 
 @contextlib.contextmanager
 def serving(model: Path, **settings) -> Iterator[httpx.Client]:
-    """The service on a free port in a thread, and a client for it."""
-    settings = {"port": 0, "host": "127.0.0.1", **settings}
-    app = create_app(Settings(model=model, **settings))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, log_level="warning"))
-    failed = []
-
-    def run() -> None:
-        try:
-            asyncio.run(server.serve())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
+    """The service as it is run, on a free port in a thread, and a client for it."""
+    server = create_server(Settings(**{"model": model, "host": "127.0.0.1", "port": 0, "drain_seconds": 0, **settings}))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [server.socket]}, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
         thread.join(0.01)
-    assert server.started, f"the service did not start: {failed}"
-    port = server.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+    assert server.started, "the service did not start"
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.socket.getsockname()[1]}", timeout=30) as client:
+        client.server = server
         yield client
-    server.should_exit = True
+    server.loop.call_soon_threadsafe(server.stop)
     thread.join(30)
     assert not thread.is_alive(), "the service did not shut down"
 

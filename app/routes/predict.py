@@ -19,7 +19,7 @@ from app.schemas import (
     timing,
 )
 from app.service import Service
-from app.upload import FIELD, Body, read_body
+from app.upload import FIELD
 
 router = APIRouter(tags=["predict"])
 
@@ -62,6 +62,7 @@ _PHOTOS: Final[dict[str, Any]] = {
 }
 _ERRORS: Final = (
     errors.MalformedBody,
+    errors.BodyTimeout,
     errors.BodyTooLarge,
     errors.UnsupportedBody,
     errors.InvalidParameter,
@@ -83,8 +84,12 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     classifier = service.classifier
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
-    body = await _read(request, service, seen)
-    result, queued_s = await service.lanes.submit(lambda: classifier(body.image(), query.top_k, query.min_score))
+    started = perf_counter()
+    async with service.intake.body(request) as body:
+        seen.timings_s["read"] = perf_counter() - started
+        result, queued_s = await service.lanes.submit(
+            lambda: classifier(body.image(), query.top_k, query.min_score, alone=service.lanes.alone)
+        )
     seen.images = 1
     seen.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
     return _json(PredictResponse.build(result, queued_s, seen.request_id))
@@ -103,8 +108,6 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     classifier = service.classifier
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
-    body = await _read(request, service, seen)
-    images, _ = await service.lanes.submit(lambda: body.images(service.limits.batch_images))
 
     async def one(image: bytes) -> BatchResult | BatchProblem:
         try:
@@ -115,22 +118,19 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
             return BatchProblem(problem=problems.describe(error, seen.request_id))
         return BatchResult(predictions=predictions(result), timing_ms=timing(result, queued_s))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(image)) for image in images]
-    except ExceptionGroup as failed:
-        # No room for the whole batch: the group has cancelled the rest, the first refusal answers for all.
-        raise failed.exceptions[0] from None
+    started = perf_counter()
+    async with service.intake.body(request) as body:
+        seen.timings_s["read"] = perf_counter() - started
+        images, _ = await service.lanes.submit(lambda: body.images(service.limits.batch_images))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(image)) for image in images]
+        except ExceptionGroup as failed:
+            # No room for the whole batch: the group has cancelled the rest, the first refusal answers for all.
+            raise failed.exceptions[0] from None
     seen.images = len(images)
     model = ModelRef(name=classifier.contract.name, version=classifier.contract.version)
     return _json(BatchResponse(model=model, results=[t.result() for t in tasks], request_id=seen.request_id))
-
-
-async def _read(request: Request, service: Service, seen: Observation) -> Body:
-    started = perf_counter()
-    body = await read_body(request, service.limits.body_bytes)
-    seen.timings_s["read"] = perf_counter() - started
-    return body
 
 
 def _json(answer: PredictResponse | BatchResponse) -> Response:

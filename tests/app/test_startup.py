@@ -48,7 +48,7 @@ def free_port() -> int:
 def until_ready(process, port) -> httpx.Client:
     """Reads the log until the service says that it is ready; no polling of the socket before."""
     for line in process.stdout:
-        if "Uvicorn running" in line:
+        if '"listening"' in line:
             return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
     raise AssertionError("the service ended without being ready")
 
@@ -76,7 +76,7 @@ def test_a_port_that_is_taken(tiny):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert "address already in use" in failure(
+        assert "Address already in use" in failure(
             COMMANDS["module"], model=tiny, host="127.0.0.1", port=taken.getsockname()[1]
         )
 
@@ -140,7 +140,7 @@ def test_it_never_phones_home(tiny):
         assert client.get("/health").status_code == 200
     service.send_signal(signal.SIGTERM)
     service.communicate(timeout=30)
-    assert service.returncode in (0, -signal.SIGTERM)
+    assert service.returncode == 0
 
 
 def test_importing_the_service_stays_light():

@@ -1,0 +1,22 @@
+"""What a request may ask for, as plain values."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Each is enforced once, at the first place that can know.
+
+    Attributes:
+        body_bytes: of one request.
+        body_timeout_s: seconds that a body may take to arrive.
+        held_bytes: of all bodies in memory together.
+        pixels: of one image, from its header.
+        batch_images: photos in one batch.
+    """
+
+    body_bytes: int
+    body_timeout_s: float
+    held_bytes: int
+    pixels: int
+    batch_images: int

@@ -1,0 +1,86 @@
+"""The one middleware: every request gets its id, is counted, and leaves one log line."""
+
+import asyncio
+import logging
+from time import perf_counter
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.metrics import Metrics
+from app.observation import CLIENT_LEFT, Observation
+
+log = logging.getLogger("app.request")
+
+
+class Observer:
+    """ASGI middleware around everything: gives each request its id; counts and logs it when it has ended.
+
+    A start-up that fails reaches the server as one line instead of Starlette's traceback.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes everything on, observed."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, _shortened(send))
+            return
+        observation = Observation.begin(scope)
+        header = (b"x-request-id", observation.request_id.encode())
+        started = perf_counter()
+        self._metrics.in_flight.inc()
+
+        async def observed_receive() -> Message:
+            message = await receive()
+            observation.bytes_in += len(message.get("body", b""))
+            return message
+
+        async def observed_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                observation.status = message["status"]
+                message["headers"] = [*message["headers"], header]
+            else:
+                observation.bytes_out += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, observed_receive, observed_send)
+        except asyncio.CancelledError:
+            # The server cancels what nobody waits for any more.
+            observation.status = observation.status or CLIENT_LEFT
+        finally:
+            self._metrics.in_flight.dec()
+            duration_s = perf_counter() - started
+            self._metrics.observe(scope, observation, duration_s)
+            _write(scope, observation, duration_s)
+
+
+def _write(scope: Scope, seen: Observation, duration_s: float) -> None:
+    fields: dict[str, Any] = {
+        "request_id": seen.request_id,
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": seen.status,
+        "bytes_in": seen.bytes_in,
+        "bytes_out": seen.bytes_out,
+        "duration_ms": round(duration_s * 1e3, 3),
+    }
+    if seen.images:
+        fields["images"] = seen.images
+        fields |= {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in seen.timings_s.items()}
+    if seen.problem:
+        fields["problem"] = seen.problem
+    log.info("request", extra={"fields": fields})
+
+
+def _shortened(send: Send) -> Send:
+    async def shortened(message: Message) -> None:
+        if message["type"] == "lifespan.startup.failed":
+            lines = message.get("message", "").strip().splitlines()
+            message = {**message, "message": lines[-1].partition(": ")[2] or lines[-1] if lines else "start-up failed"}
+        await send(message)
+
+    return shortened

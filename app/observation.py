@@ -1,7 +1,7 @@
 """What is known about one request: its id, sizes and timings. Routes fill it in, ``observer`` reports it."""
 
+import random
 import re
-import uuid
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -18,7 +18,7 @@ CLIENT_LEFT: Final = 499
 
 def new_request_id() -> str:
     """A request id of ours: 32 hexadecimal digits."""
-    return uuid.uuid4().hex
+    return f"{random.getrandbits(128):032x}"
 
 
 @dataclass(slots=True)
@@ -30,6 +30,7 @@ class Observation:
         status: HTTP status that was sent; 0 before, 499 if the client left first.
         bytes_in: size of the body.
         bytes_out: size of the answer's body.
+        route: the pattern that matched, for the metrics.
         images: photos answered.
         timings_s: seconds by stage (read, queue, decode, infer).
         problem: kind of problem that was answered with, if any.
@@ -39,6 +40,7 @@ class Observation:
     status: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    route: str = ""
     images: int = 0
     timings_s: dict[str, float] = field(default_factory=dict)
     problem: str | None = None

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -86,55 +87,58 @@ def _summary(error: type[errors.RequestError]) -> str:
     return (error.__doc__ or "").partition("\n")[0]
 
 
+def answer(request: Request, error: Exception) -> Response:
+    """The response to an error of the core, of a parameter, or of the framework."""
+    match error:
+        case errors.RequestError():
+            return _response(request, KINDS[type(error)], str(error), _headers(error))
+        case RequestValidationError() | ValidationError():
+            found = error.errors()
+            # FastAPI puts where a parameter came from before its name.
+            skip = 1 if isinstance(error, RequestValidationError) else 0
+            details = [f"{'.'.join(str(part) for part in item['loc'][skip:])}: {item['msg']}" for item in found]
+            detail = f"{'; '.join(details)}. See /openapi.json for the parameters."
+            return _response(request, KINDS[errors.InvalidParameter], detail)
+        case HTTPException(status_code=404):
+            return _response(
+                request, NOT_FOUND, f"There is no {request.url.path} here. See /openapi.json for what there is."
+            )
+        case HTTPException(status_code=405):
+            headers = dict(error.headers or {})
+            detail = f"{request.url.path} does not take {request.method}; use {headers.get('Allow', 'another method')}."
+            return _response(request, METHOD, detail, headers)
+        case HTTPException():
+            title = HTTPStatus(error.status_code).phrase
+            kind = Kind(error.status_code, title.lower().replace(" ", "-"), title)
+            return _response(request, kind, str(error.detail), dict(error.headers or {}))
+    log.error("unexpected error", exc_info=error)
+    detail = "The service made a mistake; its log has the details under this request id."
+    return _response(request, INTERNAL, detail)
+
+
 def register(app: FastAPI) -> None:
     """Makes every error of ``app`` a problem document, the framework's own included."""
 
-    def answer(request: Request, kind: Kind, detail: str, headers: dict[str, str] | None = None) -> Response:
-        observation = Observation.of(request.scope)
-        observation.problem = kind.slug
-        body = problem(kind, detail, observation.request_id).model_dump_json()
-        return Response(body, kind.status, headers, MEDIA_TYPE)
+    async def handler(request: Request, error: Exception) -> Response:
+        return answer(request, error)
 
-    async def request_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, errors.RequestError)  # noqa: S101 - for the type checker; registered for it alone
-        headers = {}
-        if isinstance(error, errors.Overloaded):
-            headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-        elif isinstance(error, errors.Draining):
-            headers["Retry-After"] = "1"
-        if isinstance(error, errors.BodyTooLarge | errors.BodyTimeout):
+    for kind in (errors.RequestError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, handler)
+
+
+def _headers(error: errors.RequestError) -> dict[str, str]:
+    match error:
+        case errors.Overloaded():
+            return {"Retry-After": str(math.ceil(error.retry_after_s))}
+        case errors.Draining():
+            return {"Retry-After": "1"}
+        case errors.BodyTooLarge() | errors.BodyTimeout():
             # What is left of the body is not read, so the connection cannot carry another request.
-            headers["Connection"] = "close"
-        return answer(request, KINDS[type(error)], str(error), headers)
+            return {"Connection": "close"}
+    return {}
 
-    async def validation_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101
-        details = [f"{'.'.join(str(part) for part in e['loc'][1:])}: {e['msg']}" for e in error.errors()]
-        return answer(
-            request, KINDS[errors.InvalidParameter], f"{'; '.join(details)}. See /openapi.json for the parameters."
-        )
 
-    async def http_exception(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101
-        path, method = request.url.path, request.method
-        match error.status_code:
-            case 404:
-                return answer(request, NOT_FOUND, f"There is no {path} here. See /openapi.json for what there is.")
-            case 405:
-                allowed = (error.headers or {}).get("Allow", "")
-                return answer(
-                    request, METHOD, f"{path} does not take {method}; use {allowed}.", dict(error.headers or {})
-                )
-            case status:
-                title = HTTPStatus(status).phrase
-                kind = Kind(status, title.lower().replace(" ", "-"), title)
-                return answer(request, kind, str(error.detail), dict(error.headers or {}))
-
-    async def unexpected(request: Request, error: Exception) -> Response:
-        log.error("unexpected error", exc_info=error)
-        return answer(request, INTERNAL, "The service made a mistake; its log has the details under this request id.")
-
-    app.add_exception_handler(errors.RequestError, request_error)
-    app.add_exception_handler(RequestValidationError, validation_error)
-    app.add_exception_handler(HTTPException, http_exception)
-    app.add_exception_handler(Exception, unexpected)
+def _response(request: Request, kind: Kind, detail: str, headers: dict[str, str] | None = None) -> Response:
+    seen = Observation.of(request.scope)
+    seen.problem = kind.slug
+    return Response(problem(kind, detail, seen.request_id).model_dump_json(), kind.status, headers, MEDIA_TYPE)

@@ -4,13 +4,11 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from python_multipart.multipart import parse_options_header
+from starlette.requests import Request
 
 from app.errors import (
     BodyTimeout,
@@ -25,6 +23,9 @@ from app.limits import Limits
 
 #: Name of the multipart field that carries a photo.
 FIELD = "file"
+#: More is no form with photos, but an attempt to keep us busy.
+_MAX_PARTS = 2000
+_MAX_PART_HEAD_BYTES = 8192
 _FORMS = (
     "multipart/form-data with a field named 'file', the image itself as image/* or application/octet-stream, or "
     'application/json {"image": "<base64>"}'
@@ -85,15 +86,14 @@ class Body:
 
 
 class Intake:
-    """The request bodies that are in memory at once, arriving, waiting or being worked on."""
+    """The request bodies that are in memory at once: arriving, waiting or being worked on."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.held_bytes = 0
 
-    @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[Body]:
-        """Reads the whole body, counting while it arrives; it counts as held until the block ends.
+    def hold(self, request: Request) -> "_Held":
+        """``async with intake.hold(request) as body``: the whole body, counted as held until the block ends.
 
         Raises:
             BodyTooLarge: as soon as it is announced or seen to be too large; the rest is not read.
@@ -101,44 +101,69 @@ class Intake:
             Overloaded: the bodies held are too many bytes already.
             ClientDisconnected: the client left before the end.
         """
-        chunks: list[bytes] = []
-        try:
-            await self._read(request, chunks)
-            content_type, options = parse_options_header(request.headers.get("content-type", ""))
-            yield Body(
-                content_type.decode("latin-1").lower(),
-                {key.decode("latin-1"): value.decode("latin-1") for key, value in options.items()},
-                b"".join(chunks),
-            )
-        finally:
-            self.held_bytes -= sum(map(len, chunks))
+        return _Held(self, request, self._limits)
 
-    async def _read(self, request: Request, chunks: list[bytes]) -> None:
-        most = self._limits.body_bytes
-        too_large = f"The body has more than {most} bytes. Send a smaller or more compressed photo."
-        announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > most:
-            raise BodyTooLarge(too_large)
-        size = 0
+
+class _Held:
+    __slots__ = ("_intake", "_limits", "_request", "_size")
+
+    def __init__(self, intake: Intake, request: Request, limits: Limits) -> None:
+        self._intake = intake
+        self._request = request
+        self._limits = limits
+        self._size = 0
+
+    async def __aenter__(self) -> Body:
+        headers = self._request.headers
         timeout_s = self._limits.body_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size > most:
-                        raise BodyTooLarge(too_large)
-                    self.held_bytes += len(chunk)
-                    chunks.append(chunk)
-                    if self.held_bytes > self._limits.held_bytes:
-                        raise Overloaded(
-                            f"The service holds {self.held_bytes} bytes of photos already. Try again later, or send "
-                            "fewer at a time.",
-                            retry_after_s=1.0,
-                        )
+                data = await self._read(headers.get("content-length", ""))
         except TimeoutError as error:
+            self._release()
             raise BodyTimeout(f"The body did not arrive within {timeout_s:g} s. Send it faster, or less.") from error
-        except ClientDisconnect as error:
-            raise ClientDisconnected("The client closed the connection before its request was complete.") from error
+        except BaseException:
+            self._release()
+            raise
+        content_type, options = parse_options_header(headers.get("content-type", ""))
+        return Body(
+            content_type.decode("latin-1").lower(),
+            {key.decode("latin-1"): value.decode("latin-1") for key, value in options.items()},
+            data,
+        )
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._release()
+
+    async def _read(self, announced: str) -> bytes:
+        most = self._limits.body_bytes
+        too_large = f"The body has more than {most} bytes. Send a smaller or more compressed photo."
+        if announced.isdecimal() and int(announced) > most:
+            raise BodyTooLarge(too_large)
+        chunks: list[bytes] = []
+        more = True
+        while more:
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected("The client closed the connection before its request was complete.")
+            more = message.get("more_body", False)
+            chunk: bytes = message.get("body", b"")
+            chunks.append(chunk)
+            self._size += len(chunk)
+            self._intake.held_bytes += len(chunk)
+            if self._size > most:
+                raise BodyTooLarge(too_large)
+            if self._intake.held_bytes > self._limits.held_bytes:
+                raise Overloaded(
+                    f"The service holds {self._intake.held_bytes} bytes of photos already. Try again later, or send "
+                    "fewer at a time.",
+                    retry_after_s=1.0,
+                )
+        return b"".join(chunks)
+
+    def _release(self) -> None:
+        self._intake.held_bytes -= self._size
+        self._size = 0
 
 
 def _from_json(data: bytes) -> bytes:
@@ -161,52 +186,44 @@ def _from_json(data: bytes) -> bytes:
 
 
 def _parts(data: bytes, boundary: str) -> tuple[list[str], list[bytes]]:
-    """The names of all parts, and the contents of those named ``file``, without a copy before the last one."""
+    """The names of all parts, and the contents of those named ``file`` (RFC 2046, 5.1.1; RFC 7578).
+
+    The body is in memory already, so a part's end is one search for the delimiter; a streaming parser looks at the
+    bytes of a photo in Python.
+    """
     names: list[str] = []
     images: list[bytes] = []
-    header_name = bytearray()
-    header_value = bytearray()
-    headers: dict[bytes, bytes] = {}
-    pieces: list[memoryview] = []
-    view = memoryview(data)
-    ended = False
-
-    def on_part_begin() -> None:
-        headers.clear()
-        pieces.clear()
-
-    def on_header_end() -> None:
-        headers[bytes(header_name).lower()] = bytes(header_value)
-        header_name.clear()
-        header_value.clear()
-
-    def on_part_end() -> None:
-        _, options = parse_options_header(headers.get(b"content-disposition", b""))
-        name = options.get(b"name", b"").decode("utf-8", "replace")
+    delimiter = b"--" + boundary.encode("latin-1")
+    # What comes before the first delimiter is to be ignored.
+    at = 0 if data.startswith(delimiter) else data.find(b"\r\n" + delimiter) + 2
+    if at == 1:
+        raise MalformedBody("The multipart body does not have its Content-Type's boundary. Let your client set both.")
+    while True:
+        at += len(delimiter)
+        if data.startswith(b"--", at):
+            return names, images
+        # A client may pad the delimiter with blanks.
+        line_end = data.find(b"\r\n", at)
+        head_end = data.find(b"\r\n\r\n", line_end)
+        end = data.find(b"\r\n" + delimiter, head_end + 2)
+        if line_end < 0 or data[at:line_end].strip(b" \t") or head_end < 0 or end < 0:
+            raise MalformedBody("The multipart body ends before its closing boundary. Send it complete.")
+        if head_end - at > _MAX_PART_HEAD_BYTES or len(names) >= _MAX_PARTS:
+            raise MalformedBody(
+                "The multipart body has too many parts, or one with too large a head. Send photos only."
+            )
+        name = _name(data[line_end + 2 : head_end])
         names.append(name)
         if name == FIELD:
-            images.append(b"".join(pieces))
+            images.append(data[head_end + 4 : end])
+        at = end + 2
 
-    def on_end() -> None:
-        nonlocal ended
-        ended = True
 
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": on_part_begin,
-            "on_header_field": lambda chunk, start, end: header_name.extend(chunk[start:end]),
-            "on_header_value": lambda chunk, start, end: header_value.extend(chunk[start:end]),
-            "on_header_end": on_header_end,
-            "on_part_data": lambda _chunk, start, end: pieces.append(view[start:end]),
-            "on_part_end": on_part_end,
-            "on_end": on_end,
-        },
-    )
-    try:
-        parser.write(data)
-    except FormParserError as error:
-        raise MalformedBody(f"The multipart body does not parse ({error}). Let your HTTP client encode it.") from error
-    if not ended:
-        raise MalformedBody("The multipart body ends before its closing boundary. Send it complete.")
-    return names, images
+def _name(head: bytes) -> str:
+    """The field name in a part's head; empty if it has none."""
+    for line in head.split(b"\r\n"):
+        key, _, value = line.partition(b":")
+        if key.strip().lower() == b"content-disposition":
+            _, options = parse_options_header(value.strip())
+            return options.get(b"name", b"").decode("utf-8", "replace")
+    return ""

@@ -1,9 +1,10 @@
 """JSON log lines on standard error, one object a line."""
 
-import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
+
+from pydantic_core import to_json
 
 
 class JsonFormatter(logging.Formatter):
@@ -20,7 +21,7 @@ class JsonFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return to_json(line, fallback=str).decode()
 
 
 # None of our lines say where in the code, in which thread or process they were written; not finding out makes a line

@@ -95,7 +95,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
         )
     seen.images = 1
     seen.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
-    return _json(PredictResponse.build(result, queued_s, seen.request_id))
+    return Response(PredictResponse.encode(result, queued_s, seen.request_id), media_type="application/json")
 
 
 @router.post(
@@ -133,7 +133,8 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
             raise failed.exceptions[0] from None
     seen.images = len(images)
     model = ModelRef(name=classifier.contract.name, version=classifier.contract.version)
-    return _json(BatchResponse(model=model, results=[t.result() for t in tasks], request_id=seen.request_id))
+    answer = BatchResponse(model=model, results=[t.result() for t in tasks], request_id=seen.request_id)
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 class Express:
@@ -158,7 +159,3 @@ class Express:
         except (errors.RequestError, ValidationError) as error:
             response = problems.answer(request, error)
         await response(scope, receive, send)
-
-
-def _json(answer: PredictResponse | BatchResponse) -> Response:
-    return Response(answer.model_dump_json(), media_type="application/json")

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.schemas import PredictResponse
 from tests.conftest import assert_problem
 from tests.photos import encode, png_bomb, quarters, solid
 
@@ -44,6 +45,7 @@ def test_the_answer(client):
     assert body["predictions"][0] == {"label": "green", "index": 1, "id": None, "score": pytest.approx(1, abs=0.01)}
     assert set(body["timing_ms"]) == {"queue", "decode", "infer"}
     assert body["request_id"] == "abc-1"
+    assert PredictResponse.model_validate(body, extra="forbid").model_dump() == body
 
 
 def test_min_score(client):

@@ -7,7 +7,7 @@ CALIBRATION ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.fin
 # More options for the export, e.g. make model EXPORT="--alpha 0.35 --input-size 128"
 EXPORT ?=
 
-.PHONY: help serve model test lint format lock clean
+.PHONY: help serve model test lint bench load format lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,6 +30,16 @@ lint: .venv/all  ## style and types
 format: .venv/all  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv/all bench-models  ## the service beside its peers; PHOTOS=DIR for your own
+	$(BIN)/python -m bench.compare $(if $(PHOTOS),--photos $(PHOTOS))
+
+load: .venv/all bench-models  ## realistic users (locust), with an HTML report
+	$(BIN)/python -m bench.load $(if $(PHOTOS),--photos $(PHOTOS))
+
+.PHONY: bench-models
+bench-models:
+	@if ! ls models/*.int8.onnx models/*.fp32.onnx >/dev/null 2>&1; then $(MAKE) --no-print-directory model; fi
 
 lock: .venv/all  ## lock the newest allowed versions of everything
 	$(BIN)/python -m pip install --quiet uv

@@ -9,7 +9,7 @@ from time import monotonic
 from fastapi import FastAPI
 
 from app import __version__, problems
-from app.classifier import Classifier
+from app.classifier import Classifier, fastest
 from app.lanes import Lanes
 from app.metrics import Metrics
 from app.model import Model
@@ -55,17 +55,20 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cpus = settings.cpus()
-        path = settings.model_path()
         # In a thread: a start-up that is interrupted can still be.
-        loaded = await asyncio.to_thread(Model, path)
-        wide = await asyncio.to_thread(Model, path, cpus.count) if cpus.count > 1 else None
+        candidates = await asyncio.to_thread(lambda: [Model(path) for path in settings.model_paths()])
+        loaded, precision_reason = candidates[0], "the only one to choose from"
+        if len(candidates) > 1:
+            loaded, precision_reason = await asyncio.to_thread(fastest, candidates)
+        del candidates
+        wide = await asyncio.to_thread(Model, loaded.path, cpus.count) if cpus.count > 1 else None
         classifier = Classifier(loaded, limits.pixels, wide)
         lanes = Lanes(cpus.count, settings.queue_budget_ms / 1e3)
         # Through a lane, as every photo goes. This also gives the queue its first service time.
         await lanes.submit(classifier.check_golden)
         intake = Intake(limits)
         counted.watch(loaded.contract, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
-        app.state.service = Service(classifier, lanes, intake, limits, cpus, counted, monotonic())
+        app.state.service = Service(classifier, lanes, intake, limits, cpus, counted, precision_reason, monotonic())
         contract = classifier.contract
         log.info(
             "ready",
@@ -74,7 +77,8 @@ def create_app(settings: Settings) -> FastAPI:
                     "model": contract.name,
                     "version": contract.version,
                     "precision": contract.precision,
-                    "path": str(path),
+                    "precision_reason": precision_reason,
+                    "path": str(loaded.path),
                     "lanes": cpus.count,
                     "lanes_reason": cpus.reason,
                 }

@@ -23,6 +23,7 @@ class Service:
     limits: Limits
     cpus: Cpus
     metrics: Metrics
+    precision_reason: str
     started_at: float
     leaving: bool = False
 

@@ -22,10 +22,12 @@ async def health(request: Request, response: Response) -> Health:
         reason=reason,
         model=ModelRef(name=contract.name, version=contract.version),
         precision=contract.precision,
+        precision_reason=service.precision_reason,
         input_size=InputSize(height=contract.resize.height, width=contract.resize.width),
         cpus=CpusOut(
             lanes=service.lanes.count,
             threads_per_lane=service.classifier.model.threads,
+            threads_alone=service.classifier.wide.threads,
             reason=service.cpus.reason,
         ),
         uptime_s=round(monotonic() - service.started_at, 3),

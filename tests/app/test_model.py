@@ -1,11 +1,12 @@
 import threading
+import time
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
 
-from app.classifier import Classifier
+from app.classifier import Classifier, fastest
 from app.contract import Golden
 from app.errors import InvalidParameter, ModelError
 from app.imaging import Resize
@@ -92,3 +93,15 @@ def test_threads_do_not_get_each_others_answers(tiny):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_the_faster_model_is_chosen(tiny):
+    class Slow(Model):
+        def __call__(self, pixels):
+            time.sleep(0.01)
+            return super().__call__(pixels)
+
+    slow, quick = Slow(tiny), Model(tiny)
+    chosen, reason = fastest([slow, quick])
+    assert chosen is quick
+    assert reason.count("fp32 took") == 2

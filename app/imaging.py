@@ -18,6 +18,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageFile,
     JpegImagePlugin,
     MpoImagePlugin,
     PngImagePlugin,
@@ -121,6 +122,8 @@ def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
             "are decoded. Send a smaller picture."
         )
     try:
+        # All of it is in memory: one call of the decoder instead of one for each 64 KiB.
+        image.decodermaxblock = len(data)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             _reduce(image, _upright(image, resize)[1])
         image.load()
@@ -144,10 +147,11 @@ def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
         ) from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     """Reads the header."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        # Typed as its base; without ``formats`` it could be something else than a file's image.
+        return cast("ImageFile.ImageFile", Image.open(io.BytesIO(data), formats=FORMATS))
     except UnidentifiedImageError as error:
         raise NotAnImage(
             f"The {len(data)} bytes are not an image in a supported format "

@@ -92,15 +92,7 @@ class Lanes:
             Draining: the lanes are shutting down.
             Exception: whatever ``work`` raised.
         """
-        if self._draining:
-            raise Draining("The service is shutting down. Try again in a moment.")
-        expected_s = (self._pending + 1) * self._service_s / self.count
-        if self._pending >= self.count and expected_s > self._budget_s:
-            raise Overloaded(
-                f"{self._pending} photos are ahead of this one; it would take about {expected_s * 1000:.0f} ms, and "
-                f"the budget is {self._budget_s * 1000:.0f} ms. Try again later, or send fewer at a time.",
-                retry_after_s=expected_s - self._budget_s,
-            )
+        self.admit()
         job = _Job(work, asyncio.get_running_loop())
         self._pending += 1
         self._empty.clear()
@@ -111,6 +103,23 @@ class Lanes:
             if job.started_at is None:
                 self._settle(job)
             raise
+
+    def admit(self) -> None:
+        """Raises what ``submit`` would refuse a job with now: worth asking before a job is even read.
+
+        Raises:
+            Overloaded: it could not be answered within the budget.
+            Draining: the lanes are shutting down.
+        """
+        if self._draining:
+            raise Draining("The service is shutting down. Try again in a moment.")
+        expected_s = (self._pending + 1) * self._service_s / self.count
+        if self._pending >= self.count and expected_s > self._budget_s:
+            raise Overloaded(
+                f"{self._pending} photos are ahead of this one; it would take about {expected_s * 1000:.0f} ms, and "
+                f"the budget is {self._budget_s * 1000:.0f} ms. Try again later, or send fewer at a time.",
+                retry_after_s=expected_s - self._budget_s,
+            )
 
     async def drain(self, timeout_s: float) -> bool:
         """Takes no new jobs, waits for the ones that were taken, then ends the threads.
@@ -134,9 +143,8 @@ class Lanes:
             if self._pending == 0:
                 self._empty.set()
 
-    def _finish(self, job: _Job, started_at: float, ended_at: float, value: Any, error: BaseException | None) -> None:
+    def _finish(self, job: _Job, started_at: float, service_s: float, value: Any, error: BaseException | None) -> None:
         """On the event loop: hands a job's outcome to whoever awaits it."""
-        service_s = ended_at - started_at
         self._service_s += (service_s - self._service_s) * (_SMOOTHING if self._service_s else 1.0)
         self._settle(job)
         if job.future.done():
@@ -148,6 +156,7 @@ class Lanes:
 
     def _run(self) -> None:
         """A lane: takes jobs until it is told to stop. Nothing that a job raises ends it."""
+        free_since = perf_counter()
         while (job := self._queue.get()) is not None:
             if job.future.cancelled():
                 continue
@@ -157,6 +166,10 @@ class Lanes:
                 value = job.work()
             except BaseException as caught:  # noqa: BLE001 - handed to the caller, whatever it is
                 error = caught
+            # What a job takes from its lane, the hand-over included: from when it could have run to its end.
+            ended_at = perf_counter()
+            service_s = ended_at - max(job.queued_at, free_since)
+            free_since = ended_at
             # The loop may be closed by a shutdown that did not wait.
             with contextlib.suppress(RuntimeError):
-                job.loop.call_soon_threadsafe(self._finish, job, started_at, perf_counter(), value, error)
+                job.loop.call_soon_threadsafe(self._finish, job, started_at, service_s, value, error)

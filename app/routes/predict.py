@@ -87,6 +87,8 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     classifier = service.classifier
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
+    # Before the body is read: what arrives of a refused photo is thrown away unseen.
+    service.lanes.admit()
     started = perf_counter()
     async with service.intake.hold(request) as body:
         seen.timings_s["read"] = perf_counter() - started
@@ -111,6 +113,8 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     classifier = service.classifier
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
+    # Before the body is read: what arrives of a refused photo is thrown away unseen.
+    service.lanes.admit()
 
     async def one(image: bytes) -> BatchResult | BatchProblem:
         try:

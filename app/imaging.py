@@ -150,8 +150,7 @@ def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
 def _open(data: bytes) -> ImageFile.ImageFile:
     """Reads the header."""
     try:
-        # Typed as its base; without ``formats`` it could be something else than a file's image.
-        return cast("ImageFile.ImageFile", Image.open(io.BytesIO(data), formats=FORMATS))
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise NotAnImage(
             f"The {len(data)} bytes are not an image in a supported format "

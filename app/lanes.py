@@ -16,8 +16,11 @@ from app.errors import Draining, Overloaded
 
 T = TypeVar("T")
 
-#: Weight of the newest service time in its moving average: about the last 20 jobs count.
-_SMOOTHING: Final = 0.1
+#: Weight of the newest service time in its moving average: about the last 40 jobs count.
+_SMOOTHING: Final = 0.05
+#: The estimate is a mean, and half of all waits are longer than their mean; under overload every admitted job waits as
+#: long as is allowed.
+_MARGIN: Final = 0.9
 
 
 class _Job:
@@ -114,11 +117,12 @@ class Lanes:
         if self._draining:
             raise Draining("The service is shutting down. Try again in a moment.")
         expected_s = (self._pending + 1) * self._service_s / self.count
-        if self._pending >= self.count and expected_s > self._budget_s:
+        limit_s = self._budget_s * _MARGIN
+        if self._pending >= self.count and expected_s > limit_s:
             raise Overloaded(
                 f"{self._pending} photos are ahead of this one; it would take about {expected_s * 1000:.0f} ms, and "
                 f"the budget is {self._budget_s * 1000:.0f} ms. Try again later, or send fewer at a time.",
-                retry_after_s=expected_s - self._budget_s,
+                retry_after_s=expected_s - limit_s,
             )
 
     async def drain(self, timeout_s: float) -> bool:

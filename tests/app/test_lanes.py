@@ -67,7 +67,7 @@ def test_a_full_queue_refuses_before_working():
         worked = []
         with pytest.raises(Overloaded, match="2 photos are ahead") as refused:
             await lanes.submit(lambda: worked.append(1))
-        assert refused.value.retry_after_s == pytest.approx(0.5)
+        assert refused.value.retry_after_s == pytest.approx(0.75)
         for gate in gates:
             gate.release.set()
         assert [value for value, _ in await asyncio.gather(*tasks)] == [0, 1]

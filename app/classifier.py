@@ -31,10 +31,14 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the model says about one photo, and how long each step took, in seconds."""
+    """What the model says about one photo, and how long each step took, in seconds.
+
+    ``unknown`` says that the best score is below the model's own threshold: the photo shows none of its classes.
+    """
 
     contract: Contract
     predictions: tuple[Prediction, ...]
+    unknown: bool
     decode_s: float
     infer_s: float
 
@@ -94,6 +98,7 @@ class Classifier:
         return Result(
             contract=self.contract,
             predictions=tuple(Prediction(labels[i], i, ids[i], score) for i, score in ranked),
+            unknown=bool(scores.max() < self.contract.unknown_below),
             decode_s=decoded - started,
             infer_s=inferred - decoded,
         )

@@ -14,7 +14,7 @@ from app.errors import ModelError
 from app.imaging import FILTERS, Resize
 
 #: Version of the metadata's form. A reader refuses what it does not know.
-SCHEMA: Final = "1"
+SCHEMA: Final = "2"
 
 _KEYS: Final = (
     "schema",
@@ -24,6 +24,8 @@ _KEYS: Final = (
     "labels",
     "ids",
     "resize",
+    "temperature",
+    "unknown_below",
     "golden",
     "multiply_adds",
     "parameters",
@@ -59,6 +61,9 @@ class Contract:
         labels: what the classes are called, by index; ``C`` of them.
         ids: WordNet ids by index, None where unknown.
         resize: how a photo becomes the input.
+        temperature: what the logits were divided by so that scores are probabilities (Guo et al. 2017,
+            arXiv:1706.04599), already inside the graph; 1.0 means as trained.
+        unknown_below: a photo whose best score is below this shows none of the classes; 0.0 means never.
         golden: the readiness check's photo.
         multiply_adds: of one image.
         parameters: number of trained values.
@@ -72,6 +77,8 @@ class Contract:
     labels: tuple[str, ...]
     ids: tuple[str | None, ...]
     resize: Resize
+    temperature: float
+    unknown_below: float
     golden: Golden
     multiply_adds: int
     parameters: int
@@ -90,6 +97,8 @@ class Contract:
             "name": self.name,
             "version": self.version,
             "precision": self.precision,
+            "temperature": repr(self.temperature),
+            "unknown_below": repr(self.unknown_below),
             "multiply_adds": str(self.multiply_adds),
             "parameters": str(self.parameters),
         }
@@ -125,6 +134,8 @@ class Contract:
                 labels=tuple(json.loads(metadata["labels"])),
                 ids=tuple(json.loads(metadata["ids"])),
                 resize=Resize(**json.loads(metadata["resize"])),
+                temperature=float(metadata["temperature"]),
+                unknown_below=float(metadata["unknown_below"]),
                 golden=Golden(
                     photo=base64.b64decode(golden["photo"], validate=True),
                     scores={int(index): float(score) for index, score in golden["scores"].items()},
@@ -142,6 +153,10 @@ class Contract:
         if contract.resize.filter not in FILTERS:
             raise ModelError(
                 f"the contract names the filter {contract.resize.filter!r}; known are {', '.join(FILTERS)}"
+            )
+        if not (contract.temperature > 0 and 0 <= contract.unknown_below <= 1):
+            raise ModelError(
+                f"the contract's temperature {contract.temperature} or threshold {contract.unknown_below} is impossible"
             )
         if not contract.golden.scores or not all(0 <= i < len(contract.labels) for i in contract.golden.scores):
             raise ModelError("the contract's golden scores name no class of the model")

@@ -12,6 +12,7 @@ _PREDICTIONS = [
     {"label": "school bus", "index": 779, "id": "n04146614", "score": 0.9312},
     {"label": "minibus", "index": 654, "id": "n03769881", "score": 0.0121},
 ]
+_UNKNOWN = "The best score is below the model's own threshold: the photo shows none of its classes."
 
 
 class PredictQuery(BaseModel):
@@ -54,6 +55,7 @@ class PredictResponse(BaseModel):
 
     model: ModelRef
     predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
+    unknown: bool = Field(examples=[False], description=_UNKNOWN)
     timing_ms: Timing
     request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
 
@@ -69,6 +71,7 @@ class PredictResponse(BaseModel):
             {
                 "model": {"name": contract.name, "version": contract.version},
                 "predictions": result.predictions,
+                "unknown": result.unknown,
                 "timing_ms": {
                     "queue": round(queued_s * 1e3, 3),
                     "decode": round(result.decode_s * 1e3, 3),
@@ -98,6 +101,7 @@ class BatchResult(BaseModel):
     """The answer for one photo of a batch."""
 
     predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
+    unknown: bool = Field(examples=[False], description=_UNKNOWN)
     timing_ms: Timing
 
 
@@ -170,6 +174,8 @@ class ModelOut(BaseModel):
     precision: str
     classes: int = Field(examples=[1000])
     resize: ResizeOut
+    temperature: float = Field(examples=[1.2], description="What the logits were divided by; inside the graph.")
+    unknown_below: float = Field(examples=[0.31], description="Below this best score a photo counts as unknown.")
     multiply_adds: int = Field(examples=[300774272])
     parameters: int = Field(examples=[3504872])
     provenance: dict[str, Any]
@@ -185,6 +191,8 @@ class ModelOut(BaseModel):
             precision=contract.precision,
             classes=len(contract.labels),
             resize=ResizeOut(height=resize.height, width=resize.width, crop=resize.crop, filter=resize.filter),
+            temperature=contract.temperature,
+            unknown_below=contract.unknown_below,
             multiply_adds=contract.multiply_adds,
             parameters=contract.parameters,
             provenance=dict(contract.provenance),

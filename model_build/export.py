@@ -203,6 +203,8 @@ def _draft(
         labels=names.labels,
         ids=names.ids,
         resize=resize,
+        temperature=1.0,
+        unknown_below=0.0,
         golden=Golden(b"", {0: 0.0}, 1.0),
         multiply_adds=graph.multiply_adds(fp32),
         parameters=int(source.model.count_params()),

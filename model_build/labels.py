@@ -1,12 +1,17 @@
 """What the classes are called."""
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from model_build.errors import InputError
+
+_WORDNET: Final = re.compile(r"(n\d{8})(?:_(.*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,15 @@ def imagenet() -> Labels:
 def numbered(classes: int) -> Labels:
     """``class 0``, ``class 1``, ... for a model that comes without names."""
     return Labels(tuple(f"class {i}" for i in range(classes)), (None,) * classes)
+
+
+def of_folder(names: Sequence[str]) -> Labels:
+    """Labels from the names of class folders: ``n02123045_tabby`` (a WordNet id), ``tabby_cat`` or plain ``tabby``."""
+    pairs = [match.groups() if (match := _WORDNET.fullmatch(name)) else (None, name) for name in names]
+    return Labels(
+        tuple((label or wnid or "").replace("_", " ").strip() for wnid, label in pairs),
+        tuple(wnid for wnid, _ in pairs),
+    )
 
 
 def read(path: Path) -> Labels:

@@ -1,6 +1,5 @@
 """Pictures to calibrate and compare with: a folder of photos, or generated ones where there is none."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,7 @@ from app import imaging
 from app.errors import RequestError
 from app.imaging import Resize
 from model_build.errors import InputError
-from model_build.labels import Labels
+from model_build.labels import Labels, of_folder
 
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
 #: A workshop reads files that its owner chose; the limit is there for decompression bombs among them.
@@ -48,10 +47,24 @@ class Photos:
         return np.concatenate([pixels, pixels[:, :, ::-1]]) if 2 * len(pixels) <= most else pixels
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and its sub-folders, by name.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is not a folder")
+        return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error}") from error
+
+
 def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Photos:
     """Decodes every image in a folder and its sub-folders, in the order of their names.
 
-    A class is read off ``<id or label>/<file>`` or ``<id>_<label>.<suffix>``.
+    Classes are read off folders' and files' names, see ``class_of``.
 
     Args:
         folder: where to look.
@@ -62,14 +75,9 @@ def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Pho
     Raises:
         InputError: the folder cannot be read, or has no readable image.
     """
-    try:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-        if not folder.is_dir():
-            raise NotADirectoryError(f"{folder} is not a folder")
-    except OSError as error:
-        raise InputError(f"--calibration: {folder} cannot be read: {error}") from error
+    files = images_in(folder)
     if not files:
-        raise InputError(f"--calibration: {folder} has no images ({', '.join(sorted(_SUFFIXES))})")
+        raise InputError(f"{folder} has no images ({', '.join(sorted(_SUFFIXES))})")
     pixels, classes, skipped = [], [], []
     for path in track(files):
         try:
@@ -77,9 +85,9 @@ def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Pho
         except (RequestError, OSError) as error:
             skipped.append(f"{path.name}: {error}")
             continue
-        classes.append(_class_of(path, folder, labels))
+        classes.append(class_of(path, folder, labels))
     if not pixels:
-        raise InputError(f"--calibration: none of the {len(files)} images in {folder} can be decoded: {skipped[0]}")
+        raise InputError(f"none of the {len(files)} images in {folder} can be decoded: {skipped[0]}")
     return Photos(np.stack(pixels), np.array(classes, np.int64), tuple(skipped))
 
 
@@ -106,8 +114,11 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
 
 
-def _class_of(path: Path, folder: Path, labels: Labels) -> int:
-    names: Iterable[str] = [path.stem.split("_", 1)[0], path.stem.replace("_", " ")]
+def class_of(path: Path, folder: Path, labels: Labels) -> int:
+    """The class that a file's folder (``<label>/x.jpg``) or name (``<id>_<label>.jpg``) says, else -1."""
+    names: list[str] = []
     if path.parent != folder:
-        names = [path.parent.name, path.parent.name.replace("_", " "), *names]
+        parent = of_folder([path.parent.name])
+        names = [parent.ids[0] or path.parent.name, path.parent.name, parent.labels[0]]
+    names += [path.stem.split("_", 1)[0], path.stem.replace("_", " ")]
     return next((index for name in names if (index := labels.index_of(name)) is not None), -1)

@@ -29,6 +29,8 @@ def contract(**changes) -> Contract:
         labels=LABELS,
         ids=("n1", None, "n3"),
         resize=Resize(height=32, width=32, crop=0.875, filter="bilinear"),
+        temperature=1.0,
+        unknown_below=0.0,
         golden=Golden(encode(solid((250, 10, 10)), "PNG"), dict(enumerate(scores_of(250, 10, 10))), 0.01),
         multiply_adds=9,
         parameters=3,

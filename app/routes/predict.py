@@ -123,7 +123,7 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
             raise
         except errors.RequestError as error:
             return BatchProblem(problem=problems.describe(error, seen.request_id))
-        return BatchResult(predictions=predictions(result), timing_ms=timing(result, queued_s))
+        return BatchResult(predictions=predictions(result), unknown=result.unknown, timing_ms=timing(result, queued_s))
 
     started = perf_counter()
     async with service.intake.hold(request) as body:

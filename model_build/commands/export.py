@@ -1,0 +1,139 @@
+"""``python -m model_build export``."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.imaging import FILTERS
+from model_build.terminal import fraction, print_table, say, track
+
+if TYPE_CHECKING:
+    from model_build.export import Exported
+
+_DESCRIPTION = """\
+Turn a Keras MobileNetV2 into the ONNX files that the service loads.
+
+The fp32 file is compared with Keras, the int8 file with fp32; below the bar the build fails with the figures and
+writes nothing. Labels, geometry, provenance and what was measured travel inside the file.
+
+exit codes:
+  0  every model was written
+  1  something unexpected went wrong
+  2  an argument, a file or a folder cannot be used
+  3  the pretrained weights are neither cached nor downloadable
+  4  an exported model is further from its source than the bar allows
+"""
+_EXAMPLES = """\
+examples:
+  python -m model_build export --calibration photos/
+  python -m model_build export --weights flowers.h5 --labels flowers.txt --calibration photos/
+  python -m model_build export --weights imagenet --alpha 0.35 --input-size 128 --precision fp32
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the parser."""
+    export = commands.add_parser(
+        "export",
+        help="Keras to ONNX, fp32 and int8",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = export.add_argument_group("what to export")
+    source.add_argument(
+        "--weights",
+        default="imagenet",
+        metavar="imagenet|none|FILE",
+        help="Keras's ImageNet weights (from its cache, else downloaded), random ones, or a .keras, .h5 or .weights.h5 "
+        "file; a whole model brings its own architecture (default: imagenet)",
+    )
+    source.add_argument("--alpha", type=float, default=1.0, help="width multiplier (default: 1.0)")
+    source.add_argument(
+        "--input-size", type=int, metavar="PIXELS", help="side of the input (default: 224 or the model's own)"
+    )
+    source.add_argument("--classes", type=int, metavar="N", help="number of classes (default: 1000 or the model's own)")
+    source.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="what the classes are called: a text file with one a line (or id<TAB>label), or JSON",
+    )
+    source.add_argument(
+        "--pixel-range",
+        choices=["auto", "-1..1", "0..1", "0..255"],
+        default="auto",
+        help="what the model was trained on; auto: 0..255 if it has preprocessing layers, else -1..1 (default: auto)",
+    )
+    target = export.add_argument_group("what to make of it")
+    target.add_argument("--precision", choices=["fp32", "int8", "both"], default="both", help="default: both")
+    target.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="photos to calibrate int8 and to check parity on; <id>_<label>.jpg or <label>/x.jpg gives accuracy too",
+    )
+    target.add_argument(
+        "--crop",
+        type=fraction,
+        default=0.875,
+        help="side of the centred box that the model sees, 0 to 1 (default: 0.875)",
+    )
+    target.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="resampling (default: bilinear)")
+    target.add_argument(
+        "--min-agreement",
+        type=fraction,
+        default=0.98,
+        help="least share of the photos that fp32 is decided on (its best score leads by 0.2) on which int8 has the "
+        "same top-1 (default: 0.98)",
+    )
+    target.add_argument(
+        "--max-drop", type=fraction, default=0.01, help="most accuracy that int8 may lose, as a share (default: 0.01)"
+    )
+    target.add_argument("--output", type=Path, default=Path("models"), metavar="DIR", help="default: models")
+    target.add_argument("--name", help="default: mobilenet_v2_<alpha>_<size>, or the weights file's name")
+    target.add_argument("--version", help="default: from the SHA-256 of the graph")
+    export.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exports and prints a table."""
+    say("Starting TensorFlow")
+    from model_build.export import Request, export
+    from model_build.parity import Int8Bar
+
+    request = Request(
+        weights=options.weights,
+        alpha=options.alpha,
+        input_size=options.input_size,
+        classes=options.classes,
+        labels=options.labels,
+        precision=options.precision,
+        calibration=options.calibration,
+        pixel_range=options.pixel_range,
+        crop=options.crop,
+        filter=options.filter,
+        bar=Int8Bar(options.min_agreement, options.max_drop),
+        output=options.output,
+        name=options.name,
+        version=options.version,
+    )
+    made = export(request, track, say)
+    headings = ["file", "MB", "multiply-adds", "parameters", "compared with", "max difference", "same top-1"]
+    print_table("Exported models", [*headings, "where decided", "accuracy"], [_row(item) for item in made])
+    return 0
+
+
+def _row(item: "Exported") -> list[str]:
+    found = item.parity
+    return [
+        str(item.path),
+        f"{item.path.stat().st_size / 1e6:.2f}",
+        f"{item.contract.multiply_adds / 1e6:.1f} M",
+        f"{item.contract.parameters / 1e6:.2f} M",
+        f"{found.against}, {found.photos} {'generated pictures' if found.generated else 'photos'}",
+        f"{found.max_difference:.1e}",
+        f"{found.agreement:.1%}",
+        "-" if found.decided_agreement is None else f"{found.decided_agreement:.1%} of {found.decided}",
+        "-" if found.accuracy is None else f"{found.accuracy:.1%} ({found.against}: {found.source_accuracy:.1%})",
+    ]

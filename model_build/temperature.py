@@ -1,0 +1,47 @@
+"""Scores that mean what they say, and "none of these": both from held-out photos."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Temperatures are looked for between its inverse and itself.
+_RANGE: Final = 20.0
+_STEPS: Final = 60
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """``float64 [N, C]`` scores of ``[N, C]`` logits."""
+    exponents = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    found: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
+    return found
+
+
+def fit(logits: NDArray[np.floating], classes: NDArray[np.int64]) -> float:
+    """The temperature that makes ``softmax(logits / temperature)`` the likeliest (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        logits: ``[N, C]``, of photos that the model was not trained on.
+        classes: ``[N]``, what they show.
+    """
+
+    def loss(log_temperature: float) -> float:
+        scores = softmax(logits / np.exp(log_temperature))
+        return float(-np.log(np.maximum(scores[np.arange(len(classes)), classes], 1e-12)).mean())
+
+    # Convex in 1 / temperature, so it has one minimum; golden-section search finds it.
+    low, high, ratio = -np.log(_RANGE), np.log(_RANGE), (np.sqrt(5) - 1) / 2
+    for _ in range(_STEPS):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if loss(left) <= loss(right) else (left, high)
+    return float(np.exp((low + high) / 2))
+
+
+def unknown_below(scores: NDArray[np.floating], share: float) -> float:
+    """The best score below which a photo counts as none of the classes.
+
+    Args:
+        scores: ``[N, C]``, calibrated, of held-out photos that do show one of the classes.
+        share: how many of them may be taken for unknown, 0 to 1.
+    """
+    return float(np.quantile(scores.max(axis=1), share))

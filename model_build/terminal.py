@@ -1,0 +1,46 @@
+"""What a person at the terminal sees while a command works."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def say(line: str) -> None:
+    """Prints a line to standard error, where it does not mix with results."""
+    print(line, file=sys.stderr)
+
+
+def track(items: Iterable[Any], description: str) -> Iterable[Any]:
+    """Passes ``items`` on and shows how far it is; just the description where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        say(description)
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield from progress.track(items, description=description)
+
+
+def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table to standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 150).print(table, markup=False)
+
+
+def fraction(text: str) -> float:
+    """A share, 0 to 1, as argparse wants it read."""
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value

@@ -68,7 +68,10 @@ def create_app(settings: Settings) -> FastAPI:
         await lanes.submit(classifier.check_golden)
         intake = Intake(limits)
         counted.watch(loaded.contract, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
-        app.state.service = Service(classifier, lanes, intake, limits, cpus, counted, precision_reason, monotonic())
+        model_source = settings.model_source(loaded.path)
+        app.state.service = Service(
+            classifier, lanes, intake, limits, cpus, counted, precision_reason, model_source, monotonic()
+        )
         contract = classifier.contract
         log.info(
             "ready",
@@ -78,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
                     "version": contract.version,
                     "precision": contract.precision,
                     "precision_reason": precision_reason,
+                    "source": model_source,
                     "path": str(loaded.path),
                     "lanes": cpus.count,
                     "lanes_reason": cpus.reason,

@@ -142,6 +142,7 @@ class Health(BaseModel):
     reason: str = Field(examples=["the golden photo was classified correctly"])
     model: ModelRef
     precision: str = Field(examples=["int8"])
+    model_source: str = Field(examples=["the newest one in models/"])
     precision_reason: str = Field(examples=["measured at the start: int8 took 6.5 ms, fp32 took 9.6 ms"])
     input_size: InputSize
     cpus: CpusOut

@@ -24,6 +24,7 @@ class Service:
     cpus: Cpus
     metrics: Metrics
     precision_reason: str
+    model_source: str
     started_at: float
     leaving: bool = False
 

@@ -12,6 +12,8 @@ from app.limits import Limits
 
 #: Where ``make model`` writes, relative to the working directory.
 MODELS = Path("models")
+#: The model in the box, beside its card: what is served where nothing else is configured or built.
+BUNDLED = Path(__file__).parent / "bundled"
 
 
 class Settings(BaseSettings):
@@ -20,7 +22,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CLASSIFIER_", extra="ignore", frozen=True)
 
     model: Path | None = Field(
-        None, description="ONNX file to serve; unset: the newest int8 file in `models/`, else the newest fp32 one"
+        None,
+        description="ONNX file to serve; unset: the newest int8 file in `models/`, else the newest fp32 one, else the "
+        "bundled model",
     )
     precision: Literal["auto", "fp32", "int8"] | None = Field(
         None,
@@ -66,7 +70,7 @@ class Settings(BaseSettings):
         """The file to serve; several where the faster one of them is to be served.
 
         Raises:
-            ModelError: nothing is configured and nothing is built, or not in the precision that is asked for.
+            ModelError: there is none in the precision that is asked for.
         """
         path = self.model or self._newest()
         if self.precision is None:
@@ -82,9 +86,14 @@ class Settings(BaseSettings):
         for pattern in ("*.int8.onnx", "*.fp32.onnx"):
             if built := sorted(MODELS.glob(pattern), key=lambda path: path.stat().st_mtime):
                 return built[-1]
-        raise ModelError(
-            f"there is no model: CLASSIFIER_MODEL is not set and {MODELS}/ has none; run `make model` or set it"
-        )
+        (bundled,) = BUNDLED.glob("*.onnx")
+        return bundled
+
+    def model_source(self, path: Path) -> str:
+        """Why ``path`` is served, for the log and ``/health``."""
+        if path.parent == BUNDLED:
+            return f"bundled with the service, because CLASSIFIER_MODEL is not set and {MODELS}/ has no model"
+        return "CLASSIFIER_MODEL" if self.model else f"the newest one in {MODELS}/"
 
     def cpus(self) -> Cpus:
         """The lanes to run, and why."""

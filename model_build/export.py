@@ -27,6 +27,7 @@ from model_build.graph import Affine
 from model_build.labels import Labels
 from model_build.parity import Int8Bar, Parity
 from model_build.photos import Photos
+from model_build.weights import Source
 
 #: ONNX operator set; the quantizer's uint8 and int8 operators and everything MobileNetV2 needs are in it.
 OPSET: Final = 17
@@ -66,6 +67,31 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """What to make of a Keras model.
+
+    Attributes:
+        precision: ``fp32``, ``int8`` or ``both``.
+        bar: how far int8 may be from fp32.
+        output: the folder to write to.
+        name: for the contract and the file.
+        version: for the contract; None derives it from the graph.
+        pixel_range: what the model was trained on, see ``convert``.
+        temperature: what its logits have been divided by.
+        unknown_below: see ``contract.Contract``.
+    """
+
+    precision: str
+    bar: Int8Bar
+    output: Path
+    name: str
+    version: str | None = None
+    pixel_range: str = "auto"
+    temperature: float = 1.0
+    unknown_below: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     """One file that was written."""
 
@@ -93,16 +119,45 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     say(f"Loading MobileNetV2, weights: {request.weights}")
     source = weights.load(request.weights, request.alpha, request.input_size, request.classes)
     height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
-
-    say("Converting to ONNX")
-    fp32, normalise, classes = convert(source.model, height, width, request.pixel_range)
-    names = _labels(request, source.origin, classes, say)
     resize = Resize(height, width, request.crop, request.filter)
+    names = _labels(request, source, say)
     pictures = _pictures(request.calibration, resize, names, track, say)
+    target = Target(
+        precision="fp32" if pictures.generated else request.precision,
+        bar=request.bar,
+        output=request.output,
+        name=request.name or _default_name(request, source.origin, height),
+        version=request.version,
+        pixel_range=request.pixel_range,
+    )
+    return publish_checked(source, names, resize, pictures, pictures, target, track)
 
-    name = request.name or _default_name(request, source.origin, height)
+
+def publish_checked(
+    source: Source, names: Labels, resize: Resize, pictures: Photos, calibration: Photos, target: Target, track: Track
+) -> list[Exported]:
+    """Converts, checks, quantizes, checks, and only then publishes.
+
+    Args:
+        source: the Keras model.
+        names: of its classes.
+        resize: the geometry that it is served with.
+        pictures: to compare on, and to measure the accuracy on where they have classes.
+        calibration: to calibrate int8 on.
+        target: what to make of it.
+        track: ``track(iterable, description)`` shows progress.
+
+    Returns:
+        The files written, fp32 first.
+
+    Raises:
+        BuildError: as its subclasses say; no model file has been written or changed then.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        draft = _draft(name, request.version, fp32, source, names, resize)
+        fp32, normalise, classes = convert(source.model, resize.height, resize.width, target.pixel_range)
+        if len(names.labels) != classes:
+            raise InputError(f"there are {len(names.labels)} labels, but the model has {classes} classes")
+        draft = _draft(fp32, source, names, resize, target)
         model, draft = _with_golden(fp32, draft, Path(folder))
         expected = parity.keras_scores(
             source.model, normalise, pictures.pixels, lambda it: track(it, "Scores by Keras")
@@ -111,20 +166,20 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
         fp32_parity = parity.compare("keras", scores, expected, pictures)
         parity.check_fp32(fp32_parity)
         made = [(fp32, draft, fp32_parity)]
-        if request.precision != "fp32" and not pictures.generated:
+        if target.precision != "fp32":
             int8 = quantize.quantize(
-                fp32, pictures.for_calibration(CALIBRATION_PHOTOS), lambda it: track(it, "Calibrating int8")
+                fp32, calibration.for_calibration(CALIBRATION_PHOTOS), lambda it: track(it, "Calibrating int8")
             )
-            contract = replace(draft, precision="int8", version=request.version or graph.digest(int8)[:12])
+            contract = replace(draft, precision="int8", version=target.version or graph.digest(int8)[:12])
             model, contract = _with_golden(int8, contract, Path(folder), draft.golden.photo)
             int8_scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX int8"))
             int8_parity = parity.compare("fp32", int8_scores, scores, pictures)
-            parity.check_int8(int8_parity, request.bar)
+            parity.check_int8(int8_parity, target.bar)
             made.append((int8, contract, int8_parity))
-    if request.precision == "int8":
+    if target.precision == "int8":
         made = made[1:]
     return [
-        _publish(proto, replace(contract, measured=found.as_metadata()), found, request.output)
+        _publish(proto, replace(contract, measured=found.as_metadata()), found, target.output)
         for proto, contract, found in made
     ]
 
@@ -164,13 +219,16 @@ def convert(
     return proto, before, classes
 
 
-def _labels(request: Request, origin: str, classes: int, say: Callable[[str], None]) -> Labels:
+def _labels(request: Request, source: Source, say: Callable[[str], None]) -> Labels:
+    classes = int(source.model.output_shape[-1])
+    # A single unit stands for two classes.
+    classes = 2 if classes == 1 else classes
     if request.labels is not None:
         names = labels.read(request.labels)
         if len(names.labels) != classes:
             raise InputError(f"--labels: {request.labels} has {len(names.labels)} labels, the model {classes} classes")
         return names
-    if origin == "imagenet":
+    if source.origin == "imagenet":
         return labels.imagenet()
     say("No --labels given: classes are called 'class 0', 'class 1', ...")
     return labels.numbered(classes)
@@ -192,25 +250,24 @@ def _default_name(request: Request, origin: str, size: int) -> str:
     return origin.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras")
 
 
-def _draft(
-    name: str, version: str | None, fp32: onnx.ModelProto, source: weights.Source, names: Labels, resize: Resize
-) -> Contract:
+def _draft(fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target) -> Contract:
     """The contract before anything was measured."""
     return Contract(
-        name=name,
-        version=version or graph.digest(fp32)[:12],
+        name=target.name,
+        version=target.version or graph.digest(fp32)[:12],
         precision="fp32",
         labels=names.labels,
         ids=names.ids,
         resize=resize,
-        temperature=1.0,
-        unknown_below=0.0,
+        temperature=target.temperature,
+        unknown_below=target.unknown_below,
         golden=Golden(b"", {0: 0.0}, 1.0),
         multiply_adds=graph.multiply_adds(fp32),
         parameters=int(source.model.count_params()),
         provenance={
             "weights": source.origin,
             "weights_sha256": source.sha256,
+            **({"training": dict(source.training)} if source.training else {}),
             "tools": {"python": platform.python_version()} | {tool: _installed(tool) for tool in _TOOLS},
         },
     )

@@ -26,7 +26,8 @@ from app.imaging import Resize, load
 from model_build import dataset, temperature
 from model_build.dataset import Folder, Part
 from model_build.export import PIXEL_RANGES
-from model_build.photos import MAX_PIXELS
+from model_build.photos import MAX_PIXELS, Photos
+from model_build.weights import Source
 
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
 Say = Callable[[str], None]
@@ -75,20 +76,27 @@ class Trained:
     """A model that has learned.
 
     Attributes:
-        model: ``float32 [batch, S, S, 3]`` in [-1, 1] to logits ``[batch, C]``, divided by the temperature already.
+        source: its model takes ``float32 [batch, S, S, 3]`` in [-1, 1] and gives logits ``[batch, C]``, divided by the
+            temperature already.
         folder: what it learned from.
         parts: indices into ``folder.items``.
         temperature: see ``contract.Contract``.
         unknown_below: see ``contract.Contract``.
-        history: by figure, one value an epoch.
+        history: by figure, one value an epoch; the first is the frozen network with its new head.
+        run: the files of the run, to be forgotten once the model is published.
     """
 
-    model: keras.Model
+    source: Source
     folder: Folder
     parts: dict[Part, NDArray[np.int64]]
     temperature: float
     unknown_below: float
     history: dict[str, list[float]]
+    run: "Run"
+
+    def photos(self, part: Part, resize: Resize) -> Photos:
+        """A part's pictures exactly as the service will decode them."""
+        return Photos(as_served(self.folder, self.parts[part], resize), self.folder.classes[self.parts[part]])
 
 
 def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Trained:
@@ -110,6 +118,7 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     tf.config.experimental.enable_op_determinism()
     folder = dataset.find(root)
     key = json.dumps([folder.digest, asdict(recipe), keras.__version__, tf.__version__])
+    start = weights.load(recipe.weights, recipe.alpha, _PRETRAINED_SIZE, None)
     run = Run(work / hashlib.sha256(key.encode()).hexdigest()[:16])
     pixels = run.pixels(folder, recipe.canvas, track)
     parts = dataset.split(folder, recipe.validation, recipe.test, recipe.seed)
@@ -129,7 +138,7 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
         say(f"Going on after epoch {len(history)}")
         model = run.last()
     else:
-        model = network(recipe, len(folder.labels.labels))
+        model = network(start.model, recipe, len(folder.labels.labels))
         say("Fitting a new head to the frozen network's features")
         fit_head(model, seen, parts["train"], validation, validation_classes, recipe, track)
         history = [evaluate(model, validation, validation_classes)]
@@ -156,25 +165,32 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     found = temperature.fit(logits, validation_classes)
     head = model.layers[-1]
     head.set_weights([value / found for value in head.get_weights()])
-    scores = temperature.softmax(logits / found)
     return Trained(
-        model,
+        Source(model, start.origin, start.sha256, _provenance(folder, recipe, parts)),
         folder,
         parts,
         found,
-        temperature.unknown_below(scores, recipe.unknown_share),
+        temperature.unknown_below(temperature.softmax(logits / found), recipe.unknown_share),
         {name: [epoch[name] for epoch in history] for name in history[0]},
+        run,
     )
 
 
-def network(recipe: Recipe, classes: int) -> keras.Model:
-    """Keras's MobileNetV2 for the recipe's size with a new head; every batch normalisation is in inference mode."""
-    source = weights.load(recipe.weights, recipe.alpha, _PRETRAINED_SIZE, None).model
+def _provenance(folder: Folder, recipe: Recipe, parts: dict[Part, NDArray[np.int64]]) -> dict[str, Any]:
+    return {
+        "pictures": {name: len(indices) for name, indices in parts.items()},
+        "pictures_sha256": folder.digest,
+        "recipe": asdict(recipe),
+    }
+
+
+def network(start: keras.Model, recipe: Recipe, classes: int) -> keras.Model:
+    """``start``'s weights at the recipe's size under a new head; every batch normalisation is in inference mode."""
     side = recipe.input_size
     trunk = keras.applications.MobileNetV2(
         input_shape=(side, side, 3), alpha=recipe.alpha, include_top=False, weights=None, pooling="avg"
     )
-    trunk.set_weights(source.get_weights()[: len(trunk.weights)])
+    trunk.set_weights(start.get_weights()[: len(trunk.weights)])
     for layer in trunk.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False

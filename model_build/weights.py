@@ -6,7 +6,8 @@ import os
 import shutil
 import socket
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,11 +39,13 @@ class Source:
         model: takes ``[batch, H, W, 3]``.
         origin: for the contract: ``imagenet``, ``none`` or the file's name.
         sha256: of the weights file; None for ``none``.
+        training: for the contract: what was done to the weights here; empty if nothing.
     """
 
     model: keras.Model
     origin: str
     sha256: str | None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(weights: str, alpha: float, input_size: int | None, classes: int | None) -> Source:

@@ -21,6 +21,7 @@ async def health(request: Request, response: Response) -> Health:
         status="ready" if ready else "not ready",
         reason=reason,
         model=ModelRef(name=contract.name, version=contract.version),
+        model_source=service.model_source,
         precision=contract.precision,
         precision_reason=service.precision_reason,
         input_size=InputSize(height=contract.resize.height, width=contract.resize.width),

@@ -118,10 +118,14 @@ def run(options: argparse.Namespace) -> int:
         name=options.name,
         version=options.version,
     )
-    made = export(request, track, say)
+    print_exported(export(request, track, say))
+    return 0
+
+
+def print_exported(made: "list[Exported]") -> None:
+    """The table at the end of whatever wrote model files."""
     headings = ["file", "MB", "multiply-adds", "parameters", "compared with", "max difference", "same top-1"]
     print_table("Exported models", [*headings, "where decided", "accuracy"], [_row(item) for item in made])
-    return 0
 
 
 def _row(item: "Exported") -> list[str]:

@@ -35,10 +35,15 @@ def test_fp32_where_there_is_no_int8(folder):
     assert names() == ["c.fp32.onnx"]
 
 
-def test_no_model_at_all(folder):
+def test_the_bundled_model_where_there_is_no_other(folder):
     folder()
-    with pytest.raises(ModelError, match="make model"):
-        names()
+    (path,) = Settings().model_paths()
+    assert path.parent == settings.BUNDLED
+    assert path.is_file()
+    assert "bundled" in Settings().model_source(path)
+    built = folder("a.fp32.onnx") / "a.fp32.onnx"
+    assert Settings().model_paths() == [built]
+    assert "bundled" not in Settings().model_source(built)
 
 
 def test_precision(folder):

@@ -1,0 +1,103 @@
+"""``python -m model_build train``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from app.imaging import FILTERS
+from model_build.terminal import fraction, say, track
+
+_DESCRIPTION = """\
+Turn a folder of pictures, one sub-folder per class, into the ONNX files that the service loads.
+
+A folder with train/ and val/ (or test/) keeps the second for the report; otherwise a share of each class is held out.
+Starts from ImageNet weights: first a new head on the frozen network, then everything is fine-tuned. Scores are
+calibrated on the validation pictures. An interrupted run is gone on with by the same command.
+
+Ends with export, int8, parity and a report NAME.html: accuracy with its interval, every class, confusions, curves.
+
+exit codes: as for export
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the parser."""
+    train = commands.add_parser(
+        "train",
+        help="your own classes: a folder of pictures to a served model",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("folder", type=Path, metavar="DIR", help="one sub-folder with pictures per class")
+    network = train.add_argument_group("the network")
+    network.add_argument(
+        "--weights", choices=["imagenet", "none"], default="imagenet", help="to start from (default: imagenet)"
+    )
+    network.add_argument("--alpha", type=float, default=1.0, help="width multiplier (default: 1.0)")
+    network.add_argument("--input-size", type=int, default=160, metavar="PIXELS", help="default: 160")
+    network.add_argument("--crop", type=fraction, default=0.875, help="side of the box it sees (default: 0.875)")
+    network.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="default: bilinear")
+    learning = train.add_argument_group("learning")
+    learning.add_argument("--epochs", type=int, default=20, help="of fine-tuning; 0: the head alone (default: 20)")
+    learning.add_argument("--patience", type=int, default=3, help="epochs without a better validation (default: 3)")
+    learning.add_argument("--batch", type=int, default=32, help="pictures a step (default: 32)")
+    learning.add_argument("--learning-rate", type=float, default=1e-4, help="at its highest (default: 1e-4)")
+    learning.add_argument("--seed", type=int, default=1, help="of every random choice (default: 1)")
+    shares = train.add_argument_group("shares of the pictures")
+    shares.add_argument("--validation", type=fraction, default=0.2, help="to stop and calibrate by (default: 0.2)")
+    shares.add_argument("--test", type=fraction, default=0.2, help="held out for the report (default: 0.2)")
+    shares.add_argument(
+        "--unknown-share",
+        type=fraction,
+        default=0.05,
+        help="of the validation pictures that may count as unknown: sets the threshold (default: 0.05)",
+    )
+    target = train.add_argument_group("what to make of it")
+    target.add_argument("--min-agreement", type=fraction, default=0.98, help="as for export (default: 0.98)")
+    target.add_argument("--max-drop", type=fraction, default=0.01, help="as for export (default: 0.01)")
+    target.add_argument("--name", help="default: the folder's name")
+    target.add_argument("--version", help="default: from the SHA-256 of the graph")
+    target.add_argument("--output", type=Path, default=Path("models"), metavar="DIR", help="default: models")
+    target.add_argument("--work", type=Path, metavar="DIR", help="for checkpoints (default: OUTPUT/.train)")
+    train.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains, exports, reports."""
+    say("Starting TensorFlow")
+    from model_build.commands.export import print_exported
+    from model_build.export import Target, publish_checked
+    from model_build.parity import Int8Bar
+    from model_build.train import Recipe, train
+
+    recipe = Recipe(
+        weights=options.weights,
+        alpha=options.alpha,
+        input_size=options.input_size,
+        crop=options.crop,
+        filter=options.filter,
+        epochs=options.epochs,
+        patience=options.patience,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        validation=options.validation,
+        test=options.test,
+        unknown_share=options.unknown_share,
+        seed=options.seed,
+    )
+    trained = train(options.folder, recipe, options.work or options.output / ".train", track, say)
+    tested = trained.photos("test", recipe.resize)
+    target = Target(
+        precision="both",
+        bar=Int8Bar(options.min_agreement, options.max_drop),
+        output=options.output,
+        name=options.name or options.folder.resolve().name,
+        version=options.version,
+        temperature=trained.temperature,
+        unknown_below=trained.unknown_below,
+    )
+    names, calibration = trained.folder.labels, trained.photos("validation", recipe.resize)
+    made = publish_checked(trained.source, names, recipe.resize, tested, calibration, target, track)
+    trained.run.forget()
+    print_exported(made)
+    return 0

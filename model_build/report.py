@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from app import imaging
@@ -73,6 +75,7 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }}
 svg {{ max-width: 100%; height: auto; }}
+.wide svg {{ max-width: none; }}
 svg text {{ font-family: system-ui, sans-serif !important; }}
 .photos {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem; }}
 figure {{ margin: 0; overflow-wrap: anywhere; }}
@@ -147,17 +150,20 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def curves(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Section:
-    """How training went, e.g. ``{"loss": {"train": [0.9, 0.4], "validation": [0.8, 0.5]}}``, epoch by epoch."""
+    """How training went, by epoch: ``{"loss": {"train": [0.9, 0.4], "validation": [0.8, 0.5]}}``, at most three each."""
 
-    def draw(figure: Figure) -> None:
-        for axes, (what, lines) in zip(np.atleast_1d(figure.subplots(1, len(values))), values.items(), strict=True):
-            for (name, line), colour in zip(lines.items(), (_BLUE, _RED, _INK), strict=False):
-                axes.plot(range(1, len(line) + 1), line, label=name, color=colour, marker=".")
-            axes.set(title=what, xlabel="epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend()
+    def draw(figure: Figure, what: str) -> None:
+        axes = figure.subplots()
+        for (name, line), colour in zip(values[what].items(), (_BLUE, _RED, _INK)[: len(values[what])], strict=True):
+            axes.plot(range(1, len(line) + 1), line, label=name, color=colour, marker=".")
+        axes.set(title=what, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
 
-    return Section("Training", _picture(draw, 4 * len(values), 3, f"{', '.join(values)} by epoch"))
+    # A picture each: side by side where there is room, below each other on a phone.
+    return Section(
+        "Training", "\n".join(_picture(partial(draw, what=what), 4, 3, f"{what} by epoch") for what in values)
+    )
 
 
 def pictures(title: str, photos: Sequence[tuple[Path, Sequence[Said]]], note: str = "") -> Section:
@@ -232,14 +238,16 @@ def _confusion(made: Evaluation) -> str:
     if len(made.labels) <= _NAMED_CLASSES:
         names = [label if len(label) <= _NAME else f"{label[: _NAME - 1]}…" for label in made.labels]
         side = 1.2 + 0.32 * len(names) + 0.08 * max(map(len, names))
-        return _picture(lambda figure: _named(figure.subplots(), counts, names), side, side, "confusion matrix")
+        picture = _picture(lambda figure: _named(figure.subplots(), counts, names), side, side, "confusion matrix")
+        return f'<div class="wide">{picture}</div>'
     present = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     shares = counts[np.ix_(present, present)] / np.maximum(counts[present].sum(axis=1, keepdims=True), 1)
     mistakes = made.confused()
-    if len(mistakes) > _CONFUSED_PAIRS:
-        note = f"<p>The {_CONFUSED_PAIRS} most frequent of {len(mistakes)} kinds of mistakes.</p>\n"
-    else:
-        note = ""
+    least = min(_CONFUSED_PAIRS, len(mistakes))
+    note = (
+        f"<p>The {least} most frequent of {len(mistakes)} kinds of mistakes; below them a dot for each pair of classes "
+        "that occurs, blue where it was right, red where it was wrong, the darker the more often.</p>\n"
+    )
     rows = [[made.labels[shown], made.labels[said], str(n)] for shown, said, n in mistakes[:_CONFUSED_PAIRS]]
     picture = _picture(lambda figure: _unnamed(figure.subplots(), shares), 5, 5, "heat map of the confusion matrix")
     return f"{note}{_table(['shows', 'was said', 'photos'], rows)}\n{picture}"
@@ -256,7 +264,7 @@ def _named(axes: Axes, counts: np.ndarray, labels: Sequence[str]) -> None:
 
 
 def _unnamed(axes: Axes, shares: np.ndarray) -> None:
-    """A dot for each entry, because a pixel of so many would not be seen; the larger a share, the darker."""
+    """A dot for each entry, because a pixel of so many would not be seen; the larger its share, the darker."""
     for on_diagonal, colour in ((True, _BLUE), (False, _RED)):
         entries = [(y, x) for y, x in np.argwhere(shares) if (y == x) == on_diagonal]
         rows, columns = np.array(entries, int).reshape(-1, 2).T

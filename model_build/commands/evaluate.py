@@ -80,11 +80,11 @@ def _print(measured: "list[Measured]", compared: "Comparison | None") -> None:
     columns = [found.figures() for found in measured]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     print_table("Figures", ["", *(found.name for found in measured)], rows)
-    for found in measured:
-        _print_classes(found.evaluation, found.name)
-        for line in found.skipped[:_ROWS]:
-            print(f"not answered: {line}")
-    if compared:
+    for line in dict.fromkeys(line for found in measured for line in found.skipped[:_ROWS]):
+        print(f"not answered: {line}")
+    if compared is None:
+        _print_classes(measured[0].evaluation)
+    else:
         print_table("Compared", ["", ""], list(compared.figures().items()))
         differ = compared.disagreements
         print_table(
@@ -97,10 +97,10 @@ def _print(measured: "list[Measured]", compared: "Comparison | None") -> None:
         )
 
 
-def _print_classes(made: "Evaluation", name: str) -> None:
+def _print_classes(made: "Evaluation") -> None:
     rows = sorted(made.per_class(), key=lambda row: (1.0 if row.recall is None else row.recall, row.precision or 0.0))
     print_table(
-        f"Classes of {name}, the worst first{_limit(len(rows))}",
+        f"Classes, the worst first{_limit(len(rows))}",
         ["class", "photos", "precision", "recall"],
         [
             [row.label, str(row.photos), *("-" if v is None else f"{v:.1%}" for v in (row.precision, row.recall))]
@@ -109,7 +109,7 @@ def _print_classes(made: "Evaluation", name: str) -> None:
     )
     mistakes = made.confused()
     print_table(
-        f"Mistakes of {name}, the most frequent first{_limit(len(mistakes))}",
+        f"Mistakes, the most frequent first{_limit(len(mistakes))}",
         ["shows", "was said", "photos"],
         [[made.labels[shown], made.labels[said], str(photos)] for shown, said, photos in mistakes[:_ROWS]],
     )

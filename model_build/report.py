@@ -150,7 +150,10 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def curves(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Section:
-    """How training went, by epoch: ``{"loss": {"train": [0.9, 0.4], "validation": [0.8, 0.5]}}``, at most three each."""
+    """How training went, by epoch: ``{"loss": {"train": [0.9, 0.4], "validation": [0.8, 0.5]}}``, at most three lines.
+
+    Each of ``values`` becomes a picture of its own.
+    """
 
     def draw(figure: Figure, what: str) -> None:
         axes = figure.subplots()

@@ -98,7 +98,7 @@ def test_bins_hold_their_upper_end():
 
 @pytest.mark.parametrize(
     ("right", "of", "low", "high"),
-    # The first is Wilson's interval as R's prop.test(81, 263, correct=FALSE) and Newcombe (1998), table I, give it.
+    # Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I, method 3; one mirrored.
     [(81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson(right, of, low, high):

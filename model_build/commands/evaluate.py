@@ -61,7 +61,8 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, prints tables and writes what was asked for."""
-    from model_build.evaluate import compare, measure, subject
+    from model_build.evaluate import compare, measure
+    from model_build.subjects import subject
 
     # All of them first: a wrong argument should not cost a measurement.
     subjects = [subject(model) for model in (options.model, options.compare) if model]

@@ -259,26 +259,22 @@ def fit_head(
     recipe: Recipe,
     track: Track,
 ) -> None:
-    """Fits the last layer alone, on features that are computed once, of each picture and its mirror image."""
+    """Fits the last layer alone, on features that are computed once."""
     trunk = keras.Model(model.input, model.get_layer("dropout").input)
     chunks = np.array_split(indices, max(1, len(indices) // _PREDICT_BATCH))
-    features = []
-    for chunk in track(chunks, "Features"):
-        pixels = seen.centre(chunk)
-        features.append(np.stack([predict(trunk, pixels), predict(trunk, pixels[:, :, ::-1])], axis=1))
-    both = np.concatenate(features).reshape(2 * len(indices), -1)
-    classes = seen.classes[indices].repeat(2)
-    head = keras.Sequential([keras.Input(both.shape[1:]), model.get_layer("dropout"), model.layers[-1]])
+    features = np.concatenate([predict(trunk, seen.centre(chunk)) for chunk in track(chunks, "Features")])
+    classes = seen.classes[indices]
+    head = keras.Sequential([keras.Input(features.shape[1:]), model.get_layer("dropout"), model.layers[-1]])
     head.compile(
         keras.optimizers.AdamW(1e-3, weight_decay=1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     head.fit(
-        both,
+        features,
         classes,
         sample_weight=seen.weights[classes],
         validation_data=(predict(trunk, validation), validation_classes),
-        batch_size=max(recipe.batch, min(256, len(both) // 10)),
+        batch_size=max(recipe.batch, min(256, len(features) // 10)),
         epochs=_HEAD_EPOCHS,
         verbose=0,
         callbacks=[keras.callbacks.EarlyStopping(patience=_HEAD_PATIENCE, restore_best_weights=True)],

@@ -1,0 +1,166 @@
+"""``python -m model_build evaluate``."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_build.errors import InputError
+from model_build.terminal import print_table, track
+
+if TYPE_CHECKING:
+    from model_build.evaluate import Comparison, Evaluation, Measured
+
+_DESCRIPTION = """\
+Measure a model on photos whose classes are known, through the very code that serves it.
+
+MODEL is an ONNX file of ours, or the address of a running service, which then gets the photos as they are. Prints
+top-1 and top-5 accuracy with a 95 % interval, calibration error, precision and recall by class, the most frequent
+mistakes and latency. Photos of classes that the model does not know are counted and left out of the accuracy.
+
+exit codes:
+  0  measured, however good or bad the model is
+  1  something unexpected went wrong
+  2  a model, a folder or a file cannot be used
+"""
+_EXAMPLES = """\
+examples:
+  python -m model_build evaluate models/mobilenet_v2_1.0_224.int8.onnx photos/
+  python -m model_build evaluate models/mobilenet_v2_1.0_224.fp32.onnx photos/ \\
+    --compare models/mobilenet_v2_1.0_224.int8.onnx --html report.html
+  python -m model_build evaluate http://localhost:8000 photos/ --json -
+"""
+#: Rows that a terminal has room for; the report and the JSON have all.
+_ROWS = 20
+#: Photos that a report carries at most.
+_PICTURES = 50
+
+
+def add_to(commands: Any) -> None:
+    """Adds the parser."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="accuracy, calibration and latency on labelled photos",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="an ONNX file, or http://host:port of a running service")
+    evaluate.add_argument(
+        "photos", type=Path, metavar="DIR", help="photos; <label>/x.jpg or <id>_<label>.jpg says what they show"
+    )
+    evaluate.add_argument("--compare", metavar="OTHER", help="a second file or service, measured on the same photos")
+    evaluate.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a report with diagrams, and the photos they disagree on"
+    )
+    evaluate.add_argument("--json", metavar="FILE", help="write everything as JSON; - is standard output, alone")
+    evaluate.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, prints tables and writes what was asked for."""
+    from model_build.evaluate import compare, measure
+    from model_build.subjects import subject
+
+    # All of them first: a wrong argument should not cost a measurement.
+    subjects = [subject(model) for model in (options.model, options.compare) if model]
+    measured = [measure(asked, options.photos, partial(track, description=asked.name)) for asked in subjects]
+    compared = compare(*measured) if len(measured) == 2 else None
+    if options.json != "-":
+        _print(measured, compared)
+    if options.json:
+        _write_json(options.json, measured, compared)
+    if options.html:
+        _write_html(options.html, options.photos, measured, compared)
+    return 0
+
+
+def _print(measured: "list[Measured]", compared: "Comparison | None") -> None:
+    columns = [found.figures() for found in measured]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    print_table("Figures", ["", *(found.name for found in measured)], rows)
+    for line in dict.fromkeys(line for found in measured for line in found.skipped[:_ROWS]):
+        print(f"not answered: {line}")
+    if compared is None:
+        _print_classes(measured[0].evaluation)
+    else:
+        print_table("Compared", ["", ""], list(compared.figures().items()))
+        differ = compared.disagreements
+        print_table(
+            f"Where they disagree{_limit(len(differ))}",
+            ["photo", "shows", *(found.name for found in measured)],
+            [
+                [d.file, d.shows or "-", *(f"{label} {score:.2f}" for label, score in (d.first, d.second))]
+                for d in differ[:_ROWS]
+            ],
+        )
+
+
+def _print_classes(made: "Evaluation") -> None:
+    rows = sorted(made.per_class(), key=lambda row: (1.0 if row.recall is None else row.recall, row.precision or 0.0))
+    print_table(
+        f"Classes, the worst first{_limit(len(rows))}",
+        ["class", "photos", "precision", "recall"],
+        [
+            [row.label, str(row.photos), *("-" if v is None else f"{v:.1%}" for v in (row.precision, row.recall))]
+            for row in rows[:_ROWS]
+        ],
+    )
+    mistakes = made.confused()
+    print_table(
+        f"Mistakes, the most frequent first{_limit(len(mistakes))}",
+        ["shows", "was said", "photos"],
+        [[made.labels[shown], made.labels[said], str(photos)] for shown, said, photos in mistakes[:_ROWS]],
+    )
+
+
+def _limit(count: int) -> str:
+    return f" ({_ROWS} of {count})" if count > _ROWS else ""
+
+
+def _write_json(target: str, measured: "list[Measured]", compared: "Comparison | None") -> None:
+    document: Mapping[str, Any] = {
+        "models": [found.as_json() for found in measured],
+        "compared": compared.as_json() if compared else None,
+    }
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    if target == "-":
+        print(text)
+        return
+    try:
+        Path(target).write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error}") from error
+
+
+def _write_html(path: Path, photos: Path, measured: "list[Measured]", compared: "Comparison | None") -> None:
+    from model_build import report
+    from model_build.report import Said
+
+    # One model may be asked twice, e.g. as a file and as a service; its names differ by where it is.
+    sections = [report.figures({found.name: found.figures() for found in measured})]
+    if compared:
+        cards = [
+            (
+                photos / found.file,
+                [
+                    Said(f"shows {found.shows}" if found.shows else found.file),
+                    *(
+                        Said(f"{i}: {label} {score:.2f}", label == found.shows if found.shows else None)
+                        for i, (label, score) in enumerate((found.first, found.second), 1)
+                    ),
+                ],
+            )
+            for found in compared.disagreements[:_PICTURES]
+        ]
+        number = len(compared.disagreements)
+        note = f"1 is {measured[0].name}, 2 is {measured[1].name}. " + (
+            f"The first {_PICTURES} of {number} photos." if number > _PICTURES else f"{number} photos."
+        )
+        sections.append(report.table("Compared", ["", ""], [list(row) for row in compared.figures().items()]))
+        sections.append(report.pictures("Where they disagree", cards, note))
+    for found in measured:
+        sections += report.evaluation(found.evaluation, found.name if compared else "")
+    report.write(path, f"{measured[0].name}: evaluation on {photos.name}", sections)

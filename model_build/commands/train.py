@@ -2,10 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.imaging import FILTERS
 from model_build.terminal import fraction, say, track
+
+if TYPE_CHECKING:
+    from model_build.photos import Photos
+    from model_build.train import Trained
 
 _DESCRIPTION = """\
 Turn a folder of pictures, one sub-folder per class, into the ONNX files that the service loads.
@@ -100,4 +104,37 @@ def run(options: argparse.Namespace) -> int:
     made = publish_checked(trained.source, names, recipe.resize, tested, calibration, target, track)
     trained.run.forget()
     print_exported(made)
+    _report(made[-1].path, trained, tested)
     return 0
+
+
+def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
+    """Writes how well the served file does on the held-out pictures beside it."""
+    from app.model import Model
+    from model_build import report
+    from model_build.evaluate import Evaluation
+    from model_build.parity import onnx_scores
+
+    model = Model(path)
+    scores = onnx_scores(model, tested.pixels, lambda items: track(items, "Scores for the report"))
+    found = Evaluation.of(scores, tested.classes, model.contract.labels)
+    learned = {
+        **{f"pictures for {part}": str(len(indices)) for part, indices in trained.parts.items()},
+        "left out": str(len(trained.folder.left_out)),
+        "temperature": f"{trained.temperature:.3f}",
+        "unknown below": f"{trained.unknown_below:.3f}",
+    }
+    history = trained.history
+    sections = [
+        report.figures({f"{path.name}, held-out pictures": found.figures() | learned}),
+        report.curves(
+            {what: {"train": history[f"train_{what}"], "validation": history[what]} for what in ("loss", "accuracy")}
+        ),
+        *report.evaluation(found),
+    ]
+    if trained.folder.left_out:
+        sections.append(report.table("Left out", ["picture"], [[line] for line in trained.folder.left_out]))
+    target = path.with_name(f"{model.contract.name}.html")
+    report.write(target, f"{model.contract.name} {model.contract.version}", sections)
+    low, high = found.interval
+    say(f"Held-out accuracy {found.top1:.1%} (95 %: {low:.1%} to {high:.1%}, n={len(found.classes)}); report: {target}")

@@ -53,7 +53,8 @@ class Folder:
         labels: its classes, by the names of the sub-folders.
         items: its pictures, in the order of their names.
         divided: whether it holds its test pictures apart (``train/`` beside ``val/`` or ``test/``).
-        left_out: pictures that are not used, with the reason.
+        left_out: what is not used, with the reason: a line a finding, which may name several files.
+        found: how many picture files there are, used or not.
     """
 
     root: Path
@@ -61,6 +62,7 @@ class Folder:
     items: list[Item]
     divided: bool
     left_out: list[str] = field(default_factory=list)
+    found: int = 0
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -85,11 +87,11 @@ def find(root: Path) -> Folder:
         InputError: the folder cannot be read, or has fewer than two classes.
     """
     try:
-        folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."}
+        folders = {path.name: path for path in _folders(root)}
         test = next((folders[name] for name in _TEST if name in folders), None)
         divided = _TRAIN in folders and test is not None
         parts = [(folders[_TRAIN], False), (test, True)] if divided and test else [(root, False)]
-        names = sorted(path.name for path in parts[0][0].iterdir() if path.is_dir() and path.name[0] != ".")
+        names = [path.name for path in _folders(parts[0][0])]
     except OSError as error:
         raise InputError(f"{root} cannot be read: {error}") from error
     if len(names) < 2:
@@ -99,14 +101,27 @@ def find(root: Path) -> Folder:
             "To tell one thing from everything else, add a folder with pictures of everything else."
         )
     folder = Folder(root, of_folder(names), [], divided)
+    classes = list(zip(folder.labels.ids, folder.labels.labels, strict=True))
+    if same := [name for name, named in zip(names, classes, strict=True) if classes.count(named) > 1]:
+        raise InputError(f"{root} has sub-folders whose names mean the same class: {', '.join(same)}")
     items: list[Item] = []
+    if divided and test:
+        unused = [name for name in _TEST if name in folders and name != test.name]
+        folder.left_out += [f"{name}/: not used, {test.name}/ is there to test with" for name in unused]
     for part, held_out in parts:
-        if extra := sorted({path.name for path in part.iterdir() if path.is_dir()} - set(names)):
+        if extra := sorted({path.name for path in _folders(part)} - set(names)):
             raise InputError(f"{part} has classes that {parts[0][0]} has not: {', '.join(extra[:5])}")
+        loose = [path for path in images_in(part) if path.parent == part]
+        folder.found += len(loose)
+        folder.left_out += [f"{path.relative_to(root)}: in no class's folder" for path in loose]
         for label, name in enumerate(names):
             if (part / name).is_dir():
-                files = images_in(part / name)
-                items += [Item(path, label, _sha256(path), held_out) for path in files]
+                for path in images_in(part / name):
+                    folder.found += 1
+                    try:
+                        items.append(Item(path, label, _sha256(path), held_out))
+                    except OSError as error:
+                        folder.left_out.append(f"{path.relative_to(root)}: {error.strerror}")
     folder.items = _unique(folder, items)
     return folder
 
@@ -168,6 +183,8 @@ def decode(
         raise InputError(
             f"{folder.root}: a class needs at least {least} different, readable pictures; too few: {', '.join(few)}"
         )
+    if folder.divided and not any(item.held_out for item in kept):
+        raise InputError(f"{folder.root} has no readable picture to test with beside {_TRAIN}/")
     return made
 
 
@@ -197,9 +214,11 @@ def split(folder: Folder, validation: float, test: float, seed: int) -> dict[Par
     return {name: np.array(sorted(indices), np.int64) for name, indices in parts.items()}
 
 
+def _folders(root: Path) -> list[Path]:
+    """The sub-folders, by name, without hidden ones (thumbnails, checkpoints)."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
 def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """A Keras classifier to the ONNX files that the service loads, each checked against its source before it exists."""
 
-import os
 import platform
 import tempfile
 from collections.abc import Callable
@@ -20,8 +19,7 @@ import tf2onnx
 
 from app.contract import Contract, Golden
 from app.imaging import Resize
-from app.model import Model
-from model_build import golden, graph, labels, parity, photos, quantize
+from model_build import graph, labels, parity, photos, publish, quantize
 from model_build.errors import InputError
 from model_build.graph import Affine
 from model_build.labels import Labels
@@ -158,7 +156,7 @@ def publish_checked(
         if len(names.labels) != classes:
             raise InputError(f"there are {len(names.labels)} labels, but the model has {classes} classes")
         draft = _draft(fp32, source, names, resize, target)
-        model, draft = _with_golden(fp32, draft, Path(folder))
+        model, draft = publish.with_golden(fp32, draft, Path(folder))
         expected = parity.keras_scores(
             source.model, normalise, pictures.pixels, lambda it: track(it, "Scores by Keras")
         )
@@ -171,17 +169,18 @@ def publish_checked(
                 fp32, calibration.for_calibration(CALIBRATION_PHOTOS), lambda it: track(it, "Calibrating int8")
             )
             contract = replace(draft, precision="int8", version=target.version or graph.digest(int8)[:12])
-            model, contract = _with_golden(int8, contract, Path(folder), draft.golden.photo)
+            model, contract = publish.with_golden(int8, contract, Path(folder), draft.golden.photo)
             int8_scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX int8"))
             int8_parity = parity.compare("fp32", int8_scores, scores, pictures)
             parity.check_int8(int8_parity, target.bar)
             made.append((int8, contract, int8_parity))
     if target.precision == "int8":
         made = made[1:]
-    return [
-        _publish(proto, replace(contract, measured=found.as_metadata()), found, target.output)
-        for proto, contract, found in made
-    ]
+    exported = []
+    for proto, contract, found in made:
+        complete = replace(contract, measured=found.as_metadata())
+        exported.append(Exported(publish.publish(proto, complete, target.output), complete, found))
+    return exported
 
 
 def convert(
@@ -279,36 +278,3 @@ def _installed(tool: str) -> str:
         return installed(tool)
     except ModuleNotFoundError:
         return tf.__version__ if tool == "tensorflow-cpu" else "unknown"
-
-
-def _with_golden(
-    proto: onnx.ModelProto, contract: Contract, folder: Path, photo: bytes | None = None
-) -> tuple[Model, Contract]:
-    """Loads a model as the service will, and gives its contract the golden sample."""
-    path = folder / f"{contract.precision}.onnx"
-    _write(proto, contract, path)
-    model = Model(path)
-    return model, replace(contract, golden=golden.expect(model, photo or golden.choose(model)))
-
-
-def _publish(proto: onnx.ModelProto, contract: Contract, found: Parity, output: Path) -> Exported:
-    """Writes under a temporary name, then renames: a file with a model's name is always complete."""
-    path = output / f"{contract.name}.{contract.precision}.onnx"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            _write(proto, contract, partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}") from error
-    return Exported(path, contract, found)
-
-
-def _write(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    del proto.metadata_props[:]
-    for key, value in sorted(contract.to_metadata().items()):
-        proto.metadata_props.add(key=key, value=value)
-    path.write_bytes(proto.SerializeToString(deterministic=True))

@@ -348,6 +348,9 @@ def multiply_adds(model: onnx.ModelProto) -> int:
         for value in [*inferred.graph.value_info, *inferred.graph.output]
     }
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
     total = 0
     for node in model.graph.node:
         if node.op_type == "Conv":

@@ -1,5 +1,6 @@
 """Scores that mean what they say, and "none of these": both from held-out photos."""
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -20,21 +21,32 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 def fit(logits: NDArray[np.floating], classes: NDArray[np.int64]) -> float:
     """The temperature that makes ``softmax(logits / temperature)`` the likeliest (Guo et al. 2017, arXiv:1706.04599).
 
+    Likeliest with targets of ``1 - 1 / (N + 2)`` instead of 1 (Platt 1999, "Probabilistic outputs for support vector
+    machines", section 2.2): a few photos that are all classified rightly would else make every score 1.
+
     Args:
         logits: ``[N, C]``, of photos that the model was not trained on.
         classes: ``[N]``, what they show.
     """
+    return float(np.exp(_search(lambda log_temperature: loss(logits / np.exp(log_temperature), classes))))
 
-    def loss(log_temperature: float) -> float:
-        scores = softmax(logits / np.exp(log_temperature))
-        return float(-np.log(np.maximum(scores[np.arange(len(classes)), classes], 1e-12)).mean())
 
-    # Convex in 1 / temperature, so it has one minimum; golden-section search finds it.
+def loss(logits: NDArray[np.floating], classes: NDArray[np.int64]) -> float:
+    """The mean cross-entropy of ``softmax(logits)`` with the targets that ``fit`` has; less is better."""
+    photos, count = logits.shape
+    rest = 1 / (photos + 2)
+    targets = np.full((photos, count), rest / (count - 1))
+    targets[np.arange(photos), classes] = 1 - rest
+    return float(-(targets * np.log(np.maximum(softmax(logits), 1e-300))).sum(axis=1).mean())
+
+
+def _search(cost: Callable[[float], float]) -> float:
+    """The logarithm of the best temperature. Convex in 1 / temperature, ``cost`` has one minimum."""
     low, high, ratio = -np.log(_RANGE), np.log(_RANGE), (np.sqrt(5) - 1) / 2
     for _ in range(_STEPS):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        low, high = (low, right) if loss(left) <= loss(right) else (left, high)
-    return float(np.exp((low + high) / 2))
+        low, high = (low, right) if cost(left) <= cost(right) else (left, high)
+    return float((low + high) / 2)
 
 
 def unknown_below(scores: NDArray[np.floating], share: float) -> float:

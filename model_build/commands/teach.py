@@ -1,0 +1,92 @@
+"""``python -m model_build teach``."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_build.errors import InputError
+from model_build.terminal import fraction, say, track
+
+if TYPE_CHECKING:
+    from model_build.teach import Taught
+
+_DESCRIPTION = """\
+Give a model that is served already new classes, from a folder with a sub-folder of pictures for each.
+
+Needs neither TensorFlow nor a GPU: the network stays as it is, and a linear classifier is learned on the features
+that it computes. A fifth of each class chooses and calibrates, another fifth is only tested with; a folder that is
+divided into train/ and val/ or test/ itself is taken as it is. The new file is complete: labels, accuracy,
+temperature and the score below which a picture counts as none of the classes are in it.
+
+exit codes:
+  0  the model was written
+  1  something unexpected went wrong
+  2  an argument, a file or a folder cannot be used
+"""
+_EXAMPLES = """\
+examples:
+  python -m model_build teach models/mobilenet_v2_1.0_224.int8.onnx bins/
+  python -m model_build teach models/mobilenet_v2_1.0_224.fp32.onnx bins/ --name bins-2 --unknown-share 0.01
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the parser."""
+    teach = commands.add_parser(
+        "teach",
+        help="new classes for a model, without TensorFlow",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    teach.add_argument("model", type=Path, metavar="MODEL", help="a model file that `export` wrote, fp32 or int8")
+    teach.add_argument("folder", type=Path, metavar="DIR", help="a sub-folder with pictures for each class")
+    teach.add_argument("--output", type=Path, default=Path("models"), metavar="DIR", help="default: models")
+    teach.add_argument("--name", help="default: the folder's name")
+    teach.add_argument("--seed", type=int, default=0, help="divides the pictures (default: 0)")
+    teach.add_argument(
+        "--unknown-share",
+        type=fraction,
+        default=0.05,
+        metavar="SHARE",
+        help="how many held-out pictures of the classes may be taken for none of them, 0 to 1; more finds more of "
+        "those that are none (default: 0.05)",
+    )
+    teach.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Teaches and says what came of it."""
+    try:
+        from model_build.teach import Request, teach
+    except ModuleNotFoundError as error:
+        raise InputError(f"teach needs the package {error.name}: pip install '.[teach]'") from error
+
+    request = Request(
+        model=options.model,
+        folder=options.folder,
+        output=options.output,
+        name=options.name,
+        seed=options.seed,
+        unknown_share=options.unknown_share,
+    )
+    print(_summary(teach(request, track, say)))
+    return 0
+
+
+def _summary(taught: "Taught") -> str:
+    contract, measured = taught.contract, taught.contract.measured
+    train, validation, test = (measured[part] for part in ("train", "validation", "test"))
+    used = train["photos"] + validation["photos"] + test["photos"]
+    lines = [f"left out: {line}" for line in taught.left_out]
+    lines += [
+        f"classes      {len(contract.labels)}: {', '.join(contract.labels)}",
+        f"pictures     {used} used, {train['photos']} of them to learn from; {measured['left_out']['photos']} left out",
+        f"validation   {validation['accuracy']:.1%} of {validation['photos']} right",
+        f"test         {test['accuracy']:.1%} of {test['photos']} right; {test['unknown']:.1%} taken for unknown",
+        f"temperature  {contract.temperature:.3f}",
+        f"unknown      below a score of {contract.unknown_below:.3f}",
+        f"file         {taught.path}, {taught.path.stat().st_size / 1e6:.2f} MB",
+        f"seconds      {taught.seconds:.1f}",
+    ]
+    return "\n".join(lines)

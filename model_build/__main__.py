@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from model_build.commands import export
+from model_build.commands import cost, export
 from model_build.errors import BuildError
 
-COMMANDS = (export,)
+COMMANDS = (export, cost)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from app.contract import Contract, Golden
 from app.imaging import Resize
 from app.model import Model
 from model_build import golden, graph, labels, parity, photos, quantize
+from model_build.architecture import LAYOUTS
 from model_build.errors import InputError
 from model_build.graph import Affine
 from model_build.labels import Labels
@@ -50,6 +51,7 @@ class Request:
     """What to export. The fields are the command line's options; see ``python -m model_build export --help``."""
 
     weights: str
+    architecture: str | None
     alpha: float
     input_size: int | None
     classes: int | None
@@ -91,7 +93,7 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     if request.precision == "int8" and request.calibration is None:
         raise InputError("int8 needs photos to calibrate on; say where with --calibration DIR")
     say(f"Loading MobileNetV2, weights: {request.weights}")
-    source = weights.load(request.weights, request.alpha, request.input_size, request.classes)
+    source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
     height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
 
     say("Converting to ONNX")
@@ -100,7 +102,7 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     resize = Resize(height, width, request.crop, request.filter)
     pictures = _pictures(request.calibration, resize, names, track, say)
 
-    name = request.name or _default_name(request, source.origin, height)
+    name = request.name or _default_name(request, source, height)
     with tempfile.TemporaryDirectory() as folder:
         draft = _draft(name, request.version, fp32, source, names, resize)
         model, draft = _with_golden(fp32, draft, Path(folder))
@@ -186,10 +188,11 @@ def _pictures(folder: Path | None, resize: Resize, names: Labels, track: Track, 
     return pictures
 
 
-def _default_name(request: Request, origin: str, size: int) -> str:
-    if origin in ("imagenet", "none"):
-        return f"mobilenet_v2_{request.alpha}_{size}"
-    return origin.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras")
+def _default_name(request: Request, source: weights.Source, size: int) -> str:
+    if source.origin in ("imagenet", "none"):
+        layout = f"_{source.architecture}" if source.architecture in LAYOUTS else ""
+        return f"mobilenet_v2{layout}_{request.alpha}_{size}"
+    return source.origin.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras")
 
 
 def _draft(
@@ -211,6 +214,7 @@ def _draft(
         provenance={
             "weights": source.origin,
             "weights_sha256": source.sha256,
+            "architecture": source.architecture,
             "tools": {"python": platform.python_version()} | {tool: _installed(tool) for tool in _TOOLS},
         },
     )

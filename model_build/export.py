@@ -152,6 +152,7 @@ def convert(
     function = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
     proto, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
     graph.fold_pads(proto)
+    graph.fold_scales(proto)
     graph.fold_dense(proto)
     own, first = graph.take_off_front(proto)
     if pixel_range == "auto":

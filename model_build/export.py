@@ -20,6 +20,7 @@ import tf2onnx
 from app.contract import Contract, Golden
 from app.imaging import Resize
 from model_build import graph, labels, parity, photos, publish, quantize
+from model_build.architecture import LAYOUTS
 from model_build.errors import InputError
 from model_build.graph import Affine
 from model_build.labels import Labels
@@ -49,6 +50,7 @@ class Request:
     """What to export. The fields are the command line's options; see ``python -m model_build export --help``."""
 
     weights: str
+    architecture: str | None
     alpha: float
     input_size: int | None
     classes: int | None
@@ -115,7 +117,7 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     if request.precision == "int8" and request.calibration is None:
         raise InputError("int8 needs photos to calibrate on; say where with --calibration DIR")
     say(f"Loading MobileNetV2, weights: {request.weights}")
-    source = weights.load(request.weights, request.alpha, request.input_size, request.classes)
+    source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
     height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
     resize = Resize(height, width, request.crop, request.filter)
     names = _labels(request, source, say)
@@ -124,7 +126,7 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
         precision="fp32" if pictures.generated else request.precision,
         bar=request.bar,
         output=request.output,
-        name=request.name or _default_name(request, source.origin, height),
+        name=request.name or _default_name(request, source, height),
         version=request.version,
         pixel_range=request.pixel_range,
     )
@@ -204,6 +206,7 @@ def convert(
     function = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
     proto, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
     graph.fold_pads(proto)
+    graph.fold_scales(proto)
     graph.fold_dense(proto)
     own, first = graph.take_off_front(proto)
     if pixel_range == "auto":
@@ -243,10 +246,11 @@ def _pictures(folder: Path | None, resize: Resize, names: Labels, track: Track, 
     return pictures
 
 
-def _default_name(request: Request, origin: str, size: int) -> str:
-    if origin in ("imagenet", "none"):
-        return f"mobilenet_v2_{request.alpha}_{size}"
-    return origin.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras")
+def _default_name(request: Request, source: Source, size: int) -> str:
+    if source.origin in ("imagenet", "none"):
+        layout = f"_{source.architecture}" if source.architecture in LAYOUTS else ""
+        return f"mobilenet_v2{layout}_{request.alpha}_{size}"
+    return source.origin.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras")
 
 
 def _draft(fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target) -> Contract:
@@ -266,6 +270,7 @@ def _draft(fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize,
         provenance={
             "weights": source.origin,
             "weights_sha256": source.sha256,
+            "architecture": source.architecture,
             **({"training": dict(source.training)} if source.training else {}),
             "tools": {"python": platform.python_version()} | {tool: _installed(tool) for tool in _TOOLS},
         },

@@ -104,6 +104,48 @@ def fold_pads(model: onnx.ModelProto) -> None:
         graph.proto.node.remove(pad)
 
 
+def fold_scales(model: onnx.ModelProto) -> None:
+    """Folds each per-channel ``Mul`` and ``Add`` behind a convolution into its weights and its bias.
+
+    They are what is left of batch normalisation: TensorFlow folds it into standard convolutions, but not into
+    depthwise ones, where it would run in float in the middle of an int8 model.
+    """
+    graph = Graph(model)
+    outputs = {value.name for value in graph.proto.output}
+    for conv in [node for node in graph.proto.node if node.op_type == "Conv" and node.input[1] in graph.constants]:
+        weight = graph.array(conv.input[1]).astype(np.float64)
+        bias = np.zeros(len(weight))
+        if len(conv.input) > 2:
+            if conv.input[2] not in graph.constants:
+                continue
+            bias = graph.array(conv.input[2]).astype(np.float64)
+        folded = False
+        while conv.output[0] not in outputs and len(readers := graph.readers(conv.output[0])) == 1:
+            reader = readers[0]
+            constant = next((graph.array(name) for name in reader.input if name in graph.constants), None)
+            if reader.op_type not in ("Mul", "Add") or constant is None or not _per_channel(constant, len(weight)):
+                break
+            values = np.broadcast_to(constant.astype(np.float64).ravel(), bias.shape)
+            if reader.op_type == "Mul":
+                weight, bias = weight * values.reshape(-1, *[1] * (weight.ndim - 1)), bias * values
+            else:
+                bias = bias + values
+            conv.output[0] = reader.output[0]
+            graph.proto.node.remove(reader)
+            folded = True
+        if folded:
+            # Under names of their own: equal weights may be one constant that several convolutions read.
+            inputs = [conv.input[0], graph.set(f"{conv.output[0]}.weight", weight.astype(np.float32))]
+            inputs.append(graph.set(f"{conv.output[0]}.bias", bias.astype(np.float32)))
+            del conv.input[:]
+            conv.input.extend(inputs)
+
+
+def _per_channel(constant: NDArray[Any], channels: int) -> bool:
+    """Whether a constant has one value, or one for each channel of ``[batch, channels, h, w]``."""
+    return constant.size == 1 or (constant.size == channels and constant.shape[-3:] == (channels, 1, 1))
+
+
 def fold_dense(model: onnx.ModelProto) -> None:
     """Makes each ``MatMul`` with a constant bias behind it one ``Gemm``: the form that is quantized with its bias."""
     graph = Graph(model)

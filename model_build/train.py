@@ -48,6 +48,7 @@ class Recipe:
     weights: str
     alpha: float
     input_size: int
+    train_size: int
     crop: float
     filter: str
     epochs: int
@@ -60,15 +61,27 @@ class Recipe:
     seed: int
 
     @property
-    def resize(self) -> Resize:
-        """The geometry that the model is served with."""
-        return Resize(self.input_size, self.input_size, self.crop, self.filter)
+    def served(self) -> Resize:
+        """The geometry that the model is served with.
+
+        It may be larger than ``trained``: random crops make things look larger in training than they are when it
+        counts, and a larger input makes up for it (Touvron et al. 2019, arXiv:1906.06423).
+        """
+        return self._square(self.input_size)
+
+    @property
+    def trained(self) -> Resize:
+        """The same rule at the size that it is trained with."""
+        return self._square(self.train_size)
 
     @property
     def canvas(self) -> Resize:
-        """The geometry that it is trained with: all of the centred box at the same scale, to take random crops from."""
-        side = round(self.input_size / self.crop)
+        """All of the centred box at the scale of ``trained``, to take random crops from."""
+        side = round(self.train_size / self.crop)
         return Resize(side, side, 1.0, self.filter)
+
+    def _square(self, side: int) -> Resize:
+        return Resize(side, side, self.crop, self.filter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +108,8 @@ class Trained:
     run: "Run"
 
     def photos(self, part: Part, resize: Resize) -> Photos:
-        """A part's pictures exactly as the service will decode them."""
-        return Photos(as_served(self.folder, self.parts[part], resize), self.folder.classes[self.parts[part]])
+        """A part's pictures, decoded as the service would with this geometry."""
+        return Photos(decoded(self.folder, self.parts[part], resize), self.folder.classes[self.parts[part]])
 
 
 def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Trained:
@@ -105,7 +118,7 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     Args:
         root: a folder as ``dataset.find`` describes.
         recipe: how.
-        work: a folder for decoded pictures, features and checkpoints (about ``input_size ** 2 * 4`` bytes a picture);
+        work: a folder for decoded pictures, features and checkpoints (about ``train_size ** 2 * 4`` bytes a picture);
             a run on the same pictures with the same recipe goes on from what it finds there.
         track: ``track(iterable, description)`` shows progress.
         say: prints a line.
@@ -131,14 +144,14 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
         say(f"  left out: {line}")
 
     seen = Pictures(pixels, folder.classes, recipe)
-    validation = as_served(folder, parts["validation"], recipe.resize)
+    validation = decoded(folder, parts["validation"], recipe.trained)
     validation_classes = folder.classes[parts["validation"]]
     history = run.history()
     if history:
         say(f"Going on after epoch {len(history)}")
         model = run.last()
     else:
-        model = network(start.model, recipe, len(folder.labels.labels))
+        model = network(start.model, recipe, recipe.train_size, len(folder.labels.labels))
         say("Fitting a new head to the frozen network's features")
         fit_head(model, seen, parts["train"], validation, validation_classes, recipe, track)
         history = [evaluate(model, validation, validation_classes)]
@@ -160,13 +173,16 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
         run.checkpoint(model, history)
     fine_tune(model, seen, parts["train"], validation, validation_classes, history, run, recipe, track, say)
     model.load_weights(run.best)
+    if recipe.input_size != recipe.train_size:
+        learned, model = model, network(start.model, recipe, recipe.input_size, len(folder.labels.labels))
+        model.set_weights(learned.get_weights())
 
-    logits = predict(model, validation)
+    logits = predict(model, decoded(folder, parts["validation"], recipe.served))
     found = temperature.fit(logits, validation_classes)
     head = model.layers[-1]
     head.set_weights([value / found for value in head.get_weights()])
     return Trained(
-        Source(model, start.origin, start.sha256, _provenance(folder, recipe, parts)),
+        Source(model, start.origin, start.sha256, start.architecture, _provenance(folder, recipe, parts)),
         folder,
         parts,
         found,
@@ -184,9 +200,8 @@ def _provenance(folder: Folder, recipe: Recipe, parts: dict[Part, NDArray[np.int
     }
 
 
-def network(start: keras.Model, recipe: Recipe, classes: int) -> keras.Model:
-    """``start``'s weights at the recipe's size under a new head; every batch normalisation is in inference mode."""
-    side = recipe.input_size
+def network(start: keras.Model, recipe: Recipe, side: int, classes: int) -> keras.Model:
+    """``start``'s weights for another size under a new head; every batch normalisation is in inference mode."""
     trunk = keras.applications.MobileNetV2(
         input_shape=(side, side, 3), alpha=recipe.alpha, include_top=False, weights=None, pooling="avg"
     )
@@ -211,13 +226,13 @@ class Pictures:
 
     def centre(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """What the model would see: ``uint8 [N, S, S, 3]``."""
-        margin = (self.pixels.shape[1] - self._recipe.input_size) // 2
-        inside = slice(margin, margin + self._recipe.input_size)
+        margin = (self.pixels.shape[1] - self._recipe.train_size) // 2
+        inside = slice(margin, margin + self._recipe.train_size)
         return np.asarray(self.pixels[indices, inside, inside])
 
     def epoch(self, indices: NDArray[np.int64], number: int) -> tf.data.Dataset:
         """Batches of augmented pictures in [-1, 1], classes and weights; the same for the same number."""
-        recipe, side = self._recipe, self._recipe.input_size
+        recipe, side = self._recipe, self._recipe.train_size
         order = np.random.default_rng([recipe.seed, number]).permutation(indices)
 
         def batches() -> Iterator[tuple[Any, ...]]:
@@ -334,8 +349,8 @@ def predict(model: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32
     return np.concatenate(found)
 
 
-def as_served(folder: Folder, indices: NDArray[np.int64], resize: Resize) -> NDArray[np.uint8]:
-    """Pictures exactly as the service will decode them: ``uint8 [N, H, W, 3]``."""
+def decoded(folder: Folder, indices: NDArray[np.int64], resize: Resize) -> NDArray[np.uint8]:
+    """Pictures as the service would decode them with this geometry: ``uint8 [N, H, W, 3]``."""
     return np.stack([load(folder.items[i].path.read_bytes(), resize, MAX_PIXELS) for i in indices])
 
 

@@ -1,4 +1,4 @@
-"""A Keras MobileNetV2 from wherever its weights are."""
+"""A Keras MobileNetV2, Keras's own or ours, from wherever its weights are."""
 
 import hashlib
 import json
@@ -20,11 +20,10 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import h5py
 import keras
 
+from model_build import network
+from model_build.architecture import LAYOUTS, REFERENCE, SIZES, WIDTHS, plan
 from model_build.errors import InputError, WeightsUnavailable
 
-#: Widths and input sizes for which keras.applications has ImageNet weights.
-IMAGENET_ALPHAS: Final = (0.35, 0.50, 0.75, 1.0, 1.3, 1.4)
-IMAGENET_SIZES: Final = (96, 128, 160, 192, 224)
 IMAGENET_CLASSES: Final = 1000
 
 #: Seconds of silence from a download server before it counts as unreachable.
@@ -39,16 +38,20 @@ class Source:
         model: takes ``[batch, H, W, 3]``.
         origin: for the contract: ``imagenet``, ``none`` or the file's name.
         sha256: of the weights file; None for ``none``.
+        architecture: ``keras``, a key of ``LAYOUTS``, or ``file`` where a whole model brought its own.
         training: for the contract: what was done to the weights here; empty if nothing.
     """
 
     model: keras.Model
     origin: str
     sha256: str | None
+    architecture: str
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load(weights: str, alpha: float, input_size: int | None, classes: int | None) -> Source:
+def load(
+    weights: str, alpha: float, input_size: int | None, classes: int | None, architecture: str | None = None
+) -> Source:
     """Loads a model.
 
     Args:
@@ -58,28 +61,33 @@ def load(weights: str, alpha: float, input_size: int | None, classes: int | None
         alpha: width multiplier; for everything but a whole model.
         input_size: side of the input in pixels; None means 224, or a whole model's own.
         classes: number of classes; None means 1000, or a whole model's own.
+        architecture: ``keras`` (keras.applications) or a key of ``LAYOUTS`` (``network``); None means ``keras``, or a
+            whole model's own.
 
     Raises:
         InputError: the arguments contradict each other, or the file is not usable.
         WeightsUnavailable: ImageNet weights are neither cached nor downloadable.
     """
     keras.utils.set_random_seed(0)
+    kind, size, count = architecture or "keras", input_size or 224, classes or IMAGENET_CLASSES
     if weights == "imagenet":
-        return _imagenet(alpha, input_size or 224, classes or IMAGENET_CLASSES)
+        return _imagenet(kind, alpha, size, count)
     if weights == "none":
-        return Source(_mobilenet(alpha, input_size or 224, classes or IMAGENET_CLASSES), "none", None)
+        return Source(_mobilenet(kind, alpha, size, count), "none", None, kind)
     path = Path(weights)
     if not path.is_file():
         raise InputError(f"--weights: there is no file {path} (or use 'imagenet' or 'none')")
     if path.name.endswith(".keras") or (path.suffix == ".h5" and _holds_a_model(path)):
-        model = _whole_model(path, input_size)
+        if architecture is not None:
+            raise InputError(f"{path} is a whole model and brings its own architecture; leave --architecture out")
+        model, kind = _whole_model(path, input_size), "file"
         if classes and model.output_shape[-1] not in (classes, 1):
             raise InputError(f"{path} has {model.output_shape[-1]} classes; --classes says {classes}")
     elif path.suffix == ".h5":
-        model = _bare_weights(path, alpha, input_size or 224, classes or IMAGENET_CLASSES)
+        model = _bare_weights(path, kind, alpha, size, count)
     else:
         raise InputError(f"{path} is not a Keras file; .keras, .h5 and .weights.h5 are read")
-    return Source(model, path.name, _sha256(path))
+    return Source(model, path.name, _sha256(path), kind)
 
 
 def cache() -> Path:
@@ -87,20 +95,29 @@ def cache() -> Path:
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
 
 
-def _imagenet(alpha: float, size: int, classes: int) -> Source:
+def _imagenet(architecture: str, alpha: float, size: int, classes: int) -> Source:
+    if architecture not in ("keras", REFERENCE.name):
+        raise InputError(
+            f"ImageNet weights do not fit --architecture {architecture}, whose layers have other shapes; use --weights "
+            f"none or a file, or --architecture {REFERENCE.name}"
+        )
     if classes != IMAGENET_CLASSES:
         raise InputError(f"ImageNet weights have {IMAGENET_CLASSES} classes; --classes says {classes}")
-    if alpha not in IMAGENET_ALPHAS or size not in IMAGENET_SIZES:
+    if alpha not in WIDTHS or size not in SIZES:
         raise InputError(
-            f"Keras has ImageNet weights for --alpha {', '.join(map(str, IMAGENET_ALPHAS))} and --input-size "
-            f"{', '.join(map(str, IMAGENET_SIZES))}; not for {alpha} at {size}"
+            f"Keras has ImageNet weights for --alpha {', '.join(map(str, WIDTHS))} and --input-size "
+            f"{', '.join(map(str, SIZES))}; not for {alpha} at {size}"
         )
     # Keras writes 1.0 as it stands, but 0.5 and 0.75 as Python prints them.
     name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_{size}.h5"
     cached = cache() / name
     with offline_is_explained(f"ImageNet weights {name}", cached):
         model = keras.applications.MobileNetV2(input_shape=(size, size, 3), alpha=alpha, weights="imagenet")
-    return Source(model, "imagenet", _sha256(cached))
+    if architecture == REFERENCE.name:
+        ours = _mobilenet(architecture, alpha, size, classes)
+        network.take_weights(ours, model)
+        model = ours
+    return Source(model, "imagenet", _sha256(cached), architecture)
 
 
 class offline_is_explained:  # noqa: N801 - reads as what it does in a with statement
@@ -124,18 +141,20 @@ class offline_is_explained:  # noqa: N801 - reads as what it does in a with stat
             ) from error
 
 
-def _mobilenet(alpha: float, size: int, classes: int) -> keras.Model:
+def _mobilenet(architecture: str, alpha: float, size: int, classes: int) -> keras.Model:
+    if architecture in LAYOUTS:
+        return network.build(plan(LAYOUTS[architecture], alpha, size, classes))
     return keras.applications.MobileNetV2(input_shape=(size, size, 3), alpha=alpha, weights=None, classes=classes)
 
 
-def _bare_weights(path: Path, alpha: float, size: int, classes: int) -> keras.Model:
-    model = _mobilenet(alpha, size, classes)
+def _bare_weights(path: Path, architecture: str, alpha: float, size: int, classes: int) -> keras.Model:
+    model = _mobilenet(architecture, alpha, size, classes)
     try:
         model.load_weights(path)
     except Exception as error:
         raise InputError(
-            f"{path} does not fit a MobileNetV2 with --alpha {alpha}, --input-size {size} and --classes {classes}: "
-            f"{_one_line(error)}"
+            f"{path} does not fit a MobileNetV2 with --architecture {architecture}, --alpha {alpha}, --input-size "
+            f"{size} and --classes {classes}: {_one_line(error)}"
         ) from error
     return model
 

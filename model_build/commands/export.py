@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.imaging import FILTERS
+from model_build.architecture import LAYOUTS
 from model_build.terminal import fraction, print_table, say, track
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ examples:
   python -m model_build export --calibration photos/
   python -m model_build export --weights flowers.h5 --labels flowers.txt --calibration photos/
   python -m model_build export --weights imagenet --alpha 0.35 --input-size 128 --precision fp32
+  python -m model_build export --architecture reference --calibration photos/
 """
 
 
@@ -47,6 +49,12 @@ def add_to(commands: Any) -> None:
         metavar="imagenet|none|FILE",
         help="Keras's ImageNet weights (from its cache, else downloaded), random ones, or a .keras, .h5 or .weights.h5 "
         "file; a whole model brings its own architecture (default: imagenet)",
+    )
+    source.add_argument(
+        "--architecture",
+        choices=["keras", *LAYOUTS],
+        help="keras.applications; or our own network, in the paper's layout (reference; Keras's ImageNet weights fit) "
+        "or in the article's (default: keras, or a whole model's own)",
     )
     source.add_argument("--alpha", type=float, default=1.0, help="width multiplier (default: 1.0)")
     source.add_argument(
@@ -104,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
 
     request = Request(
         weights=options.weights,
+        architecture=options.architecture,
         alpha=options.alpha,
         input_size=options.input_size,
         classes=options.classes,

@@ -39,6 +39,9 @@ def add_to(commands: Any) -> None:
     )
     network.add_argument("--alpha", type=float, default=1.0, help="width multiplier (default: 1.0)")
     network.add_argument("--input-size", type=int, default=160, metavar="PIXELS", help="default: 160")
+    network.add_argument(
+        "--train-size", type=int, metavar="PIXELS", help="of the pictures in training (default: the input size)"
+    )
     network.add_argument("--crop", type=fraction, default=0.875, help="side of the box it sees (default: 0.875)")
     network.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="default: bilinear")
     learning = train.add_argument_group("learning")
@@ -78,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         weights=options.weights,
         alpha=options.alpha,
         input_size=options.input_size,
+        train_size=options.train_size or options.input_size,
         crop=options.crop,
         filter=options.filter,
         epochs=options.epochs,
@@ -90,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     trained = train(options.folder, recipe, options.work or options.output / ".train", track, say)
-    tested = trained.photos("test", recipe.resize)
+    tested = trained.photos("test", recipe.served)
     target = Target(
         precision="both",
         bar=Int8Bar(options.min_agreement, options.max_drop),
@@ -100,8 +104,8 @@ def run(options: argparse.Namespace) -> int:
         temperature=trained.temperature,
         unknown_below=trained.unknown_below,
     )
-    names, calibration = trained.folder.labels, trained.photos("validation", recipe.resize)
-    made = publish_checked(trained.source, names, recipe.resize, tested, calibration, target, track)
+    names, calibration = trained.folder.labels, trained.photos("validation", recipe.served)
+    made = publish_checked(trained.source, names, recipe.served, tested, calibration, target, track)
     trained.run.forget()
     print_exported(made)
     _report(made[-1].path, trained, tested)

@@ -130,6 +130,42 @@ def test_what_cannot_be_folded_is_said():
         graph.take_off_front(network([("Add", np.ones((SIZE, SIZE, 3))), *TRANSPOSE]))
 
 
+def test_scales_are_folded_and_nothing_else_is():
+    random = np.random.default_rng(2)
+    values = {
+        "w": random.normal(size=(3, 1, 3, 3)),
+        "scale": random.uniform(0.5, 1.5, (1, 3, 1, 1)),
+        "shift": random.normal(size=(3, 1, 1)),
+        "half": np.array(0.5),
+        "columns": random.normal(size=(1, 1, 1, 7)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], group=3),
+        helper.make_node("Mul", ["scale", "a"], ["b"]),
+        helper.make_node("Add", ["b", "shift"], ["c"]),
+        helper.make_node("Conv", ["x", "w"], ["d"], group=3),
+        helper.make_node("Mul", ["d", "half"], ["e"]),
+        helper.make_node("Mul", ["e", "columns"], ["f"]),
+        helper.make_node("Conv", ["x", "w"], ["g"], group=3),
+        helper.make_node("Mul", ["g", "scale"], ["h"]),
+        helper.make_node("Add", ["h", "g"], ["i"]),
+        helper.make_node("Sum", ["c", "f", "i"], ["y"]),
+    ]
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, n, n]) for name, n in (("x", 9), ("y", 7))]
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", shapes[:1], shapes[1:], constants),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    feeds = {"x": random.normal(size=(1, 3, 9, 9)).astype(np.float32)}
+    expected = run(model, feeds)
+    graph.fold_scales(model)
+    # One convolution is read twice, and one product differs from column to column.
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Conv", "Mul", "Conv", "Mul", "Add", "Sum"]
+    assert np.abs(run(model, feeds) - expected).max() < 1e-5
+
+
 def test_names_do_not_change_the_bytes():
     first, second = network(TRANSPOSE), network(TRANSPOSE, prefix="x/1_")
     second.graph.initializer.reverse()

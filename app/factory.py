@@ -1,6 +1,7 @@
 """Builds the application. Importing this reads no environment."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 
 from app import __version__, problems
 from app.classifier import Classifier, fastest
+from app.errors import ModelError
 from app.lanes import Lanes
 from app.metrics import Metrics
 from app.model import Model
@@ -61,8 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         if len(candidates) > 1:
             loaded, precision_reason = await asyncio.to_thread(fastest, candidates)
         del candidates
-        wide = await asyncio.to_thread(Model, loaded.path, cpus.count) if cpus.count > 1 else None
-        classifier = Classifier(loaded, limits.pixels, wide)
+        classifier = Classifier(loaded, limits.pixels)
         lanes = Lanes(cpus.count, settings.queue_budget_ms / 1e3)
         # Through a lane, as every photo goes. This also gives the queue its first service time.
         await lanes.submit(classifier.check_golden)
@@ -88,7 +89,11 @@ def create_app(settings: Settings) -> FastAPI:
                 }
             },
         )
+        # Photos need not wait for it: until it is there, one that is alone uses one CPU.
+        widening = asyncio.create_task(_widen(classifier, cpus.count)) if cpus.count > 1 else None
         yield
+        if widening is not None:
+            await widening
         # The server has waited for every request; a job that still runs has lost its client.
         await lanes.drain(settings.drain_seconds)
 
@@ -108,3 +113,12 @@ def create_app(settings: Settings) -> FastAPI:
     # Around FastAPI's own middlewares, which a photo does not need.
     app.middleware_stack = Observer(predict.Express(app.build_middleware_stack()), counted)
     return app
+
+
+async def _widen(classifier: Classifier, threads: int) -> None:
+    """Gives a classifier its second session, with more threads."""
+    # The file may have been replaced or removed in the meantime; one session serves as well.
+    with contextlib.suppress(ModelError):
+        wide = await asyncio.to_thread(Model, classifier.model.path, threads)
+        if wide.contract == classifier.contract:
+            classifier.wide = wide

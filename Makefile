@@ -12,8 +12,7 @@ EXPORT ?=
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-serve: .venv/runtime  ## serve photos on CLASSIFIER_PORT (8000); makes a model first if there is none
-	@if [ -z "$$CLASSIFIER_MODEL" ] && ! ls models/*.onnx >/dev/null 2>&1; then $(MAKE) --no-print-directory model; fi
+serve: .venv/runtime  ## serve photos on CLASSIFIER_PORT (8000)
 	$(BIN)/python -m app
 
 model: .venv/build  ## export Keras's MobileNetV2 to models/, fp32 and int8

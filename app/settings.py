@@ -91,9 +91,11 @@ class Settings(BaseSettings):
 
     def model_source(self, path: Path) -> str:
         """Why ``path`` is served, for the log and ``/health``."""
+        if self.model:
+            return "CLASSIFIER_MODEL"
         if path.parent == BUNDLED:
             return f"bundled with the service, because CLASSIFIER_MODEL is not set and {MODELS}/ has no model"
-        return "CLASSIFIER_MODEL" if self.model else f"the newest one in {MODELS}/"
+        return f"the newest one in {MODELS}/"
 
     def cpus(self) -> Cpus:
         """The lanes to run, and why."""

@@ -148,7 +148,7 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     validation_classes = folder.classes[parts["validation"]]
     history = run.history()
     if history:
-        say(f"Going on after epoch {len(history)}")
+        say(f"Going on after epoch {len(history) - 1}")
         model = run.last()
     else:
         model = network(start.model, recipe, recipe.train_size, len(folder.labels.labels))

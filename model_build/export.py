@@ -205,6 +205,7 @@ def convert(
     # Not from_keras: it looks outputs up by the names of Keras's tensors, which a Sequential model does not keep.
     function = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
     proto, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
+    graph.fold_shapes(proto)
     graph.fold_pads(proto)
     graph.fold_scales(proto)
     graph.fold_dense(proto)

@@ -164,6 +164,22 @@ def fold_dense(model: onnx.ModelProto) -> None:
         graph.add("Gemm", [matmul.input[0], matmul.input[1], bias], add.output[0])
 
 
+def fold_shapes(model: onnx.ModelProto) -> None:
+    """Gives each ``Reshape`` that only keeps the batch apart a constant shape.
+
+    TensorFlow's optimiser mostly does it, but gives up when the machine is busy; then the graph would work the shape
+    out for each picture, and the same weights would give other bytes.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    values = [*inferred.graph.value_info, *inferred.graph.output]
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    graph = Graph(model)
+    for node in [node for node in graph.proto.node if node.op_type == "Reshape"]:
+        shape = shapes.get(node.output[0], [])
+        if node.input[1] not in graph.constants and len(shape) > 1 and shape[0] == 0 and all(shape[1:]):
+            node.input[1] = graph.set(f"{node.output[0]}_shape", np.array([-1, *shape[1:]], np.int64))
+
+
 @dataclass(frozen=True)
 class Affine:
     """``scale * x + shift`` per channel, both float64 ``[3]``: what a model does to its pixels."""

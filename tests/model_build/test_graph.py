@@ -180,3 +180,30 @@ def test_multiply_adds():
     ours(model, RANGE)
     # 3x3 on 3 channels at 4x4 positions with 5 filters, and a 5x4 product.
     assert graph.multiply_adds(model) == 3 * 3 * 3 * 4 * 4 * 5 + 5 * 4
+
+
+def test_a_shape_that_is_computed_becomes_constant():
+    """What Keras's Flatten is where TensorFlow's optimiser gave up."""
+    model = network(TRANSPOSE)
+    (flatten,) = [node for node in model.graph.node if node.op_type in ("Flatten", "Squeeze", "Reshape")]
+    position = list(model.graph.node).index(flatten)
+    source, target = flatten.input[0], flatten.output[0]
+    model.graph.node.remove(flatten)
+    computed = [
+        helper.make_node("Shape", [source], ["all"]),
+        helper.make_node("Gather", ["all", "zero"], ["batch"], axis=0),
+        helper.make_node("Concat", ["batch", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", [source, "shape"], [target]),
+    ]
+    for node in reversed(computed):
+        model.graph.node.insert(position, node)
+    for name, value in (("zero", [0]), ("rest", [5])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    images = (PIXELS * RANGE.scale + RANGE.shift).astype(np.float32)
+    expected = run(model, {"pixels": images})
+    graph.fold_shapes(model)
+    (reshape,) = [node for node in model.graph.node if node.op_type == "Reshape"]
+    assert graph.Graph(model).array(reshape.input[1]).tolist() == [-1, 5]
+    assert np.array_equal(run(model, {"pixels": images}), expected)
+    ours(model, RANGE)
+    assert not {"Shape", "Gather", "Concat"} & {node.op_type for node in model.graph.node}

@@ -138,7 +138,7 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     say(
         f"{len(folder.labels.labels)} classes, {len(folder.items)} pictures: "
         + ", ".join(f"{len(indices)} for {name}" for name, indices in parts.items())
-        + f"; {len(folder.left_out)} left out"
+        + f"; {folder.found - len(folder.items)} left out"
     )
     for line in folder.left_out[:20]:
         say(f"  left out: {line}")
@@ -176,8 +176,9 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     if recipe.input_size != recipe.train_size:
         learned, model = model, network(start.model, recipe, recipe.input_size, len(folder.labels.labels))
         model.set_weights(learned.get_weights())
+        validation = decoded(folder, parts["validation"], recipe.served)
 
-    logits = predict(model, decoded(folder, parts["validation"], recipe.served))
+    logits = predict(model, validation)
     found = temperature.fit(logits, validation_classes)
     head = model.layers[-1]
     head.set_weights([value / found for value in head.get_weights()])

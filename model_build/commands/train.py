@@ -124,7 +124,7 @@ def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
     found = Evaluation.of(scores, tested.classes, model.contract.labels)
     learned = {
         **{f"pictures for {part}": str(len(indices)) for part, indices in trained.parts.items()},
-        "left out": str(len(trained.folder.left_out)),
+        "left out": str(trained.folder.found - len(trained.folder.items)),
         "temperature": f"{trained.temperature:.3f}",
         "unknown below": f"{trained.unknown_below:.3f}",
     }

@@ -15,6 +15,7 @@
         ├── NotAnImage          the bytes are none of the supported formats
         ├── BrokenImage         a supported format, but truncated or damaged
         ├── TooManyPixels       the header announces more pixels than CLASSIFIER_MAX_PIXELS
+        ├── UnknownModel        no model of that name is served
         ├── Overloaded          no lane would be free within CLASSIFIER_QUEUE_BUDGET_MS
         └── Draining            the service is shutting down
 """
@@ -70,6 +71,10 @@ class BrokenImage(RequestError):
 
 class TooManyPixels(RequestError):
     """The image's header announces more pixels than allowed; nothing was decoded."""
+
+
+class UnknownModel(RequestError):
+    """No model of that name is served."""
 
 
 class Overloaded(RequestError):

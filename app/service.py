@@ -7,6 +7,7 @@ from fastapi import Request
 
 from app.classifier import Classifier
 from app.cpus import Cpus
+from app.errors import UnknownModel
 from app.lanes import Lanes
 from app.limits import Limits
 from app.metrics import Metrics
@@ -32,6 +33,17 @@ class Service:
     def of(request: Request) -> "Service":
         """The service that a request came to."""
         return cast("Service", request.app.state.service)
+
+    def classifier_for(self, name: str | None) -> Classifier:
+        """The classifier of the model ``name``, or the default one; read it once a request.
+
+        Raises:
+            UnknownModel: no model of that name is served.
+        """
+        served = self.classifier.contract.name
+        if name is not None and name != served:
+            raise UnknownModel(f"There is no model {name!r} here; {served!r} is served.")
+        return self.classifier
 
     def readiness(self) -> tuple[bool, str]:
         """Whether a photo sent now would be answered, and why (not)."""

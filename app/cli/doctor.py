@@ -191,9 +191,8 @@ def memory(settings: Settings, precision: str, available: int) -> Finding:
     worst = base + lanes * settings.max_pixels * _BYTES_A_PIXEL
     found = f"{available / 1e6:.0f} MB; {_LOADED_MB[precision]} MB serve ordinary photos"
     if available < base:
-        return Finding(
-            "memory", "fail", found, f"allow at least {base / 1e6:.0f} MB, or lower CLASSIFIER_MAX_HELD_BYTES"
-        )
+        fix = f"allow at least {base / 1e6:.0f} MB, or lower CLASSIFIER_MAX_HELD_BYTES"
+        return Finding("memory", "fail", found, fix)
     if available < worst:
         pixels = (available - base) // (lanes * _BYTES_A_PIXEL)
         found += f", the largest that are allowed may take {worst / 1e6:.0f} MB"

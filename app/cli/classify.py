@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from app.cli import photos
 from app.cli.photos import Photo
-from app.cli.results import Csv, Form, JsonLines, ResultsFile, Row, Table
+from app.cli.results import Csv, Form, JsonLines, Row, Table, append_to
 
 #: Classes of a photo where --top-k does not say; a person is shown fewer.
 _TOP_K: Final = 5
@@ -59,8 +59,7 @@ def run(options: argparse.Namespace) -> int:
     code = 0
     with contextlib.ExitStack() as stack:
         if options.out:
-            file = stack.enter_context(ResultsFile(options.out, form))
-            write, done = file.write, file.done
+            write, done = stack.enter_context(append_to(options.out, form))
         else:
             lines: Form = form if options.csv or options.json else Table(options.top_k or _SHOWN, found)
             # File names need not be UTF-8.

@@ -4,11 +4,11 @@ import csv
 import fcntl
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol
 
 from app.cli.photos import Photo
 
@@ -123,47 +123,38 @@ def _csv(cells: Sequence[object]) -> str:
     return text.getvalue()
 
 
-class ResultsFile:
-    """A file that rows are appended to, one system call each, so that whatever kills the run tears one at most."""
+@contextmanager
+def append_to(path: Path, form: JsonLines | Csv) -> Iterator[tuple[Callable[[Row], None], dict[Photo, bool]]]:
+    """A file that rows are appended to, one system call each, so that whatever kills the run tears one at most.
 
-    def __init__(self, path: Path, form: JsonLines | Csv) -> None:
-        """Opens or creates it, and takes up what is there: a last line that was torn off is cut away.
+    What is there is taken up; a last line that was torn off is cut away.
 
-        Attributes:
-            done: the photos that it has, and whether each failed.
+    Yields:
+        What appends a row, and the photos that the file has, each with whether it failed.
 
-        Raises:
-            Damaged: it holds something else, or another process is writing to it.
-            OSError: it cannot be written.
-        """
-        self._form = form
-        self._file = path.open("a+b", buffering=0)
+    Raises:
+        Damaged: it holds something else, or another process is writing to it.
+        OSError: it cannot be written.
+    """
+    with path.open("a+b", buffering=0) as file:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Damaged("another process is writing to it") from error
-        self._file.seek(0)
-        written = self._file.read()
+        file.seek(0)
+        written = file.read()
         whole = written[: written.rfind(b"\n") + 1]
         start = form.start.encode()
         if not written.startswith(start) and not start.startswith(written):
             raise Damaged("it holds something else, or has other columns (--top-k)")
-        self.done = dict(form.read(whole.decode("utf-8", "surrogateescape")))
-        os.ftruncate(self._file.fileno(), len(whole))
+        done = dict(form.read(whole.decode("utf-8", "surrogateescape")))
+        file.truncate(len(whole))
+
+        def append(text: str) -> None:
+            data = memoryview(text.encode("utf-8", "surrogateescape"))
+            while data:
+                data = data[file.write(data) or 0 :]
+
         if not whole:
-            self._append(form.header)
-
-    def write(self, row: Row) -> None:
-        """Appends a row."""
-        self._append(self._form.line(row))
-
-    def _append(self, text: str) -> None:
-        data = memoryview(text.encode("utf-8", "surrogateescape"))
-        while data:
-            data = data[self._file.write(data) or 0 :]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._file.close()
+            append(form.header)
+        yield lambda row: append(form.line(row)), done

@@ -16,7 +16,7 @@ from app.errors import ClassifierError
 
 def run(arguments: Sequence[str]) -> int:
     """Does what is asked for; the exit code is the command's, or 2 if it cannot begin."""
-    options = _understand(arguments)
+    options = understand(arguments)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -37,7 +37,8 @@ def run(arguments: Sequence[str]) -> int:
     return 2
 
 
-def _understand(arguments: Sequence[str]) -> argparse.Namespace:
+def understand(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads the arguments; ends the process with 2 and a line that says why if they make no sense."""
     parser = argparse.ArgumentParser("edge-classifier", description="A photo in, its labels out.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

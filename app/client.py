@@ -148,7 +148,7 @@ class _Call(Generic[T]):
                 return self._read(response.json())
             except (ValueError, KeyError, TypeError) as error:
                 raise _problem_in(response) from error
-        if response.status_code == 503:
+        if response.status_code in (429, 503):
             wait_s = self._wait_s(_retry_after_s(response.headers.get("retry-after", "")))
             if wait_s is not None:
                 return wait_s
@@ -188,7 +188,7 @@ class _Calls(Generic[Pool]):
         *,
         api_key: str | None = None,
         timeout_s: float = 30.0,
-        attempts: int = 5,
+        attempts: int = 8,
         total_s: float = 60.0,
     ) -> None:
         """Opens no connection yet.
@@ -197,8 +197,8 @@ class _Calls(Generic[Pool]):
             url: where the service is.
             api_key: sent as ``Authorization: Bearer``, where the service asks for one.
             timeout_s: seconds to wait for a connection, or for the next bytes of an answer.
-            attempts: how often a question is asked at most: a 503 is asked again after its ``Retry-After``, a
-                connection that broke after a moment.
+            attempts: how often a question is asked at most: a 503 (or a proxy's 429) is asked again after its
+                ``Retry-After``, a connection that broke after a moment.
             total_s: seconds after its first attempt from which on a question is not asked again.
         """
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}

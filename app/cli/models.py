@@ -23,11 +23,11 @@ def run(options: argparse.Namespace) -> int:
         chosen, reason = load(settings)
         served, why = chosen.path.resolve(), f"served: {chosen.path} ({reason})"
     except ModelError as error:
-        served, why = None, f"none would be served: {error}"
+        served, reason, why = None, "", f"none would be served: {error}"
     rows = [_describe(path, path.resolve() == served) for path in _files(options.paths or _choice(settings))]
     if options.json:
         for row in rows:
-            print(json.dumps(row))
+            print(json.dumps(row | ({"reason": reason} if row["served"] else {})))
     else:
         print("\n".join(_table(rows)))
         print(why)

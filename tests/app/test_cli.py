@@ -23,6 +23,7 @@ from app.cli import doctor
 from app.cli.results import Damaged, JsonLines, append_to
 from app.model import Model
 from app.settings import BUNDLED, Settings
+from tests.app.test_client import FINE, RED, scripted
 from tests.app.test_startup import free_port
 from tests.conftest import ROOT, SHARED, serving
 from tests.photos import encode, solid
@@ -219,6 +220,16 @@ def test_a_service_that_goes_away_breaks_off_without_blaming_photos(tmp_path, ti
     assert code == 1
     assert f"no answer from {url}/predict" in error
     assert (tmp_path / "results").read_text() == ""
+
+
+def test_a_key_from_a_file(tmp_path):
+    (tmp_path / "key").write_text("secret\n")
+    (tmp_path / "red.png").write_bytes(RED)
+    with scripted(FINE) as (url, heads):
+        command = ("classify", tmp_path / "red.png", "--url", url, "--api-key-file", tmp_path / "key")
+        code, out, _ = run(*command)
+    assert (code, out) == (0, f"{tmp_path}/red.png  unknown (nothing)\n")
+    assert "Authorization: Bearer secret" in heads[0]
 
 
 def test_watching(tmp_path, tiny):

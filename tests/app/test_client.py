@@ -15,7 +15,7 @@ from app.client import AsyncClassifier, Classifier, Label, ProblemError, Unreach
 from app.errors import Overloaded
 from tests.app.test_startup import free_port
 from tests.conftest import serving
-from tests.photos import encode, solid
+from tests.photos import encode, heic, solid
 from tests.tiny_model import LABELS, scores_of
 
 RED = encode(solid((240, 30, 9)), "PNG")
@@ -56,6 +56,11 @@ def test_every_form_of_a_photo(kind, client, tmp_path):
             assert result.request_id
         assert len(classifier.predict(RED).predictions) == len(LABELS)
         assert classifier.predict(RED, min_score=1).predictions == ()
+
+
+def test_a_photo_from_an_iphone(client):
+    with Classifier(str(client.base_url)) as classifier:
+        assert classifier.predict(heic(solid((240, 30, 9)))).predictions[0].label == "red"
 
 
 @BOTH

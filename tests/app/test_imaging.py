@@ -1,4 +1,5 @@
 import resource
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -223,6 +224,18 @@ def test_heic_modes(mode):
 def test_a_large_heic_is_refused_by_its_header():
     with pytest.raises(TooManyPixels, match="320 x 240"):
         load(heic(quarters()), RULE, 320 * 240 - 1)
+
+
+def test_a_heic_that_lies_about_its_size_is_not_decoded():
+    # ISO/IEC 23008-12, 6.5.3: 'ispe', version and flags, width, height.
+    data = bytearray(heic(quarters(4000, 3000)))
+    at = data.index(b"ispe") + 8
+    data[at : at + 8] = struct.pack(">II", 10, 10)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BrokenImage, match="exceeds"):
+        load(bytes(data), RULE, 1000)
+    # Decoded, it would take 18 MB in the decoder and 36 MB as RGB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])

@@ -1,13 +1,13 @@
 """``edge-classifier classify``: photos by the model of this machine, or by a service."""
 
 import argparse
-import asyncio
 import contextlib
 import sys
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ _ABOUT_THE_PHOTO: Final = frozenset(
     {"body-too-large", "broken-image", "internal-error", "malformed-body", "not-an-image", "too-many-pixels"}
 )
 
-Ask = Callable[[Photo], Awaitable[Row]]
+Ask = Callable[[Photo], Row]
 
 
 class BrokenOff(Exception):
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
                 print(lines.line(row), end="", flush=True)
 
         try:
-            asyncio.run(_classify(options, found, done, write, counts))
+            _classify(options, found, done, write, counts)
         except BrokenOff as error:
             print(f"edge-classifier classify: {error}", file=sys.stderr)
             code = 1
@@ -84,67 +84,60 @@ def run(options: argparse.Namespace) -> int:
     return code or int(counts.failed > 0)
 
 
-async def _classify(
+def _classify(
     options: argparse.Namespace,
     found: list[Photo],
     done: dict[Photo, bool],
     write: Callable[[Row], None],
     counts: _Counts,
 ) -> None:
-    rounds = _watched(options.photos) if options.watch else _once(found)
-    async with _remote(options) if options.url else _local(options) as (ask, at_once), contextlib.aclosing(rounds):
-        async for named in rounds:
+    rounds = _watched(options.photos) if options.watch else iter([found])
+    with _remote(options) if options.url else _local(options) as (ask, at_once), ThreadPoolExecutor(at_once) as pool:
+        for named in rounds:
             left = [photo for photo in named if photo not in done]
             counts.before += len(named) - len(left)
             counts.failed += sum(done.get(photo, False) for photo in named)
             with _progress(0 if options.watch else len(left)) as advance:
-                async for row in in_order(left, ask, at_once):
+                # Twice as many, so that no thread has to wait while rows are written in their order.
+                for row in in_order(left, ask, pool, 2 * at_once):
                     write(row)
                     advance()
                     counts.failed += bool(row.error)
                     counts.classified += not row.error
 
 
-async def in_order(named: Iterable[Photo], ask: Ask, at_once: int) -> AsyncIterator[Row]:
-    """The photos' rows, in the photos' order; ``at_once`` photos are asked about at a time."""
-    running: deque[asyncio.Task[Row]] = deque()
-
-    async def one(photo: Photo) -> Row:
-        return await ask(photo)
-
+def in_order(named: Iterable[Photo], ask: Ask, pool: ThreadPoolExecutor, ahead: int) -> Iterator[Row]:
+    """The photos' rows, in the photos' order; ``ahead`` photos at most are given to the pool at a time."""
+    running: deque[Future[Row]] = deque()
     try:
         for photo in named:
-            running.append(asyncio.create_task(one(photo)))
-            if len(running) == at_once:
-                yield await running.popleft()
+            running.append(pool.submit(ask, photo))
+            if len(running) == ahead:
+                yield running.popleft().result()
         while running:
-            yield await running.popleft()
+            yield running.popleft().result()
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        for future in running:
+            future.cancel()
 
 
-async def _once(found: list[Photo]) -> AsyncGenerator[list[Photo]]:
-    yield found
-
-
-async def _watched(named: list[str]) -> AsyncGenerator[list[Photo]]:
+def _watched(named: list[str]) -> Iterator[list[Photo]]:
     """Forever: the photos that are new or changed, once they look the same twice, so that none is half written."""
     seen: set[Photo] = set()
     given: set[Photo] = set()
     while True:
+        now: list[Photo] = []
         # A folder may be gone for a moment.
         with contextlib.suppress(OSError):
-            now = await asyncio.to_thread(photos.find, named)
-            yield [photo for photo in now if photo.size and photo in seen and photo not in given]
-            given = seen & set(now)
-            seen = set(now)
-        await asyncio.sleep(_LOOK_S)
+            now = photos.find(named)
+        yield [photo for photo in now if photo.size and photo in seen and photo not in given]
+        given = seen & set(now)
+        seen = set(now)
+        time.sleep(_LOOK_S)
 
 
-@asynccontextmanager
-async def _local(options: argparse.Namespace) -> AsyncIterator[tuple[Ask, int]]:
+@contextmanager
+def _local(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
     """Asks the model that this machine would serve, in as many threads as it would have lanes."""
     from app.classifier import Classifier
     from app.cli.local import load
@@ -155,33 +148,33 @@ async def _local(options: argparse.Namespace) -> AsyncIterator[tuple[Ask, int]]:
     classifier = Classifier(load(settings)[0], settings.max_pixels)
     if options.top_k:
         classifier.check_k(options.top_k)
-    lanes = settings.cpus().count
     contract = classifier.contract
 
-    def one(photo: Photo) -> Row:
+    def ask(photo: Photo) -> Row:
         try:
             result = classifier(photo.read(), options.top_k or _TOP_K)
         except (RequestError, OSError) as error:
             return Row(photo, contract.name, contract.version, error=str(error))
         return Row(photo, contract.name, contract.version, result.predictions, result.unknown)
 
-    with ThreadPoolExecutor(lanes) as pool:
-        loop = asyncio.get_running_loop()
-        # Twice as many, so that no lane has to wait while rows are written in their order.
-        yield lambda photo: loop.run_in_executor(pool, one, photo), 2 * lanes
+    yield ask, settings.cpus().count
 
 
-@asynccontextmanager
-async def _remote(options: argparse.Namespace) -> AsyncIterator[tuple[Ask, int]]:
-    """Asks a service."""
-    from app.client import AsyncClassifier, ProblemError, Unreachable
+@contextmanager
+def _remote(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
+    """Asks a service.
+
+    In threads too: asyncio's connections forget an answer that comes while they still send, as the refusal of a photo
+    that is too large does.
+    """
+    from app.client import Classifier, ProblemError, Unreachable
 
     api_key = options.api_key_file.read_text().strip() if options.api_key_file else None
-    async with AsyncClassifier(options.url, api_key=api_key) as service:
+    with Classifier(options.url, api_key=api_key) as service:
 
-        async def one(photo: Photo) -> Row:
+        def ask(photo: Photo) -> Row:
             try:
-                result = await service.predict(await asyncio.to_thread(photo.read), options.top_k)
+                result = service.predict(photo.read(), options.top_k)
             except OSError as error:
                 return Row(photo, error=str(error))
             except ProblemError as error:
@@ -192,7 +185,7 @@ async def _remote(options: argparse.Namespace) -> AsyncIterator[tuple[Ask, int]]
                 raise BrokenOff(f"no answer from {error}") from error
             return Row(photo, result.model.name, result.model.version, result.predictions, result.unknown)
 
-        yield one, _ASKED_AT_ONCE
+        yield ask, _ASKED_AT_ONCE
 
 
 @contextmanager

@@ -105,6 +105,16 @@ def test_by_a_service_it_is_the_same(album, tiny):
             assert theirs == ours
 
 
+def test_a_photo_that_is_too_large_for_the_service_stops_nothing(tmp_path, tiny):
+    fill(tmp_path, 4)
+    (tmp_path / "large.png").write_bytes(b"x" * 3_000_000)
+    with serving(tiny, max_body_bytes=100_000) as client:
+        code, out, error = run("classify", tmp_path, "--json", "--top-k", 3, "--url", client.base_url)
+    assert (code, error) == (1, "4 classified, 1 failed\n")
+    (large,) = [row for row in map(json.loads, out.splitlines()) if row["error"]]
+    assert (large["path"], large["error"][:29]) == (str(tmp_path / "large.png"), "The body has more than 100000")
+
+
 def test_for_a_person(tmp_path, tiny):
     expected = fill(tmp_path, 3)
     code, out, error = run("classify", tmp_path, model=tiny)
@@ -230,6 +240,20 @@ def test_a_key_from_a_file(tmp_path):
         code, out, _ = run(*command)
     assert (code, out) == (0, f"{tmp_path}/red.png  unknown (nothing)\n")
     assert "Authorization: Bearer secret" in heads[0]
+
+
+def test_interrupted(tmp_path, tiny):
+    fill(tmp_path / "album", 60, size=(1200, 900))
+    with begin("classify", tmp_path / "album", "--json", model=tiny) as process:
+        rows = [process.stdout.readline()]
+        process.send_signal(signal.SIGINT)
+        rows += process.stdout
+        error = process.stderr.read()
+    assert process.returncode == 130
+    assert 1 <= len(rows) < 60
+    assert not any(json.loads(row)["error"] for row in rows)
+    assert error.endswith(" classified, 0 failed\n")
+    assert "Traceback" not in error
 
 
 def test_watching(tmp_path, tiny):

@@ -154,6 +154,23 @@ def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
         ) from error
 
 
+def _is_heic(data: bytes) -> bool:
+    """Whether the file type box (ISO/IEC 14496-12, 4.3), which comes first, names a brand of HEVC images."""
+    if data[4:8] != b"ftyp":
+        return False
+    box = data[8 : min(int.from_bytes(data[:4]), 256)]
+    # The major brand, a version, and compatible brands; 'mif1' alone may as well be AVIF.
+    return not _HEVC_BRANDS.isdisjoint(box[at : at + 4] for at in range(0, len(box), 4))
+
+
+def _register_heif() -> None:
+    """Teaches Pillow HEIF; at the first such photo, because it costs 20 ms and 4 MB, and most services see none."""
+    import pillow_heif
+
+    # One thread, because the other lanes have photos of their own; only the picture itself.
+    pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+
+
 def _open(data: bytes) -> ImageFile.ImageFile:
     """Reads the header."""
     if heic := _is_heic(data):
@@ -174,23 +191,6 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         ) from error
     except Exception as error:
         raise BrokenImage(f"The image's header is damaged ({_one_line(error)}). Send the complete file.") from error
-
-
-def _is_heic(data: bytes) -> bool:
-    """Whether the file type box (ISO/IEC 14496-12, 4.3), which comes first, names a brand of HEVC images."""
-    if data[4:8] != b"ftyp":
-        return False
-    box = data[8 : min(int.from_bytes(data[:4]), 256)]
-    # The major brand, a version, and compatible brands; 'mif1' alone may as well be AVIF.
-    return not _HEVC_BRANDS.isdisjoint(box[at : at + 4] for at in range(0, len(box), 4))
-
-
-def _register_heif() -> None:
-    """Teaches Pillow HEIF; at the first such photo, because it costs 20 ms and 4 MB, and most services see none."""
-    import pillow_heif
-
-    # One thread, because the other lanes have photos of their own; only the picture itself.
-    pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 
 
 def _upright(image: Image.Image, resize: Resize) -> tuple[int, Resize]:

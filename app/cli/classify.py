@@ -100,10 +100,11 @@ def _classify(
             with _progress(0 if options.watch else len(left)) as advance:
                 # Twice as many, so that no thread has to wait while rows are written in their order.
                 for row in in_order(left, ask, pool, 2 * at_once):
-                    write(row)
-                    advance()
+                    # Counted first: whoever has read the row may interrupt at once.
                     counts.failed += bool(row.error)
                     counts.classified += not row.error
+                    write(row)
+                    advance()
 
 
 def in_order(named: Iterable[Photo], ask: Ask, pool: ThreadPoolExecutor, ahead: int) -> Iterator[Row]:

@@ -153,6 +153,20 @@ def overview(data: bytes, longest: int, max_pixels: int) -> NDArray[np.uint8]:
     return _decode(data, whole, max_pixels)
 
 
+def visible(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
+    """The part of a photo that the model sees: left, upper, right, lower, as fractions of the upright photo's sides.
+
+    Only the header is read. Raises NotAnImage or BrokenImage, as ``load`` does.
+    """
+    image = _open(data)
+    width, height = image.size
+    # Pillow turns a TIFF's size when it opens it.
+    if image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
+        width, height = height, width
+    left, upper, right, lower = resize.box(width, height)
+    return (left / width, upper / height, right / width, lower / height)
+
+
 def _decode(data: bytes, rule: Rule, max_pixels: int) -> NDArray[np.uint8]:
     image = _open(data)
     if image.width * image.height > max_pixels:

@@ -98,17 +98,21 @@ class Model:
         Raises:
             NotExplainable: the file has no such output.
         """
-        if not self.explainable:
-            raise NotExplainable(
-                f"The model {self.contract.name!r} cannot say where its evidence lies. Either its classifier is not "
-                "one linear layer behind global average pooling with a unit for each class, or an earlier version "
-                "exported its file: then export it again."
-            )
+        self.check_explainable()
         feeds = {INPUT: pixels}
         if index is not None:
             feeds[EVIDENCE_CLASS] = np.array([index])
         scores, evidence, bias = self._session.run([SCORES, EVIDENCE, EVIDENCE_BIAS], feeds, self._run_options)
         return scores, evidence, bias
+
+    def check_explainable(self) -> None:
+        """Raises NotExplainable if the file cannot say where its evidence lies."""
+        if not self._explainable:
+            raise NotExplainable(
+                f"The model {self.contract.name!r} cannot say where its evidence lies. Either its classifier is not "
+                "one linear layer behind global average pooling with a unit for each class, or an earlier version "
+                "exported its file: then export it again."
+            )
 
     def _check_interface(self) -> None:
         resize, classes = self.contract.resize, len(self.contract.labels)
@@ -119,7 +123,7 @@ class Model:
             raise ModelError(f"its input is {inputs[0].name} {found}; the contract says {INPUT} {expected}")
         if SCORES not in outputs or outputs[SCORES].shape[-1] != classes:
             raise ModelError(f"it has no output {SCORES} with the contract's {classes} classes")
-        self.explainable = EVIDENCE in outputs
+        self._explainable = EVIDENCE in outputs
 
 
 def _give_back_freed_memory() -> None:

@@ -13,7 +13,18 @@ HEAVY = {"tensorflow", "keras", "tf2onnx", "onnx", "model_build", "h5py", "scipy
 # The extra "client": what the service must do without.
 CLIENT = {"httpx", "rich"}
 HTTP = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
-CORE = {"imaging", "model", "ranking", "classifier", "contract", "frames", "lanes", "cpus", "errors"}
+CORE = {
+    "imaging",
+    "model",
+    "ranking",
+    "classifier",
+    "contract",
+    "evidence",
+    "frames",
+    "lanes",
+    "cpus",
+    "errors",
+}
 
 
 def imports(path: Path) -> set[str]:

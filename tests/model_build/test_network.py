@@ -15,6 +15,7 @@ from model_build import cost, export, graph, labels, network, parity, photos, we
 from model_build.__main__ import main
 from model_build.architecture import ARTICLE, LAYOUTS, REFERENCE, SIZES, WIDTHS, plan
 from tests.conftest import SHARED, serving
+from tests.model_build.test_evidence import check as check_evidence
 
 # isort: split
 import keras
@@ -119,12 +120,14 @@ def test_own_weights_are_exported_quantized_and_served(article, tmp_path):
     convolutions = [node for node in int8.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 54, "two with every block's expansion, and the classifier is one"
     assert {made[name] for node in convolutions for name in node.input} == {"DequantizeLinear"}
-    assert {output.name for output in int8.graph.output} == {"features", "scores"}
+    assert {output.name for output in int8.graph.output} == {"features", "scores", "evidence", "evidence_bias"}
     contract = Contract.from_metadata({item.key: item.value for item in int8.metadata_props})
     assert contract.provenance["architecture"] == "article"
     assert contract.multiply_adds == cost.total(plan(ARTICLE, 0.35, 96, 7)).multiply_adds
     fp32, rounded = (Model(tmp_path / f"own.{precision}.onnx") for precision in ("fp32", "int8"))
     images = pixels(96, 8)
+    for precision in ("fp32", "int8"):
+        check_evidence(onnx.load(tmp_path / f"own.{precision}.onnx"), images)
     assert (parity.onnx_scores(fp32, images).argmax(1) == parity.onnx_scores(rounded, images).argmax(1)).mean() >= 0.75
     with serving(tmp_path / "own.int8.onnx") as client:
         answer = client.post("/predict", files={"file": (SKIMAGE / "chelsea.png").read_bytes()})

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(10_000_000, ge=1, description="largest request body, in bytes (413 above)")
     max_pixels: int = Field(50_000_000, ge=1, description="largest image, width x height from its header (413 above)")
     max_batch_images: int = Field(16, ge=1, le=1024, description="most photos in one batch request (413 above)")
+    ui: Literal["on", "off"] = Field("on", description="the web page at `/` and the documentation at `/docs`")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line written")
 
     @property

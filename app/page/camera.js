@@ -18,10 +18,14 @@ export function offerCamera(onPhoto, onError) {
       video.srcObject = await navigator.mediaDevices.getUserMedia({
         video: { facingMode: "environment", width: { ideal: 1280 } },
       });
+      element("snap").disabled = true;
       dialog.showModal();
     } catch (error) {
       onError(error.name === "NotAllowedError" ? "The browser was told not to use the camera." : "There is no camera that can be used.");
     }
+  });
+  video.addEventListener("loadeddata", () => {
+    element("snap").disabled = false;
   });
   element("snap").addEventListener("click", () => {
     const canvas = document.createElement("canvas");

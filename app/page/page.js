@@ -166,7 +166,9 @@ async function showMap(prediction) {
   entry.maps ??= new Map();
   if (!entry.maps.has(prediction.index)) {
     element("map-note").textContent = "Working out what speaks for it …";
-    entry.maps.set(prediction.index, send(`explain?label=${encodeURIComponent(prediction.label)}`, entry.file));
+    // Two classes may have the same label.
+    const asked = encodeURIComponent(prediction.id ?? prediction.label);
+    entry.maps.set(prediction.index, send(`explain?label=${asked}`, entry.file));
   }
   try {
     const { answer } = await entry.maps.get(prediction.index);
@@ -182,7 +184,7 @@ async function showMap(prediction) {
     hideMap();
     element("map-note").textContent = error instanceof Failure ? error.message : "The map could not be drawn.";
     // A model without maps will not have one for another label either.
-    element("show-map").disabled = error.status === 422;
+    element("show-map").disabled = Boolean(error.problem?.type?.endsWith(":not-explainable"));
   }
 }
 
@@ -252,7 +254,7 @@ element("photo").addEventListener("error", () => {
   element("unseen").hidden = false;
 });
 element("show-map").addEventListener("change", ({ target }) => {
-  if (target.checked && current?.answer.predictions.length) showMap(current.answer.predictions[0]);
+  if (target.checked && current?.answer?.predictions.length) showMap(current.answer.predictions[0]);
   else hideMap();
 });
 element("opacity").addEventListener("input", ({ target }) => {
@@ -269,5 +271,5 @@ offerCamera(classify, fail);
 offerExport();
 
 read("health").then(({ model, precision, input_size: size }) => {
-  element("model").textContent = `${model.name} · ${model.version} · ${precision} · ${size.width} × ${size.height} pixels`;
+  if (model) element("model").textContent = `${model.name} · ${model.version} · ${precision} · ${size.width} × ${size.height} pixels`;
 }, () => fail("The service cannot be reached. Check the network, then reload this page."));

@@ -10,6 +10,7 @@ import threading
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from tests import tiny_model
 from tests.conftest import SHARED, assert_problem, serving
@@ -72,7 +73,7 @@ def test_photos_of_things_that_the_model_knows(opened, box):
         (SHARED / "images/imagenet").glob("*_goldfish.JPEG")
     )[:1]:
         page.set_input_files("#files", photo)
-        page.wait_for_function("name => document.querySelector('#photo').alt.startsWith(name + ': ')", arg=photo.name)
+        expect(page.locator("#photo")).to_have_attribute("alt", re.compile(re.escape(photo.name) + ": "))
         assert labels(page)[0] in photo.name
 
 
@@ -90,13 +91,12 @@ def test_the_map(opened, box):
     assert map_["width"] == pytest.approx(side, abs=2)
     assert map_["height"] == pytest.approx(side, abs=2)
     assert map_["x"] - photo["x"] == pytest.approx((photo["width"] - side) / 2, abs=2)
-    # The cat's face is in the middle of the picture, so the strongest evidence is not at its rim.
     assert page.locator("#labels button[aria-pressed=true]").inner_text().startswith("tabby")
     first = page.locator("#map").evaluate("c => c.toDataURL()")
     page.click("#labels li:nth-child(4) button")
-    page.wait_for_function("old => document.querySelector('#map').toDataURL() !== old", arg=first)
+    expect(page.locator("#map-note")).to_contain_text("“computer keyboard”")
+    assert page.locator("#map").evaluate("c => c.toDataURL()") != first
     assert page.locator("#labels button[aria-pressed=true]").count() == 1
-    assert "computer keyboard" in page.locator("#map-note").inner_text()
     page.locator("#opacity").fill("30")
     assert page.locator("#map").evaluate("c => getComputedStyle(c).opacity") == "0.3"
     page.uncheck("#show-map")
@@ -131,7 +131,7 @@ def test_a_pasted_photo(opened, box):
 def test_the_camera(opened, box):
     page = opened(box)
     page.click("#camera")
-    page.wait_for_function("document.querySelector('#video').videoWidth > 0")
+    expect(page.locator("#snap")).to_be_enabled()
     page.click("#snap")
     assert len(labels(page)) == 5
     assert page.locator("#caption").inner_text().startswith("camera ")
@@ -167,7 +167,7 @@ def test_a_list_of_photos(opened, box, tmp_path):
         }"""
     )
     page.set_input_files("#files", files)
-    page.wait_for_function("document.querySelector('#count').textContent === '30 of 30'")
+    expect(page.locator("#count")).to_have_text("30 of 30")
     assert counts.json_value() == [f"{number} of 30" for number in range(31)]
     assert page.locator("#progress").evaluate("p => p.value / p.max") == 1
     page.wait_for_selector("#cancel", state="hidden")
@@ -248,7 +248,7 @@ def test_a_file_that_is_too_large(opened, tiny):
 def test_a_service_that_is_gone(opened, tiny):
     with serving(tiny) as client:
         page = opened(client)
-        page.wait_for_function("document.querySelector('#model').textContent")
+        expect(page.locator("#model")).to_contain_text(" pixels")
     drop(page, ("red.png", encode(solid((250, 9, 9)), "PNG")))
     page.wait_for_selector("#error:visible")
     assert page.locator("#error").inner_text().startswith("The service cannot be reached.")
@@ -276,7 +276,7 @@ def test_a_busy_service_is_asked_again(opened, tiny):
         threading.Event().wait(0.01)
         try:
             drop(page, ("red.png", encode(solid((250, 9, 9)), "PNG")))
-            page.wait_for_function("document.querySelector('#waiting').textContent.includes('busy')")
+            expect(page.locator("#waiting")).to_have_text(re.compile("busy"))
         finally:
             gate.set()
         job.result(10)
@@ -310,7 +310,7 @@ def test_a_photo_that_lies_on_its_side_is_shown_upright(opened, box):
 
 def test_with_the_keyboard_alone(opened, box):
     page = opened(box)
-    page.wait_for_function("document.querySelector('#model').textContent")
+    expect(page.locator("#model")).to_contain_text(" pixels")
 
     def tab_to(selector):
         for _ in range(30):

@@ -74,7 +74,7 @@ class Classifier:
         self.model = model
         self.wide = wide or model
         self.contract = model.contract
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
 
     def __call__(self, data: bytes, k: int = 5, min_score: float = 0.0, *, alone: bool = False) -> Result:
         """Classifies one encoded photo.
@@ -89,7 +89,7 @@ class Classifier:
             NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
         """
         started = time.perf_counter()
-        pixels = load(data, self.contract.resize, self._max_pixels)
+        pixels = load(data, self.contract.resize, self.max_pixels)
         decoded = time.perf_counter()
         scores = (self.wide if alone else self.model)(pixels[np.newaxis])[0]
         ranked = top_k(scores, k, min_score)
@@ -117,7 +117,7 @@ class Classifier:
         """
         golden = self.contract.golden
         try:
-            pixels = load(golden.photo, self.contract.resize, self._max_pixels)
+            pixels = load(golden.photo, self.contract.resize, self.max_pixels)
             scores = self.model(pixels[np.newaxis])[0]
         except Exception as error:
             raise ModelError(f"the model cannot classify its own golden photo: {error}") from error

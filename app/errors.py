@@ -16,6 +16,7 @@
         ├── BrokenImage         a supported format, but truncated or damaged
         ├── TooManyPixels       the header announces more pixels than CLASSIFIER_MAX_PIXELS
         ├── UnknownModel        no model of that name is served
+        ├── NotExplainable      the model's file cannot say where its evidence lies
         ├── Overloaded          no lane would be free within CLASSIFIER_QUEUE_BUDGET_MS
         └── Draining            the service is shutting down
 """
@@ -75,6 +76,10 @@ class TooManyPixels(RequestError):
 
 class UnknownModel(RequestError):
     """No model of that name is served."""
+
+
+class NotExplainable(RequestError):
+    """The model's file cannot say where its evidence lies."""
 
 
 class Overloaded(RequestError):

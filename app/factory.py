@@ -16,7 +16,7 @@ from app.lanes import Lanes
 from app.metrics import Metrics
 from app.model import Model
 from app.observer import Observer
-from app.routes import health, metrics, model, page, predict
+from app.routes import explain, health, metrics, model, page, predict
 from app.server import Server
 from app.service import Service
 from app.settings import Settings
@@ -108,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     problems.register(app)
-    for router in (predict.router, health.router, model.router, metrics.router):
+    for router in (predict.router, explain.router, health.router, model.router, metrics.router):
         app.include_router(router)
     if settings.ui == "on":
         app.include_router(page.router)

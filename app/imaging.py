@@ -6,7 +6,8 @@ arithmetic (normalisation) is inside the model's graph.
 """
 
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -93,7 +94,19 @@ class Resize:
 
     def turned(self) -> "Resize":
         """The same rule for a picture that lies on its side."""
-        return Resize(height=self.width, width=self.height, crop=self.crop, filter=self.filter)
+        return replace(self, height=self.width, width=self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole(Resize):
+    """All of a picture, however thin; its sides in pixels are whole numbers, so their ratio is not quite its own."""
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        return (0.0, 0.0, width, height)
+
+
+#: What an upright picture of this width and height becomes.
+Rule = Callable[[int, int], Resize]
 
 
 def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
@@ -115,6 +128,46 @@ def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
         BrokenImage: the bytes begin like an image, but are truncated or damaged.
         TooManyPixels: the header announces more than ``max_pixels``.
     """
+    return _decode(data, lambda _width, _height: resize, max_pixels)
+
+
+def overview(data: bytes, longest: int, max_pixels: int) -> NDArray[np.uint8]:
+    """Decodes the whole of one photo, upright, for people to look at; otherwise as ``load``.
+
+    Args:
+        data: an encoded image in one of ``FORMATS``.
+        longest: the most pixels on its longer side; a larger photo is scaled down.
+        max_pixels: the most pixels the header may announce.
+
+    Returns:
+        ``uint8 [height, width, 3]``, RGB, 0 to 255.
+
+    Raises:
+        NotAnImage, BrokenImage, TooManyPixels: as ``load`` does.
+    """
+
+    def whole(width: int, height: int) -> Resize:
+        scale = min(1.0, longest / max(width, height))
+        return _Whole(max(1, round(height * scale)), max(1, round(width * scale)), 1.0, "bilinear")
+
+    return _decode(data, whole, max_pixels)
+
+
+def visible(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
+    """The part of a photo that the model sees: left, upper, right, lower, as fractions of the upright photo's sides.
+
+    Only the header is read. Raises NotAnImage or BrokenImage, as ``load`` does.
+    """
+    image = _open(data)
+    width, height = image.size
+    # Pillow turns a TIFF's size when it opens it.
+    if image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
+        width, height = height, width
+    left, upper, right, lower = resize.box(width, height)
+    return (left / width, upper / height, right / width, lower / height)
+
+
+def _decode(data: bytes, rule: Rule, max_pixels: int) -> NDArray[np.uint8]:
     image = _open(data)
     if image.width * image.height > max_pixels:
         raise TooManyPixels(
@@ -125,15 +178,15 @@ def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
         # All of it is in memory: one call of the decoder instead of one for each 64 KiB.
         image.decodermaxblock = len(data)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
-            _reduce(image, _upright(image, resize)[1])
+            _reduce(image, _upright(image, rule)[1])
         image.load()
         # Asked again: Pillow turns a TIFF by itself while loading it.
-        orientation, rule = _upright(image, resize)
+        orientation, resize = _upright(image, rule)
         picture = _eight_bit(image)
         picture = picture.resize(
-            (rule.width, rule.height),
-            FILTERS[rule.filter],
-            box=rule.box(picture.width, picture.height),
+            (resize.width, resize.height),
+            FILTERS[resize.filter],
+            box=resize.box(picture.width, picture.height),
             reducing_gap=2.0,
         )
         if orientation in _UPRIGHT:
@@ -160,10 +213,12 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         raise BrokenImage(f"The image's header is damaged ({_one_line(error)}). Send the complete file.") from error
 
 
-def _upright(image: Image.Image, resize: Resize) -> tuple[int, Resize]:
+def _upright(image: Image.Image, rule: Rule) -> tuple[int, Resize]:
     """The EXIF orientation, and the resize rule for the pixels as they are stored."""
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return orientation, resize.turned() if orientation in _SIDEWAYS else resize
+    if orientation in _SIDEWAYS:
+        return orientation, rule(image.height, image.width).turned()
+    return orientation, rule(image.width, image.height)
 
 
 def _reduce(image: JpegImagePlugin.JpegImageFile, rule: Resize) -> None:

@@ -12,7 +12,7 @@ from app.observation import Observation
 #: Seconds; from a decode of a small photo to a full queue budget.
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 #: A photo's way through the service.
-STAGES: Final = ("read", "queue", "decode", "infer")
+STAGES: Final = ("read", "queue", "decode", "infer", "draw")
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 

@@ -16,10 +16,14 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 from app.contract import Contract
-from app.errors import ModelError
+from app.errors import ModelError, NotExplainable
 
 INPUT: Final = "image"
 SCORES: Final = "scores"
+#: What explains a score, in the files that have it: see ``Model.evidence``.
+EVIDENCE: Final = "evidence"
+EVIDENCE_BIAS: Final = "evidence_bias"
+EVIDENCE_CLASS: Final = "evidence_class"
 
 
 class Model:
@@ -74,6 +78,42 @@ class Model:
         scores: NDArray[np.float32] = self._session.run([SCORES], {INPUT: pixels}, self._run_options)[0]
         return scores
 
+    def evidence(
+        self, pixels: NDArray[np.uint8], index: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Scores of a batch, and where in the pictures the evidence for a class lies, in the same run.
+
+        The class activation map of Zhou et al. 2016, arXiv:1512.04150: what each cell of the last feature map adds to
+        the class's logit. ``map[i].mean() + bias[i]`` is the logit that the softmax reads, divided by the temperature
+        already; so the log of two classes' scores differs by what their maps' means and biases differ by.
+
+        Args:
+            pixels: ``uint8 [N, H, W, 3]``, as for a call.
+            index: the class; None: each picture's best one.
+
+        Returns:
+            ``float32 [N, C]``, the scores; ``float32 [N, h, w]``, the maps, rows from top to bottom; ``float32 [N]``,
+            the biases: the classifier's own, and in an int8 model what rounding the pooled features changes.
+
+        Raises:
+            NotExplainable: the file has no such output.
+        """
+        self.check_explainable()
+        feeds = {INPUT: pixels}
+        if index is not None:
+            feeds[EVIDENCE_CLASS] = np.array([index])
+        scores, evidence, bias = self._session.run([SCORES, EVIDENCE, EVIDENCE_BIAS], feeds, self._run_options)
+        return scores, evidence, bias
+
+    def check_explainable(self) -> None:
+        """Raises NotExplainable if the file cannot say where its evidence lies."""
+        if not self._explainable:
+            raise NotExplainable(
+                f"The model {self.contract.name!r} cannot say where its evidence lies. Either its classifier is not "
+                "one linear layer behind global average pooling with a unit for each class, or an earlier version "
+                "exported its file: then export it again."
+            )
+
     def _check_interface(self) -> None:
         resize, classes = self.contract.resize, len(self.contract.labels)
         inputs, outputs = self._session.get_inputs(), {value.name: value for value in self._session.get_outputs()}
@@ -83,6 +123,7 @@ class Model:
             raise ModelError(f"its input is {inputs[0].name} {found}; the contract says {INPUT} {expected}")
         if SCORES not in outputs or outputs[SCORES].shape[-1] != classes:
             raise ModelError(f"it has no output {SCORES} with the contract's {classes} classes")
+        self._explainable = EVIDENCE in outputs
 
 
 def _give_back_freed_memory() -> None:

@@ -32,7 +32,7 @@ class Observation:
         bytes_out: size of the answer's body.
         route: the pattern that matched, for the metrics.
         images: photos answered.
-        timings_s: seconds by stage (read, queue, decode, infer).
+        timings_s: seconds by stage (read, queue, decode, infer, draw).
         problem: kind of problem that was answered with, if any.
     """
 

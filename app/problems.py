@@ -45,6 +45,7 @@ KINDS: Final[dict[type[errors.RequestError], Kind]] = {
     errors.BrokenImage: Kind(422, "broken-image", "Broken image"),
     errors.InvalidParameter: Kind(422, "invalid-parameter", "Invalid parameter"),
     errors.UnknownModel: Kind(404, "unknown-model", "Unknown model"),
+    errors.NotExplainable: Kind(422, "not-explainable", "Not explainable"),
     errors.Overloaded: Kind(503, "overloaded", "Overloaded"),
     errors.Draining: Kind(503, "draining", "Shutting down"),
 }

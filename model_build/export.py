@@ -19,7 +19,7 @@ import tf2onnx
 
 from app.contract import Contract, Golden
 from app.imaging import Resize
-from model_build import graph, labels, parity, photos, publish, quantize
+from model_build import evidence, graph, labels, parity, photos, publish, quantize
 from model_build.architecture import LAYOUTS
 from model_build.errors import InputError
 from model_build.graph import Affine
@@ -157,18 +157,21 @@ def publish_checked(
         fp32, normalise, classes = convert(source.model, resize.height, resize.width, target.pixel_range)
         if len(names.labels) != classes:
             raise InputError(f"there are {len(names.labels)} labels, but the model has {classes} classes")
-        draft = _draft(fp32, source, names, resize, target)
-        model, draft = publish.with_golden(fp32, draft, Path(folder))
+        served = evidence.add(fp32)
+        draft = _draft(served, source, names, resize, target)
+        model, draft = publish.with_golden(served, draft, Path(folder))
         expected = parity.keras_scores(
             source.model, normalise, pictures.pixels, lambda it: track(it, "Scores by Keras")
         )
         scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX fp32"))
         fp32_parity = parity.compare("keras", scores, expected, pictures)
         parity.check_fp32(fp32_parity)
-        made = [(fp32, draft, fp32_parity)]
+        made = [(served, draft, fp32_parity)]
         if target.precision != "fp32":
-            int8 = quantize.quantize(
-                fp32, calibration.for_calibration(CALIBRATION_PHOTOS), lambda it: track(it, "Calibrating int8")
+            int8 = evidence.add(
+                quantize.quantize(
+                    fp32, calibration.for_calibration(CALIBRATION_PHOTOS), lambda it: track(it, "Calibrating int8")
+                )
             )
             contract = replace(draft, precision="int8", version=target.version or graph.digest(int8)[:12])
             model, contract = publish.with_golden(int8, contract, Path(folder), draft.golden.photo)

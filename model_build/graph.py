@@ -7,8 +7,8 @@ the one form that the service loads::
     features float32 [batch, D, h, w]  the last feature map, where the head is global average pooling
     scores   float32 [batch, C]        softmax over the classes
 
-and into the same bytes for the same weights: tf2onnx's node names and the order of its constants differ from run to
-run.
+(``evidence`` adds what explains the scores) and into the same bytes for the same weights: tf2onnx's node names and the
+order of its constants differ from run to run.
 """
 
 import hashlib
@@ -358,7 +358,10 @@ def canonicalise(model: onnx.ModelProto) -> None:
         node.name = f"{kind}_{counts.get(kind, 0)}"
         counts[kind] = counts.get(kind, 0) + 1
         for i, name in enumerate(old.input):
-            if name in graph.constants:
+            if name in graph.constants and name in interface:
+                # The default of an optional input.
+                constants[name] = graph.constants[name]
+            elif name in graph.constants:
                 value = graph.array(name)
                 key = (graph.constants[name].data_type, value.shape, hashlib.sha256(value.tobytes()).digest())
                 if key not in by_value:

@@ -62,6 +62,8 @@ def take_off(model: onnx.ModelProto) -> Trunk:
         pending += [reader for name in node.output for reader in graph.readers(name)]
         graph.proto.node.remove(node)
     graph.add("Flatten", [tensor], POOLED, axis=1)
+    # What explained the old head's scores went with it.
+    del graph.proto.input[1:]
     del graph.proto.output[:]
     graph.proto.output.extend([*kept, helper.make_tensor_value_info(POOLED, TensorProto.FLOAT, [BATCH, None])])
     return Trunk(proto, removed)

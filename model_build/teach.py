@@ -19,7 +19,7 @@ from app.contract import Contract, Golden
 from app.cpus import usable_cpus
 from app.errors import ModelError
 from app.model import INPUT, Model
-from model_build import dataset, graph, head, linear, publish, temperature
+from model_build import dataset, evidence, graph, head, linear, publish, temperature
 from model_build.dataset import Folder, Part
 from model_build.errors import InputError
 from model_build.head import POOLED
@@ -84,7 +84,7 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
     found, heat, validation_logits = _learn(features, folder.classes, parts)
     threshold = temperature.unknown_below(temperature.softmax(validation_logits), request.unknown_share)
 
-    proto = head.put_on(trunk, found)
+    proto = evidence.add(head.put_on(trunk, found))
     draft = Contract(
         name=name,
         version=graph.digest(proto)[:12],

@@ -29,7 +29,8 @@ _DEFAULTS: Final = PredictQuery()
 _BINARY: Final = {"type": "string", "format": "binary"}
 #: A 2 x 2 grey PNG.
 _TINY: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNsYGBiYAAAApIAhPd8o1gAAAAASUVORK5CYII="
-_PHOTO: Final[dict[str, Any]] = {
+#: The request body of a route that takes one photo, for the OpenAPI document.
+PHOTO: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -63,7 +64,8 @@ _PHOTOS: Final[dict[str, Any]] = {
         },
     }
 }
-_ERRORS: Final = (
+#: What every route that takes photos may answer.
+ERRORS: Final = (
     errors.MalformedBody,
     errors.BodyTimeout,
     errors.BodyTooLarge,
@@ -78,8 +80,8 @@ _ERRORS: Final = (
     "/predict",
     summary="Classify one photo",
     response_model=PredictResponse,
-    responses=problems.responses(*_ERRORS, errors.TooManyPixels, errors.NotAnImage, errors.BrokenImage),
-    openapi_extra=_PHOTO,
+    responses=problems.responses(*ERRORS, errors.TooManyPixels, errors.NotAnImage, errors.BrokenImage),
+    openapi_extra=PHOTO,
 )
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
     """The photo as multipart field `file`, as the raw body, or as JSON with base64 in `image`."""
@@ -104,7 +106,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     "/predict/batch",
     summary="Classify several photos",
     response_model=BatchResponse,
-    responses=problems.responses(*_ERRORS, errors.TooManyImages),
+    responses=problems.responses(*ERRORS, errors.TooManyImages),
     openapi_extra=_PHOTOS,
 )
 async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:

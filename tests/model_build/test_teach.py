@@ -169,15 +169,33 @@ def test_the_file_says_everything(taught, base):
     assert 0.25 < contract.unknown_below < 1.0
 
 
+def to_scores(path) -> list[str]:
+    """The operators that a prediction needs, in their order."""
+    model = onnx.load(path)
+    scores = [value for value in model.graph.output if value.name == "scores"]
+    del model.graph.output[:]
+    model.graph.output.extend(scores)
+    graph.canonicalise(model)
+    return [node.op_type for node in model.graph.node]
+
+
 def test_the_trunk_is_the_base_and_is_pooled_once(taught, base):
     """Behind the pooling (int8: and its rounding) there is a dense layer in float, before it nothing has changed."""
-    before, after = onnx.load(base), onnx.load(taught[0])
-    kinds = [node.op_type for node in after.graph.node]
-    assert kinds.count("GlobalAveragePool") == 1
-    assert kinds[-3:] == ["Flatten", "Gemm", "Softmax"]
-    assert kinds[:-3] == [node.op_type for node in before.graph.node][: len(kinds) - 3]
-    assert kinds[-4] == ("GlobalAveragePool" if ".fp32." in base.name else "DequantizeLinear")
-    assert [value.name for value in after.graph.output] == ["features", "scores"]
+    before, after = (to_scores(path) for path in (base, taught[0]))
+    assert after.count("GlobalAveragePool") == 1
+    assert after[-3:] == ["Flatten", "Gemm", "Softmax"]
+    assert after[:-3] == before[: len(after) - 3]
+    assert after[-4] == ("GlobalAveragePool" if ".fp32." in base.name else "DequantizeLinear")
+
+
+def test_it_can_be_explained_and_taught_models_too(taught, bins, tmp_path):
+    outputs = ["features", "scores", "evidence", "evidence_bias"]
+    assert main(["teach", str(taught[0]), str(bins), "--output", str(tmp_path), "--name", "again"]) == 0
+    for path in (taught[0], *tmp_path.iterdir()):
+        proto = onnx.load(path)
+        assert [value.name for value in proto.graph.output] == outputs
+        assert [value.name for value in proto.graph.input] == ["image", "evidence_class"]
+        assert [node.op_type for node in proto.graph.node].count("ArgMax") == 1
 
 
 def test_it_answers_over_http_and_knows_what_it_does_not_know(taught):

@@ -41,8 +41,9 @@ export async function runBatch(files, { onOpen, onAnswer, onKey, say }) {
       } catch (error) {
         if (run.signal.aborted) return;
         entry.error = error;
-        fill(entry, error.message);
+        fill(entry, error.problem?.title ?? error.message);
         entry.row.classList.add("failed");
+        entry.row.title = error.message;
         if (error.status === 401) {
           run.abort();
           onKey();

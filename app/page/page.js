@@ -86,6 +86,7 @@ function show(entry) {
   photo.alt = entry.name;
   element("caption").textContent = entry.name;
   element("map").hidden = true;
+  element("frame").classList.remove("mapped");
   element("answer").hidden = element("error").hidden = true;
   wait("Looking …");
 }
@@ -175,8 +176,9 @@ async function showMap(prediction) {
     if (entry !== current || chosen !== prediction.index) return;
     drawMap(element("map"), answer);
     element("map").hidden = false;
-    const text = `Orange speaks for “${prediction.label}”, blue against it. The model sees what is inside the line.`;
-    element("map-note").textContent = text;
+    element("frame").classList.add("mapped");
+    element("map-note").textContent =
+      `Yellow speaks for “${prediction.label}” most, blue against it. The model sees what is inside the line.`;
     say(`Evidence map for ${prediction.label}.`);
   } catch (error) {
     entry.maps.delete(prediction.index);
@@ -192,6 +194,7 @@ function hideMap() {
   chosen = null;
   press();
   element("map").hidden = true;
+  element("frame").classList.remove("mapped");
   element("strength").hidden = true;
   element("show-map").checked = false;
   element("map-note").textContent = "";
@@ -271,5 +274,5 @@ offerCamera(classify, fail);
 offerExport();
 
 read("health").then(({ model, precision, input_size: size }) => {
-  if (model) element("model").textContent = `${model.name} · ${model.version} · ${precision} · ${size.width} × ${size.height} pixels`;
+  if (model) element("model").textContent = `${model.name} · ${model.version} · ${precision} · ${size.width}\u00a0×\u00a0${size.height}`;
 }, () => fail("The service cannot be reached. Check the network, then reload this page."));

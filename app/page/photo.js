@@ -2,8 +2,9 @@
 
 /** Pixels a side of a drawn map; the grid has 5 to 9 cells, and the browser scales the rest. */
 const SIDE = 192;
-const FOR = [255, 138, 0];
-const AGAINST = [40, 96, 255];
+/** From some evidence to the strongest, as in the service's own pictures: the stronger, the lighter. */
+const FOR = [[85, 15, 109], [186, 54, 85], [249, 140, 10], [252, 250, 130]];
+const AGAINST = [40, 110, 255];
 
 /**
  * Draws an evidence map over the part of the photo that the model saw.
@@ -24,23 +25,30 @@ export function drawMap(canvas, { box, evidence }) {
   for (let y = 0, at = 0; y < SIDE; y++) {
     for (let x = 0; x < SIDE; x++, at += 4) {
       const value = bilinear(evidence, (x + 0.5) / SIDE, (y + 0.5) / SIDE) / most;
-      const [red, green, blue] = value > 0 ? FOR : AGAINST;
       const strength = Math.abs(value);
-      // The strongest evidence glows towards yellow, so that it also differs in lightness.
-      image.data.set([red, green + (value > 0 ? 90 * strength ** 2 : 0), blue, 235 * strength ** 0.9], at);
+      image.data.set([...(value > 0 ? shade(strength) : AGAINST), 255 * strength ** 0.8], at);
     }
   }
   context.putImageData(image, 0, 0);
+}
+
+function shade(strength) {
+  const [first, second, part] = neighbours((strength * (FOR.length - 1) + 0.5) / FOR.length, FOR.length);
+  return FOR[first].map((channel, i) => mix(channel, FOR[second][i], part));
 }
 
 /** The grid's value at a place in it, both from 0 to 1; cells have their values at their centres. */
 function bilinear(grid, across, down) {
   const [top, bottom, v] = neighbours(down, grid.length);
   const [left, right, h] = neighbours(across, grid[0].length);
-  const mix = (a, b, t) => a + (b - a) * t;
   return mix(mix(grid[top][left], grid[top][right], h), mix(grid[bottom][left], grid[bottom][right], h), v);
 }
 
+function mix(a, b, part) {
+  return a + (b - a) * part;
+}
+
+/** The cells before and after a place, and how far it is from the first to the second. */
 function neighbours(place, cells) {
   const at = Math.min(Math.max(place * cells - 0.5, 0), cells - 1);
   const first = Math.floor(at);

@@ -81,6 +81,8 @@ class Tab:
         )
         self.page = context.new_page()
         self.page.set_default_timeout(15_000)
+        # Switches the browser's own dialog off before a test is in a hurry.
+        self.page.on("filechooser", lambda _: None)
         self.page.goto(str(base_url))
 
     def _heard(self, message):
@@ -112,4 +114,3 @@ def opened(browser):
         yield opening
         for tab, statuses in tabs:
             tab.check(*statuses)
-

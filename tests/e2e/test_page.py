@@ -294,6 +294,30 @@ def test_a_busy_service_is_asked_again(opened, tiny):
         assert labels(page)[0] == "red"
 
 
+def test_a_key_is_asked_for_where_one_is_wanted(opened, box):
+    page = opened(box, 401)
+    sent = []
+
+    def gate(route):
+        """What stands before the service and lets nobody pass without the key."""
+        sent.append(route.request.headers.get("authorization"))
+        if sent[-1] == "Bearer open sesame":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"title": "Unauthorized", "status": 401, "detail": "No API key."})
+
+    page.route("**/predict", gate)
+    page.set_input_files("#files", CHELSEA)
+    page.wait_for_selector("#key-form:visible")
+    page.keyboard.type("open sesame")
+    page.keyboard.press("Enter")
+    assert labels(page)[0] == "tabby"
+    assert page.locator("#key-form").is_hidden()
+    page.set_input_files("#files", [CHELSEA, PHOTOS / "coffee.png"])
+    expect(page.locator("#count")).to_have_text("2 of 2")
+    assert sent == [None, *["Bearer open sesame"] * 3]
+
+
 def test_recent_photos_come_back(opened, box):
     page = opened(box)
     page.set_input_files("#files", CHELSEA)

@@ -105,6 +105,7 @@ function render() {
   const { predictions, unknown, timing_ms: timing } = answer;
   element("answer").hidden = false;
   element("unknown").hidden = !unknown;
+  element("labels").classList.toggle("unsure", unknown);
   element("labels").replaceChildren(...predictions.map(labelRow));
   element("timing").replaceChildren(
     ...Object.entries({ Queue: timing.queue, Decode: timing.decode, Infer: timing.infer, "Round trip": roundTripMs }).map(timingItem),

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import csv
 import io
 import json
@@ -278,20 +279,32 @@ def test_names_and_labels_are_text(opened, tmp_path):
         assert page.locator("#announcer").inner_text().startswith("Unknown. ")
 
 
+@contextlib.contextmanager
+def full(client):
+    """The one lane of a service is taken, for longer than its budget allows."""
+    lanes, gate = client.server.config.app.state.service.lanes, threading.Event()
+    job = asyncio.run_coroutine_threadsafe(lanes.submit(gate.wait), client.server.loop)
+    try:
+        assert client.post("/predict", content=b"x").status_code == 503
+        yield
+    finally:
+        gate.set()
+    job.result(10)
+
+
 def test_a_busy_service_is_asked_again(opened, tiny):
+    red = encode(solid((250, 9, 9)), "PNG")
     with serving(tiny, lanes=1, queue_budget_ms=1) as client:
         page = opened(client, 503)
-        lanes, gate = client.server.config.app.state.service.lanes, threading.Event()
-        job = asyncio.run_coroutine_threadsafe(lanes.submit(gate.wait), client.server.loop)
-        # Long enough to be more than the budget allows, whatever the machine.
-        threading.Event().wait(0.01)
-        try:
-            drop(page, ("red.png", encode(solid((250, 9, 9)), "PNG")))
-            expect(page.locator("#waiting")).to_have_text(re.compile("busy"))
-        finally:
-            gate.set()
-        job.result(10)
+        with full(client):
+            drop(page, ("red.png", red))
+            expect(page.locator("#waiting")).to_have_text(re.compile("The service is busy. Trying again in \\d+ s."))
         assert labels(page)[0] == "red"
+        with full(client):
+            drop(page, *((f"{number}.png", red) for number in range(3)))
+            expect(page.locator("#rows")).to_contain_text("busy, again in")
+        expect(page.locator("#count")).to_have_text("3 of 3")
+        assert page.locator("#rows td:nth-child(2)").all_inner_texts() == ["red"] * 3
 
 
 def test_a_key_is_asked_for_where_one_is_wanted(opened, box):

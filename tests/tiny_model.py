@@ -1,4 +1,7 @@
-"""A real, tiny ONNX file of ours: its scores follow from the mean colour, so every answer can be foretold."""
+"""A real, tiny ONNX file of ours: its scores follow from the mean colour, so every answer can be foretold.
+
+The evidence for a colour is how much of it each of 4 x 4 cells has: its mean over 8 x 8 pixels, divided by 25.5.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.contract import Contract, Golden
 from app.imaging import Resize
+from model_build import evidence
 from tests.photos import encode, solid
 
 LABELS = ("red", "green", "blue")
@@ -40,23 +44,34 @@ def contract(**changes) -> Contract:
     return replace(made, **changes)
 
 
-def write(path: Path, made: Contract | None = None, metadata: dict[str, str] | None = None) -> Path:
+def write(
+    path: Path, made: Contract | None = None, metadata: dict[str, str] | None = None, explainable: bool = True
+) -> Path:
     """Writes the model; ``metadata`` replaces what the contract would say."""
     made = made or contract()
     nodes = [
-        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2], keepdims=0),
-        helper.make_node("Div", ["mean", "scale"], ["logits"]),
+        helper.make_node("Transpose", ["image"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["nchw"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("AveragePool", ["float"], ["cells"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Identity", ["cells"], ["features"]),
+        helper.make_node("GlobalAveragePool", ["cells"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["scores"], axis=-1),
     ]
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 32, 32, 3])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(np.array(25.5, np.float32), "scale")],
+        [
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3, 4, 4]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3]),
+        ],
+        [numpy_helper.from_array(np.eye(3, dtype=np.float32) / 25.5, "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if explainable:
+        model = evidence.add(model)
     for key, value in (made.to_metadata() if metadata is None else metadata).items():
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, path)

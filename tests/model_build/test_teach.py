@@ -225,13 +225,16 @@ def test_a_larger_unknown_share_raises_the_threshold(taught, base, bins, tmp_pat
     assert low.version == high.version
 
 
-def test_clear_errors_and_nothing_written(bins, tiny, tmp_path, capsys):
+def test_clear_errors_and_nothing_written(bins, tmp_path, capsys):
     fine = save(network(), tmp_path / "bins.fp32.onnx")
     before = fine.read_bytes()
     other = network()
     pool = next(node for node in other.graph.node if node.op_type == "GlobalAveragePool")
     pool.op_type = "GlobalMaxPool"
     save(other, tmp_path / "max.onnx")
+    old = network()
+    old.graph.output.remove(next(value for value in old.graph.output if value.name == "features"))
+    save(old, tmp_path / "old.onnx")
     (tmp_path / "text.onnx").write_text("hello")
     (tmp_path / "one" / "cat").mkdir(parents=True)
     output = tmp_path / "out"
@@ -239,7 +242,7 @@ def test_clear_errors_and_nothing_written(bins, tiny, tmp_path, capsys):
         ([tmp_path / "absent.onnx", bins], "no model file"),
         ([tmp_path / "text.onnx", bins], "not a loadable ONNX model"),
         ([tiny_model.write(tmp_path / "foreign.onnx", metadata={}), bins], "no contract"),
-        ([tiny, bins], "Export it again"),
+        ([tmp_path / "old.onnx", bins], "Export it again"),
         ([tmp_path / "max.onnx", bins], "are not averaged"),
         ([fine, tmp_path / "nowhere"], "cannot be read"),
         ([fine, tmp_path / "one"], "only 'cat'"),

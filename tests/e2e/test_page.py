@@ -109,8 +109,28 @@ def test_the_map(opened, box):
     assert page.locator("#map").is_hidden()
 
 
-def test_a_model_without_maps_says_so(opened, tiny):
+def test_the_map_lies_where_the_evidence_is(opened, tiny):
+    """The tiny model's evidence for red is where the picture is red."""
+    picture = solid((0, 0, 250), (320, 200))
+    picture.paste((250, 0, 0), (160, 0, 320, 100))
     with serving(tiny) as client:
+        page = opened(client)
+        drop(page, ("red.png", encode(picture, "PNG")))
+        page.click("#labels button:has-text('red')")
+        page.wait_for_selector("#map", state="visible")
+        alphas = page.locator("#map").evaluate(
+            """canvas => {
+              const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+              const at = (x, y) => 4 * (Math.floor(y * canvas.height) * canvas.width + Math.floor(x * canvas.width)) + 3;
+              return [[.2, .2], [.8, .2], [.2, .8], [.8, .8]].map((place) => data[at(...place)]);
+            }"""
+        )
+        assert alphas[1] > 200
+        assert max(alphas[0], alphas[2], alphas[3]) < 20
+
+
+def test_a_model_without_maps_says_so(opened, tmp_path):
+    with serving(tiny_model.write(tmp_path / "old.fp32.onnx", explainable=False)) as client:
         page = opened(client, 422)
         drop(page, ("red.png", encode(solid((250, 9, 9)), "PNG")))
         assert labels(page)[0] == "red"

@@ -7,7 +7,7 @@ CALIBRATION ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.fin
 # More options for the export, e.g. make model EXPORT="--alpha 0.35 --input-size 128"
 EXPORT ?=
 
-.PHONY: help serve model test lint bench load format lock clean
+.PHONY: help serve model test lint bench load format screenshots lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -39,6 +39,9 @@ load: .venv/all bench-models  ## realistic users (locust), with an HTML report
 .PHONY: bench-models
 bench-models:
 	@if ! ls models/*.int8.onnx models/*.fp32.onnx >/dev/null 2>&1; then $(MAKE) --no-print-directory model; fi
+
+screenshots: .venv/all  ## the pictures of the web page in docs/
+	$(BIN)/python -m tests.e2e.screenshots
 
 lock: .venv/all  ## lock the newest allowed versions of everything
 	$(BIN)/python -m pip install --quiet uv

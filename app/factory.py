@@ -17,7 +17,7 @@ from app.lanes import Lanes
 from app.metrics import Metrics
 from app.model import Model
 from app.observer import Observer
-from app.routes import explain, health, metrics, model, predict
+from app.routes import explain, health, metrics, model, page, predict
 from app.server import Server
 from app.service import Service
 from app.settings import Settings
@@ -104,7 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="A photo in, its labels out.",
         lifespan=lifespan,
-        # Their pages load from a CDN, which a gateway does not reach. The document itself is at /openapi.json.
+        # FastAPI's own pages load from a CDN, which a gateway does not reach; ours is in routes/page.py.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -112,6 +112,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.register(app)
     for router in (predict.router, explain.router, health.router, model.router, metrics.router):
         app.include_router(router)
+    if settings.ui == "on":
+        app.include_router(page.router)
     # Around FastAPI's own middlewares, which a photo does not need.
     app.middleware_stack = Observer(predict.Express(app.build_middleware_stack()), counted)
     return app

@@ -65,6 +65,7 @@ class Settings(BaseSettings):
         le=255,
         description="largest difference of a cell's mean between near-identical frames, in levels of 255",
     )
+    ui: Literal["on", "off"] = Field("on", description="the web page at `/` and the documentation at `/docs`")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line written")
 
     @property

@@ -1,0 +1,279 @@
+// One photo at a time on the stage; many in a list. Everything shown is set as text, never as HTML.
+
+import { Failure, read, rememberKey, send } from "./api.js";
+import { offerExport, percent, runBatch } from "./batch.js";
+import { offerCamera } from "./camera.js";
+import { drawMap, thumbnail } from "./photo.js";
+
+const MOST_RECENT = 24;
+const element = (id) => document.getElementById(id);
+
+/** Photos that were answered, newest first: `{file, name, answer, roundTripMs, error, maps}`. */
+const recent = [];
+/** What is on the stage, and what stops the request for it. */
+let current = null;
+let stop = null;
+/** Index of the class whose map is shown; what to do again once a key was given. */
+let chosen = null;
+let onceKeyed = null;
+
+function say(text) {
+  element("announcer").textContent = text;
+}
+
+// --- photos come in ---------------------------------------------------------------------------------------------
+
+function take(files) {
+  const list = [...files];
+  if (list.length === 1) classify(list[0]);
+  else if (list.length > 1) classifyAll(list);
+}
+
+function classifyAll(files) {
+  const onAnswer = (entry) => current ?? open(entry);
+  runBatch(files, { onOpen: open, onAnswer, onKey: () => askForKey(() => classifyAll(files)), say });
+  element("batch").scrollIntoView({ block: "nearest" });
+}
+
+async function classify(file) {
+  const entry = { file, name: file.name || "pasted photo" };
+  show(entry);
+  stop = new AbortController();
+  const { signal } = stop;
+  const onWait = (seconds) => wait(`The service is busy. Trying again in ${seconds} s.`);
+  try {
+    Object.assign(entry, await send("predict", file, { signal, onWait }));
+    remember(entry);
+  } catch (error) {
+    if (signal.aborted) return;
+    entry.error = error;
+    if (error.status === 401) askForKey(() => classify(file));
+  }
+  if (entry === current) render();
+}
+
+/** A result that is there already; one that failed is tried again. */
+function open(entry) {
+  if (entry.answer) {
+    show(entry);
+    render();
+    element("stage").scrollIntoView({ block: "nearest" });
+  } else {
+    classify(entry.file);
+  }
+}
+
+function askForKey(again) {
+  onceKeyed = again;
+  element("key-form").hidden = false;
+  element("key").focus();
+}
+
+// --- the stage --------------------------------------------------------------------------------------------------
+
+function show(entry) {
+  stop?.abort();
+  current = entry;
+  chosen = null;
+  document.body.classList.remove("fresh");
+  element("empty").hidden = true;
+  element("figure").hidden = false;
+  element("unseen").hidden = true;
+  const photo = element("photo");
+  URL.revokeObjectURL(photo.src);
+  photo.hidden = false;
+  photo.src = URL.createObjectURL(entry.file);
+  photo.alt = entry.name;
+  element("caption").textContent = entry.name;
+  element("map").hidden = true;
+  element("frame").classList.remove("mapped");
+  element("answer").hidden = element("error").hidden = true;
+  wait("Looking …");
+}
+
+function wait(text) {
+  element("waiting").hidden = false;
+  element("waiting").textContent = text;
+  element("result").ariaBusy = "true";
+}
+
+function render() {
+  const { answer, error, roundTripMs } = current;
+  element("waiting").hidden = true;
+  element("result").ariaBusy = "false";
+  if (error) return fail(error.message);
+  const { predictions, unknown, timing_ms: timing } = answer;
+  element("answer").hidden = false;
+  element("unknown").hidden = !unknown;
+  element("labels").classList.toggle("unsure", unknown);
+  element("labels").replaceChildren(...predictions.map(labelRow));
+  element("timing").replaceChildren(
+    ...Object.entries({ Queue: timing.queue, Decode: timing.decode, Infer: timing.infer, "Round trip": roundTripMs }).map(timingItem),
+  );
+  element("photo").alt = `${current.name}: ${unknown ? "unknown" : predictions[0]?.label}`;
+  say((unknown ? "Unknown. Best guesses: " : "") + predictions.map((p) => `${p.label}, ${percent(p.score)}`).join("; "));
+  element("map-note").textContent = "";
+  element("show-map").disabled = false;
+  if (element("show-map").checked) showMap(predictions[0]);
+}
+
+function fail(message) {
+  element("waiting").hidden = true;
+  element("answer").hidden = true;
+  element("error").hidden = false;
+  element("error").textContent = message;
+}
+
+function labelRow(prediction) {
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  const [name, score, bar] = ["name", "score", "bar"].map((kind) => {
+    const part = document.createElement("span");
+    part.className = kind;
+    return part;
+  });
+  name.textContent = prediction.label;
+  score.textContent = percent(prediction.score);
+  bar.style.setProperty("--score", prediction.score);
+  button.type = "button";
+  button.title = `Show the evidence for ${prediction.label}`;
+  button.ariaPressed = "false";
+  button.dataset.index = prediction.index;
+  button.append(name, " ", score, bar);
+  button.addEventListener("click", () => {
+    element("show-map").checked = true;
+    showMap(prediction);
+  });
+  item.append(button);
+  return item;
+}
+
+function timingItem([name, milliseconds]) {
+  const item = document.createElement("div");
+  const term = document.createElement("dt");
+  const value = document.createElement("dd");
+  term.textContent = name;
+  value.textContent = `${milliseconds.toFixed(1)} ms`;
+  item.append(term, value);
+  return item;
+}
+
+// --- the evidence map -------------------------------------------------------------------------------------------
+
+async function showMap(prediction) {
+  const entry = current;
+  chosen = prediction.index;
+  press();
+  element("strength").hidden = false;
+  entry.maps ??= new Map();
+  if (!entry.maps.has(prediction.index)) {
+    element("map-note").textContent = "Working out what speaks for it …";
+    // Two classes may have the same label.
+    const asked = encodeURIComponent(prediction.id ?? prediction.label);
+    entry.maps.set(prediction.index, send(`explain?label=${asked}`, entry.file));
+  }
+  try {
+    const { answer } = await entry.maps.get(prediction.index);
+    if (entry !== current || chosen !== prediction.index) return;
+    drawMap(element("map"), answer);
+    element("map").hidden = false;
+    element("frame").classList.add("mapped");
+    element("map-note").textContent =
+      `Yellow speaks for “${prediction.label}” most, blue against it. The model sees what is inside the line.`;
+    say(`Evidence map for ${prediction.label}.`);
+  } catch (error) {
+    entry.maps.delete(prediction.index);
+    if (entry !== current) return;
+    hideMap();
+    element("map-note").textContent = error instanceof Failure ? error.message : "The map could not be drawn.";
+    // A model without maps will not have one for another label either.
+    element("show-map").disabled = Boolean(error.problem?.type?.endsWith(":not-explainable"));
+  }
+}
+
+function hideMap() {
+  chosen = null;
+  press();
+  element("map").hidden = true;
+  element("frame").classList.remove("mapped");
+  element("strength").hidden = true;
+  element("show-map").checked = false;
+  element("map-note").textContent = "";
+}
+
+function press() {
+  for (const button of element("labels").querySelectorAll("button")) {
+    button.ariaPressed = String(Number(button.dataset.index) === chosen);
+  }
+}
+
+// --- recent photos ----------------------------------------------------------------------------------------------
+
+async function remember(entry) {
+  recent.unshift(entry);
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.ariaLabel = `${entry.name}: ${entry.answer.unknown ? "unknown" : entry.answer.predictions[0]?.label}`;
+  button.title = button.ariaLabel;
+  button.addEventListener("click", () => open(entry));
+  button.append(await thumbnail(entry.file, 128));
+  item.append(button);
+  element("history").prepend(item);
+  element("recent").hidden = false;
+  if (recent.length > MOST_RECENT) {
+    recent.pop();
+    element("history").lastElementChild.remove();
+  }
+}
+
+// --- wiring -----------------------------------------------------------------------------------------------------
+
+for (const id of ["files", "shot"]) {
+  element(id).addEventListener("change", ({ target }) => {
+    take(target.files);
+    target.value = "";
+  });
+}
+element("choose").addEventListener("click", () => element("files").click());
+document.addEventListener("paste", ({ clipboardData }) => take(clipboardData.files));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+document.addEventListener("dragleave", ({ relatedTarget }) => {
+  if (!relatedTarget) document.body.classList.remove("dropping");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+  else fail("That was no file. Save the picture first, then drop the file here.");
+});
+element("photo").addEventListener("load", ({ target }) => {
+  element("frame").style.setProperty("--ratio", target.naturalWidth / target.naturalHeight);
+});
+element("photo").addEventListener("error", () => {
+  element("photo").hidden = true;
+  element("unseen").hidden = false;
+});
+element("show-map").addEventListener("change", ({ target }) => {
+  if (target.checked && current?.answer?.predictions.length) showMap(current.answer.predictions[0]);
+  else hideMap();
+});
+element("opacity").addEventListener("input", ({ target }) => {
+  element("map").style.opacity = target.value / 100;
+});
+element("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  rememberKey(element("key").value);
+  element("key").value = "";
+  element("key-form").hidden = true;
+  onceKeyed();
+});
+offerCamera(classify, fail);
+offerExport();
+
+read("health").then(({ model, precision, input_size: size }) => {
+  if (model) element("model").textContent = `${model.name} · ${model.version} · ${precision} · ${size.width}\u00a0×\u00a0${size.height}`;
+}, () => fail("The service cannot be reached. Check the network, then reload this page."));

@@ -1,0 +1,83 @@
+"""``GET /`` and ``GET /docs``: the web page, and the API's interactive documentation, both without internet."""
+
+from functools import cache
+from hashlib import sha256
+from pathlib import Path, PurePath
+from typing import Final
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+router = APIRouter(include_in_schema=False)
+
+_FOLDER: Final = Path(__file__).parent.parent / "page"
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+#: What the two pages consist of; nothing else in the folder is served.
+ASSETS: Final = frozenset(
+    {
+        "api.js",
+        "batch.js",
+        "camera.js",
+        "docs.js",
+        "icon.svg",
+        "page.css",
+        "page.js",
+        "photo.js",
+        "swagger/swagger-ui-bundle.js",
+        "swagger/swagger-ui.css",
+    }
+)
+#: Nothing is loaded from elsewhere, nothing is sent elsewhere, nobody frames it.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+#: Swagger UI writes style attributes.
+_DOCS_POLICY: Final = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def page(request: Request) -> Response:
+    """The page: a photo in, its labels on the screen."""
+    return _answer(request, "index.html", _POLICY)
+
+
+@router.api_route("/docs", methods=["GET", "HEAD"])
+async def docs(request: Request) -> Response:
+    """Swagger UI for ``/openapi.json``."""
+    return _answer(request, "docs.html", _DOCS_POLICY)
+
+
+@router.api_route("/page/{name:path}", methods=["GET", "HEAD"])
+async def asset(request: Request, name: str) -> Response:
+    """One of the files that the pages load."""
+    if name not in ASSETS:
+        raise HTTPException(404)
+    return _answer(request, name, _POLICY)
+
+
+@cache
+def _read(name: str) -> tuple[bytes, str]:
+    """A file's content and its entity tag; read when it is first asked for."""
+    content = (_FOLDER / name).read_bytes()
+    return content, f'"{sha256(content).hexdigest()[:32]}"'
+
+
+def _answer(request: Request, name: str, policy: str) -> Response:
+    content, tag = _read(name)
+    headers = {
+        # Kept by the browser, but asked for again each time, so that an updated service is seen at once.
+        "Cache-Control": "no-cache",
+        "ETag": tag,
+        "Content-Security-Policy": policy,
+        "Permissions-Policy": "camera=(self)",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=_TYPES[PurePath(name).suffix])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.contract import Contract
 from app.errors import InvalidParameter, ModelError
@@ -88,20 +89,39 @@ class Classifier:
         Raises:
             NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
         """
+        scores, decode_s, infer_s = self.scores(data, alone=alone)
         started = time.perf_counter()
-        pixels = load(data, self.contract.resize, self._max_pixels)
-        decoded = time.perf_counter()
-        scores = (self.wide if alone else self.model)(pixels[np.newaxis])[0]
         ranked = top_k(scores, k, min_score)
-        inferred = time.perf_counter()
+        infer_s += time.perf_counter() - started
         labels, ids = self.contract.labels, self.contract.ids
         return Result(
             contract=self.contract,
             predictions=tuple(Prediction(labels[i], i, ids[i], score) for i, score in ranked),
             unknown=bool(scores.max() < self.contract.unknown_below),
-            decode_s=decoded - started,
-            infer_s=inferred - decoded,
+            decode_s=decode_s,
+            infer_s=infer_s,
         )
+
+    def scores(
+        self, picture: bytes | NDArray[np.uint8], *, alone: bool = False
+    ) -> tuple[NDArray[np.float32], float, float]:
+        """The scores of all classes for one picture.
+
+        Args:
+            picture: an image file's bytes, or ``uint8 [H, W, 3]`` RGB pixels of the model's own size.
+            alone: no other photo is being worked on, so this one may use all CPUs.
+
+        Returns:
+            ``float32 [C]``, and how long decoding and inference took, in seconds.
+
+        Raises:
+            NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
+        """
+        started = time.perf_counter()
+        pixels = load(picture, self.contract.resize, self._max_pixels) if isinstance(picture, bytes) else picture
+        decoded = time.perf_counter()
+        scores = (self.wide if alone else self.model)(pixels[np.newaxis])[0]
+        return scores, decoded - started, time.perf_counter() - decoded
 
     def check_k(self, k: int) -> None:
         """Raises InvalidParameter if ``k`` is more than the model has classes."""

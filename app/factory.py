@@ -16,7 +16,7 @@ from app.lanes import Lanes
 from app.metrics import Metrics
 from app.model import Model
 from app.observer import Observer
-from app.routes import health, metrics, model, predict
+from app.routes import deepstack, health, metrics, model, predict, protocol_v2, tensorflow_serving
 from app.server import Server
 from app.service import Service
 from app.settings import Settings
@@ -108,7 +108,8 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     problems.register(app)
-    for router in (predict.router, health.router, model.router, metrics.router):
+    ours = (predict.router, health.router, model.router, metrics.router)
+    for router in (*ours, protocol_v2.router, deepstack.router, tensorflow_serving.router):
         app.include_router(router)
     # Around FastAPI's own middlewares, which a photo does not need.
     app.middleware_stack = Observer(predict.Express(app.build_middleware_stack()), counted)

@@ -177,16 +177,11 @@ def _pictures(
 
 def _texts(values: Any) -> list[bytes]:
     """The elements of a JSON BYTES tensor: base64, since JSON has no bytes."""
-    values = (
-        [row[0] if isinstance(row, list) and len(row) == 1 else row for row in values]
-        if isinstance(values, list)
-        else []
-    )
-    if not all(isinstance(text, str) for text in values):
-        raise MalformedBody(
-            f'"{ENCODED}" is not a list of texts. Send each picture as base64, or as binary tensor data.'
-        )
-    return [from_base64(text, f'An element of "{ENCODED}"') for text in values]
+    rows = values if isinstance(values, list) else [None]
+    texts = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in rows]
+    if not all(isinstance(text, str) for text in texts):
+        raise MalformedBody(f'"{ENCODED}" is not a list of texts. Send each picture as base64, or as binary data.')
+    return [from_base64(text, f'An element of "{ENCODED}"') for text in texts]
 
 
 def _elements(data: bytes, offset: int) -> list[bytes]:

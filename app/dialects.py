@@ -33,6 +33,10 @@ REFUSALS: Final = (
     errors.BrokenImage,
 )
 
+# What ``model`` reads, for the OpenAPI document. Arguments of the routes would document a 422 that cannot happen.
+NAME: Final[dict[str, Any]] = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+VERSION: Final[dict[str, Any]] = {**NAME, "name": "version"}
+
 
 class Asked(Protocol):
     """A request that has been read."""
@@ -108,13 +112,14 @@ class Dialect:
 _JSON_TYPES: Final = {str: "string", bool: "boolean", float: "number"}
 
 
-def model(service: Service, name: str, version: str | None) -> Classifier:
-    """The classifier of a model, for requests that may name a version of it.
+def model(request: Request) -> Classifier:
+    """The classifier of the model that a path with ``{name}`` and perhaps ``{version}`` asks for.
 
     Raises:
         UnknownModel: no such model, or not in this version, is served.
     """
-    classifier = service.classifier_for(name)
+    name, version = request.path_params["name"], request.path_params.get("version")
+    classifier = Service.of(request).classifier_for(name)
     served = classifier.contract.version
     if version not in (None, served):
         raise errors.UnknownModel(f"The model {name!r} has no version {version!r} here; {served!r} is served.")

@@ -160,8 +160,8 @@ def _pictures(
     announced = _parameters(tensor).get("binary_data_size")
     if (0 if announced is None else announced) != len(data) - offset:
         raise MalformedBody(
-            f'"binary_data_size" is {announced}, and {len(data) - offset} bytes follow the JSON. Send the JSON\'s length'
-            " as Inference-Header-Content-Length, and the tensor's bytes right after it."
+            f'"binary_data_size" is {announced}, and {len(data) - offset} bytes follow the JSON. Send the length of '
+            "the JSON as Inference-Header-Content-Length, and the tensor's bytes right after it."
         )
     if name == PIXELS:
         if announced is None:
@@ -177,7 +177,7 @@ def _pictures(
 
 def _texts(values: Any) -> list[bytes]:
     """The elements of a JSON BYTES tensor: base64, since JSON has no bytes."""
-    rows = values if isinstance(values, list) else [None]
+    rows: list[Any] = values if isinstance(values, list) else [None]
     texts = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in rows]
     if not all(isinstance(text, str) for text in texts):
         raise MalformedBody(f'"{ENCODED}" is not a list of texts. Send each picture as base64, or as binary data.')

@@ -6,15 +6,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import __version__, errors
-from app.classifier import Classifier
-from app.dialects import REFUSALS, Dialect, model, score
+from app.dialects import NAME, REFUSALS, VERSION, Dialect, model, score
 from app.open_inference import ENCODED, EXTENSIONS, PIXELS, SCORES, Inference
 from app.schemas import TINY_PNG
 from app.service import Service
 
 _HEADER: Final = "Inference-Header-Content-Length"
 _DIALECT: Final = Dialect(lambda message, _ms: {"error": message})
-_UNKNOWN: Final = _DIALECT.responses(errors.UnknownModel)
+_MODEL: Final = "/v2/models/{name}"
+_VERSION: Final = "/v2/models/{name}/versions/{version}"
 
 router = APIRouter(tags=["open inference protocol"], route_class=_DIALECT.route())
 
@@ -86,72 +86,77 @@ class InferenceResponse(BaseModel):
     outputs: list[ResponseOutput]
 
 
+_UNKNOWN: Final = _DIALECT.responses(errors.UnknownModel)
+_NAMED: Final = {"parameters": [NAME]}
+_VERSIONED: Final = {"parameters": [NAME, VERSION]}
+_LENGTH: Final = {
+    "name": _HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 0},
+    "description": "Length of the JSON, where a binary tensor follows.",
+}
 _PARAMETERS: Final = {"type": "object", "description": "`binary_data_size`, where the tensor follows the JSON."}
 _BODY: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {
-                        "id": {"type": "string"},
-                        "inputs": {
-                            "type": "array",
-                            "minItems": 1,
-                            "maxItems": 1,
-                            "items": {
-                                "type": "object",
-                                "required": ["name", "shape", "datatype"],
-                                "properties": {
-                                    "name": {"enum": [PIXELS, ENCODED]},
-                                    "datatype": {"enum": ["UINT8", "BYTES"]},
-                                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
-                                    "parameters": _PARAMETERS,
-                                    "data": {"type": "array", "items": {}},
-                                },
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["inputs"],
+                "properties": {
+                    "id": {"type": "string"},
+                    "inputs": {
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": 1,
+                        "items": {
+                            "type": "object",
+                            "required": ["name", "shape", "datatype"],
+                            "properties": {
+                                "name": {"enum": [PIXELS, ENCODED]},
+                                "datatype": {"enum": ["UINT8", "BYTES"]},
+                                "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+                                "parameters": _PARAMETERS,
+                                "data": {"type": "array", "items": {}},
                             },
                         },
-                        "outputs": {
-                            "type": "array",
-                            "maxItems": 1,
-                            "items": {
-                                "type": "object",
-                                "required": ["name"],
-                                "properties": {
-                                    "name": {"const": SCORES},
-                                    "parameters": {
-                                        "type": "object",
-                                        "properties": {
-                                            "binary_data": {"type": "boolean"},
-                                            "classification": {"type": "integer", "minimum": 0},
-                                        },
+                    },
+                    "outputs": {
+                        "type": "array",
+                        "maxItems": 1,
+                        "items": {
+                            "type": "object",
+                            "required": ["name"],
+                            "properties": {
+                                "name": {"const": SCORES},
+                                "parameters": {
+                                    "type": "object",
+                                    "properties": {
+                                        "binary_data": {"type": "boolean"},
+                                        "classification": {"type": "integer", "minimum": 0},
                                     },
                                 },
                             },
                         },
-                        "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
                     },
-                },
-                "example": {
-                    "id": "42",
-                    "inputs": [{"name": ENCODED, "datatype": "BYTES", "shape": [1], "data": [TINY_PNG]}],
-                    "outputs": [{"name": SCORES, "parameters": {"classification": 3}}],
+                    "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
                 },
             },
-            "application/octet-stream": {
-                "schema": {
-                    "type": "string",
-                    "format": "binary",
-                    "description": f"The JSON, as long as the header {_HEADER} says, then the input's bytes.",
-                }
+            "example": {
+                "id": "42",
+                "inputs": [{"name": ENCODED, "datatype": "BYTES", "shape": [1], "data": [TINY_PNG]}],
+                "outputs": [{"name": SCORES, "parameters": {"classification": 3}}],
             },
         },
+        "application/octet-stream": {
+            "schema": {
+                "type": "string",
+                "format": "binary",
+                "description": f"The JSON, as long as the header {_HEADER} says, then the input's bytes.",
+            }
+        },
     },
-    "parameters": [
-        {"name": _HEADER, "in": "header", "required": False, "schema": {"type": "integer", "minimum": 0}},
-    ],
 }
 _INFERRED: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -166,6 +171,9 @@ _INFERRED: Final[dict[int | str, dict[str, Any]]] = {
     },
     **_DIALECT.responses(errors.UnknownModel, errors.TooManyImages, *REFUSALS),
 }
+
+
+_READY: Final[dict[int | str, dict[str, Any]]] = {503: {"model": ModelReady}, **_UNKNOWN}
 
 
 @router.get("/v2", summary="Server metadata")
@@ -192,60 +200,11 @@ async def server_ready(request: Request, response: Response) -> ServerReady:
     return ServerReady(live=service.lanes.alive, ready=ready)
 
 
-@router.get("/v2/models/{name}", summary="Model metadata", responses=_UNKNOWN)
-async def model_metadata(request: Request, name: str) -> ModelMetadata:
+@router.get(_MODEL, summary="Model metadata", responses=_UNKNOWN, openapi_extra=_NAMED)
+@router.get(_VERSION, summary="Model metadata", responses=_UNKNOWN, openapi_extra=_VERSIONED)
+async def model_metadata(request: Request) -> ModelMetadata:
     """The model's inputs, of which a request has one, and its output."""
-    return _metadata(model(Service.of(request), name, None))
-
-
-@router.get("/v2/models/{name}/versions/{version}", summary="Model metadata", responses=_UNKNOWN)
-async def model_version_metadata(request: Request, name: str, version: str) -> ModelMetadata:
-    """The same for one version of it."""
-    return _metadata(model(Service.of(request), name, version))
-
-
-@router.get("/v2/models/{name}/ready", summary="Model ready", responses={503: {"model": ModelReady}, **_UNKNOWN})
-async def model_ready(request: Request, response: Response, name: str) -> ModelReady:
-    """404 for a model that is not served."""
-    return _ready(request, response, name, None)
-
-
-@router.get(
-    "/v2/models/{name}/versions/{version}/ready",
-    summary="Model ready",
-    responses={503: {"model": ModelReady}, **_UNKNOWN},
-)
-async def model_version_ready(request: Request, response: Response, name: str, version: str) -> ModelReady:
-    """The same for one version of it."""
-    return _ready(request, response, name, version)
-
-
-@router.post(
-    "/v2/models/{name}/infer",
-    summary="Inference",
-    response_model=InferenceResponse,
-    responses=_INFERRED,
-    openapi_extra=_BODY,
-)
-async def infer(request: Request, name: str) -> Response:
-    """`image` (UINT8, the model's own size) or `bytes` (BYTES: encoded photos; in JSON as base64) to `scores`."""
-    return await _infer(request, name, None)
-
-
-@router.post(
-    "/v2/models/{name}/versions/{version}/infer",
-    summary="Inference",
-    response_model=InferenceResponse,
-    responses=_INFERRED,
-    openapi_extra=_BODY,
-)
-async def infer_version(request: Request, name: str, version: str) -> Response:
-    """The same with one version of it."""
-    return await _infer(request, name, version)
-
-
-def _metadata(classifier: Classifier) -> ModelMetadata:
-    contract = classifier.contract
+    contract = model(request).contract
     size = [contract.resize.height, contract.resize.width, 3]
     return ModelMetadata(
         name=contract.name,
@@ -259,19 +218,34 @@ def _metadata(classifier: Classifier) -> ModelMetadata:
     )
 
 
-def _ready(request: Request, response: Response, name: str, version: str | None) -> ModelReady:
-    service = Service.of(request)
-    model(service, name, version)
-    ready, _ = service.readiness()
+@router.get(f"{_MODEL}/ready", summary="Model ready", responses=_READY, openapi_extra=_NAMED)
+@router.get(f"{_VERSION}/ready", summary="Model ready", responses=_READY, openapi_extra=_VERSIONED)
+async def model_ready(request: Request, response: Response) -> ModelReady:
+    """Whether a request to the model sent now would be answered; 404 if it is not served."""
+    contract = model(request).contract
+    ready, _ = Service.of(request).readiness()
     response.status_code = 200 if ready else 503
-    return ModelReady(name=name, ready=ready)
+    return ModelReady(name=contract.name, ready=ready)
 
 
-async def _infer(request: Request, name: str, version: str | None) -> Response:
-    service = Service.of(request)
-    classifier = model(service, name, version)
-    contract, most = classifier.contract, service.limits.batch_images
-    header_length = request.headers.get(_HEADER)
+@router.post(
+    f"{_MODEL}/infer",
+    summary="Inference",
+    response_model=InferenceResponse,
+    responses=_INFERRED,
+    openapi_extra={"parameters": [NAME, _LENGTH], "requestBody": _BODY},
+)
+@router.post(
+    f"{_VERSION}/infer",
+    summary="Inference",
+    response_model=InferenceResponse,
+    responses=_INFERRED,
+    openapi_extra={"parameters": [NAME, VERSION, _LENGTH], "requestBody": _BODY},
+)
+async def infer(request: Request) -> Response:
+    """`image` (UINT8, the model's own size) or `bytes` (BYTES: encoded photos; in JSON as base64) to `scores`."""
+    classifier, most = model(request), Service.of(request).limits.batch_images
+    contract, header_length = classifier.contract, request.headers.get(_HEADER)
     asked, scores = await score(
         request, classifier, lambda body: Inference.parse(body.data, header_length, contract, most)
     )

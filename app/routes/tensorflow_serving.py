@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from app import errors
-from app.classifier import Classifier
 from app.contract import Contract
-from app.dialects import REFUSALS, Dialect, Picture, model, score
+from app.dialects import NAME, REFUSALS, VERSION, Dialect, Picture, model, score
 from app.schemas import TINY_PNG
 from app.service import Service
 from app.wire import from_base64, json_object, pixels
@@ -24,7 +23,8 @@ _ENCODED: Final = "bytes"
 _SIGNATURE: Final = "serving_default"
 _HINT: Final = 'Send {"instances": [{"b64": "<base64>"}]}, one object for each photo.'
 _DIALECT: Final = Dialect(lambda message, _ms: {"error": message})
-_UNKNOWN: Final = _DIALECT.responses(errors.UnknownModel)
+_MODEL: Final = "/v1/models/{name}"
+_VERSION: Final = "/v1/models/{name}/versions/{version}"
 
 router = APIRouter(tags=["tensorflow serving"], route_class=_DIALECT.route())
 
@@ -124,86 +124,44 @@ def _picture(value: Any, size: tuple[int, int, int]) -> Picture:
     raise errors.MalformedBody(f'A photo is neither {{"b64": "<base64>"}} nor a list of {list(size)} pixels. {_HINT}')
 
 
+_UNKNOWN: Final = _DIALECT.responses(errors.UnknownModel)
+_NAMED: Final = {"parameters": [NAME]}
+_VERSIONED: Final = {"parameters": [NAME, VERSION]}
 _BODY: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "signature_name": {"const": _SIGNATURE},
-                        "instances": {"type": "array", "minItems": 1, "items": {}},
-                        "inputs": {"type": ["array", "object"]},
-                    },
-                    "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "signature_name": {"const": _SIGNATURE},
+                    "instances": {"type": "array", "minItems": 1, "items": {}},
+                    "inputs": {"type": ["array", "object"]},
                 },
-                "example": {"instances": [{"b64": TINY_PNG}]},
-            }
-        },
-    }
+                "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+            },
+            "example": {"instances": [{"b64": TINY_PNG}]},
+        }
+    },
 }
 _PREDICTED: Final = _DIALECT.responses(errors.UnknownModel, errors.TooManyImages, *REFUSALS)
 
 
-@router.get("/v1/models/{name}", summary="Model status", responses=_UNKNOWN)
-async def model_status(request: Request, name: str) -> ModelStatus:
+@router.get(_MODEL, summary="Model status", responses=_UNKNOWN, openapi_extra=_NAMED)
+@router.get(_VERSION, summary="Model status", responses=_UNKNOWN, openapi_extra=_VERSIONED)
+async def model_status(request: Request) -> ModelStatus:
     """The one version that is served."""
-    return _status(request, name, None)
-
-
-@router.get("/v1/models/{name}/versions/{version}", summary="Model status", responses=_UNKNOWN)
-async def model_version_status(request: Request, name: str, version: str) -> ModelStatus:
-    """The same for one version of it."""
-    return _status(request, name, version)
-
-
-@router.get("/v1/models/{name}/metadata", summary="Model metadata", responses=_UNKNOWN)
-async def model_metadata(request: Request, name: str) -> SignatureMetadata:
-    """The signature `serving_default`: the inputs, of which a request has one, and the output."""
-    return _metadata(model(Service.of(request), name, None))
-
-
-@router.get("/v1/models/{name}/versions/{version}/metadata", summary="Model metadata", responses=_UNKNOWN)
-async def model_version_metadata(request: Request, name: str, version: str) -> SignatureMetadata:
-    """The same for one version of it."""
-    return _metadata(model(Service.of(request), name, version))
-
-
-@router.post(
-    "/v1/models/{name}:predict",
-    summary="Predict",
-    response_model=Predicted,
-    responses=_PREDICTED,
-    openapi_extra=_BODY,
-)
-async def predict(request: Request, name: str) -> Response:
-    """Photos as `{"b64": ...}` or as pixels of the model's own size, in rows (`instances`) or columns (`inputs`)."""
-    return await _predict(request, name, None)
-
-
-@router.post(
-    "/v1/models/{name}/versions/{version}:predict",
-    summary="Predict",
-    response_model=Predicted,
-    responses=_PREDICTED,
-    openapi_extra=_BODY,
-)
-async def predict_version(request: Request, name: str, version: str) -> Response:
-    """The same with one version of it."""
-    return await _predict(request, name, version)
-
-
-def _status(request: Request, name: str, version: str | None) -> ModelStatus:
-    service = Service.of(request)
-    contract = model(service, name, version).contract
-    ready, _ = service.readiness()
+    contract = model(request).contract
+    ready, _ = Service.of(request).readiness()
     state = VersionStatus(version=contract.version, state="AVAILABLE" if ready else "UNLOADING", status=Status())
     return ModelStatus(model_version_status=[state])
 
 
-def _metadata(classifier: Classifier) -> SignatureMetadata:
-    contract = classifier.contract
+@router.get(f"{_MODEL}/metadata", summary="Signature", responses=_UNKNOWN, openapi_extra=_NAMED)
+@router.get(f"{_VERSION}/metadata", summary="Signature", responses=_UNKNOWN, openapi_extra=_VERSIONED)
+async def model_metadata(request: Request) -> SignatureMetadata:
+    """The signature `serving_default`: the inputs, of which a request has one, and the output."""
+    contract = model(request).contract
 
     def tensor(name: str, dtype: str, *lengths: int) -> dict[str, Any]:
         dim = [{"size": str(length), "name": ""} for length in (-1, *lengths)]
@@ -224,9 +182,23 @@ def _metadata(classifier: Classifier) -> SignatureMetadata:
     )
 
 
-async def _predict(request: Request, name: str, version: str | None) -> Response:
-    service = Service.of(request)
-    classifier = model(service, name, version)
-    contract, most = classifier.contract, service.limits.batch_images
+@router.post(
+    f"{_MODEL}:predict",
+    summary="Predict",
+    response_model=Predicted,
+    responses=_PREDICTED,
+    openapi_extra={**_NAMED, "requestBody": _BODY},
+)
+@router.post(
+    f"{_VERSION}:predict",
+    summary="Predict",
+    response_model=Predicted,
+    responses=_PREDICTED,
+    openapi_extra={**_VERSIONED, "requestBody": _BODY},
+)
+async def predict(request: Request) -> Response:
+    """Photos as `{"b64": ...}` or as pixels of the model's own size, in rows (`instances`) or columns (`inputs`)."""
+    classifier, most = model(request), Service.of(request).limits.batch_images
+    contract = classifier.contract
     asked, scores = await score(request, classifier, lambda body: _Predict.parse(body.data, contract, most))
     return Response(to_json({asked.answer: scores.tolist()}), media_type="application/json")

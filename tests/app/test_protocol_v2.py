@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 from app import __version__
 from app.imaging import load
 from app.model import Model
+from app.open_inference import Inference
 from app.settings import BUNDLED
 from tests import tiny_model
 from tests.conftest import scores_of, serving
@@ -231,6 +232,14 @@ def test_json_pixels_nested_or_flat(client):
         answer = client.post("/v2/models/tiny/infer", json={"inputs": [tensor | {"data": data}]}).json()
         scores = np.array(answer["outputs"][0]["data"]).reshape(answer["outputs"][0]["shape"])
         assert scores == pytest.approx(np.array([tiny_model.scores_of(240, 0, 0), tiny_model.scores_of(0, 0, 240)]))
+
+
+def test_binary_pixels_are_not_copied():
+    head = json.dumps({"inputs": [IMAGE | {"parameters": {"binary_data_size": 3072}}]}).encode()
+    data = head + bytes(range(256)) * 12
+    (picture,) = Inference.parse(data, str(len(head)), tiny_model.contract(), 4).pictures
+    assert np.shares_memory(picture, np.frombuffer(data, np.uint8))
+    assert picture.tobytes() == data[len(head) :]
 
 
 def test_outputs_in_binary_only_where_asked(client):

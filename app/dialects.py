@@ -130,7 +130,7 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
     """Reads a request's pictures and scores them.
 
     One picture is scored in the job that reads it, as ``/predict`` does it. Several get a job each: an inference is
-    not faster for being batched on the CPUs that this is for, and so a picture's scores are the same bits either way.
+    hardly faster for being batched on the CPUs that this is for, and so a picture's scores are the same bits either way.
 
     Args:
         request: its body is not read where no lane would be free in time.

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import struct
 
 import httpx
@@ -334,6 +335,37 @@ def binary(tensor: dict, data: bytes, length: int | str | None = None) -> dict:
 )
 def test_bad_binary_requests(client, request_, says):
     assert says in assert_error(client.post("/v2/models/tiny/infer", **request_), 400)
+
+
+def test_a_thousand_bad_bodies(client):
+    """Mutated binary and JSON requests, and wrong lengths: a clear 4xx or an answer, nothing else."""
+    chance = random.Random(7)
+    photo = body(data=None, parameters={"binary_data_size": len(GREEN) + 4})["inputs"][0]
+    seeds = [
+        binary(photo, struct.pack("<I", len(GREEN)) + GREEN),
+        binary(IMAGE | {"parameters": {"binary_data_size": 3072}}, bytes(3072)),
+        {"content": json.dumps(body() | {"outputs": [{"name": "scores"}]}).encode(), "headers": {}},
+    ]
+
+    def once() -> int:
+        seed = chance.choice(seeds)
+        data, headers = bytearray(seed["content"]), dict(seed["headers"])
+        for _ in range(chance.randrange(4)):
+            data[chance.randrange(min(len(data), 300))] = chance.randrange(256)
+        match chance.randrange(4):
+            case 0:
+                data = data[: chance.randrange(len(data))]
+            case 1:
+                headers["inference-header-content-length"] = str(chance.randrange(400))
+            case _:
+                pass
+        response = client.post("/v2/models/tiny/infer", content=bytes(data), headers=headers)
+        if response.status_code != 200:
+            assert response.status_code < 500, (response.text, data)
+            jsonschema.validate(response.json(), ERROR)
+        return response.status_code
+
+    assert {200, 400} <= {once() for _ in range(1000)}
 
 
 def test_what_is_not_served(client, server):

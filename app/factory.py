@@ -17,7 +17,7 @@ from app.lanes import Lanes
 from app.metrics import Metrics
 from app.model import Model
 from app.observer import Observer
-from app.routes import explain, health, metrics, model, page, predict
+from app.routes import deepstack, explain, health, metrics, model, page, predict, protocol_v2, tensorflow_serving
 from app.server import Server
 from app.service import Service
 from app.settings import Settings
@@ -110,7 +110,8 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     problems.register(app)
-    for router in (predict.router, explain.router, health.router, model.router, metrics.router):
+    ours = (predict.router, explain.router, health.router, model.router, metrics.router)
+    for router in (*ours, protocol_v2.router, deepstack.router, tensorflow_serving.router):
         app.include_router(router)
     if settings.ui == "on":
         app.include_router(page.router)

@@ -22,6 +22,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 #: Where the OpenAPI document has the Problem schema.
 SCHEMA: Final = "#/components/schemas/Problem"
 _TYPE: Final = "urn:edge-classifier:problem:"
+#: What a 503 says beside its body, for the OpenAPI document.
+RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def responses(*kinds: type[errors.RequestError] | Kind) -> dict[int | str, dict[
         example = problem(kind, detail, "6f1c0f0e7a9b4c55")
         entry["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": example.model_dump()}
         if kind.status == 503:
-            entry["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+            entry["headers"] = RETRY_AFTER
     return documented
 
 
@@ -93,7 +95,7 @@ def answer(request: Request, error: Exception) -> Response:
     """The response to an error of the core, of a parameter, or of the framework."""
     match error:
         case errors.RequestError():
-            return _response(request, KINDS[type(error)], str(error), _headers(error))
+            return _response(request, KINDS[type(error)], str(error), headers_for(error))
         case RequestValidationError() | ValidationError():
             found = error.errors()
             # FastAPI puts where a parameter came from before its name.
@@ -128,7 +130,8 @@ def register(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-def _headers(error: errors.RequestError) -> dict[str, str]:
+def headers_for(error: errors.RequestError) -> dict[str, str]:
+    """The headers that belong to an answer to ``error``, whatever the form of its body."""
     match error:
         case errors.Overloaded():
             return {"Retry-After": str(math.ceil(error.retry_after_s))}

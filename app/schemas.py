@@ -1,6 +1,6 @@
 """The public HTTP contract: what goes over the wire, as pydantic models. They make the OpenAPI document too."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
@@ -8,6 +8,9 @@ from pydantic_core import to_json
 from app.classifier import Result
 from app.contract import Contract
 from app.evidence import Explanation
+
+#: An example of a photo: a 2 x 2 grey PNG, as base64.
+TINY_PNG: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNsYGBiYAAAApIAhPd8o1gAAAAASUVORK5CYII="
 
 _PREDICTIONS = [
     {"label": "school bus", "index": 779, "id": "n04146614", "score": 0.9312},

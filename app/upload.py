@@ -1,9 +1,6 @@
 """An HTTP body to image bytes: read within limits, never on disk, the same for every form a photo may come in."""
 
 import asyncio
-import base64
-import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,16 +17,13 @@ from app.errors import (
     UnsupportedBody,
 )
 from app.limits import Limits
+from app.wire import from_base64, json_object
 
-#: Name of the multipart field that carries a photo.
+#: Name of the multipart field that carries a photo, where no other protocol says otherwise.
 FIELD = "file"
 #: More is no form with photos, but an attempt to keep us busy.
 _MAX_PARTS = 2000
 _MAX_PART_HEAD_BYTES = 8192
-_FORMS = (
-    "multipart/form-data with a field named 'file', the image itself as image/* or application/octet-stream, or "
-    'application/json {"image": "<base64>"}'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,46 +34,52 @@ class Body:
     options: Mapping[str, str]
     data: bytes
 
-    def image(self) -> bytes:
-        """The one photo in the body.
+    def image(self, field: str = FIELD) -> bytes:
+        """The one photo in the body; in multipart, the part named ``field``.
 
         Raises:
             MalformedBody: it does not parse, or there is no photo or more than one in it.
             UnsupportedBody: no photo can be read from this Content-Type.
         """
         if self.content_type == "multipart/form-data":
-            images = self.images(max_images=2)
+            images = self.images(max_images=2, field=field)
             if len(images) > 1:
-                raise MalformedBody("More than one part named 'file' was sent. Use /predict/batch for several photos.")
+                raise MalformedBody(
+                    f"More than one part named {field!r} was sent. Use /predict/batch for several photos."
+                )
             return images[0]
         if self.content_type == "application/json":
             return _from_json(self.data)
         if self.content_type.startswith("image/") or self.content_type in ("application/octet-stream", ""):
             if not self.data:
-                raise MalformedBody(f"The body is empty. Send a photo as {_FORMS}.")
+                raise MalformedBody(f"The body is empty. Send a photo as {_forms(field)}.")
             return self.data
-        raise UnsupportedBody(f"A photo cannot be read from Content-Type {self.content_type!r}. Send it as {_FORMS}.")
+        raise UnsupportedBody(
+            f"A photo cannot be read from Content-Type {self.content_type!r}. Send it as {_forms(field)}."
+        )
 
-    def images(self, max_images: int) -> list[bytes]:
-        """The photos of a multipart body, in order.
+    def images(self, max_images: int, field: str = FIELD) -> list[bytes]:
+        """The photos of a multipart body, in order: its parts named ``field``.
 
         Raises:
-            MalformedBody: it does not parse, or no part is named ``file``.
+            MalformedBody: it does not parse, or no part has that name.
             TooManyImages: there are more than ``max_images``.
             UnsupportedBody: the body is not multipart.
         """
         if self.content_type != "multipart/form-data":
             raise UnsupportedBody(
                 f"Several photos cannot be read from Content-Type {self.content_type!r}. Send multipart/form-data with "
-                "one part named 'file' for each."
+                f"one part named {field!r} for each."
             )
         boundary = self.options.get("boundary")
         if not boundary:
             raise MalformedBody("The Content-Type multipart/form-data has no boundary. Let your HTTP client set it.")
-        names, images = _parts(self.data, boundary)
+        names, images = _parts(self.data, boundary, field)
         if not images:
             found = ", ".join(repr(name) for name in names) or "none"
-            raise MalformedBody(f"No part is named 'file' (found: {found}). Send the photo in a field named 'file'.")
+            raise MalformedBody(
+                f"No part is named {field!r} (found: {found}). Send the photo in a field named {field!r}."
+            )
         if len(images) > max_images:
             raise TooManyImages(f"The request has {len(images)} photos; at most {max_images} are taken. Send fewer.")
         return images
@@ -166,27 +166,23 @@ class _Held:
         self._size = 0
 
 
+def _forms(field: str) -> str:
+    return (
+        f"multipart/form-data with a field named {field!r}, the image itself as image/* or application/octet-stream, "
+        'or application/json {"image": "<base64>"}'
+    )
+
+
 def _from_json(data: bytes) -> bytes:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise MalformedBody(f'The body is not valid JSON ({error}). Send {{"image": "<base64>"}}.') from error
-    encoded = document.get("image") if isinstance(document, dict) else None
+    hint = 'Send {"image": "<base64>"}.'
+    encoded = json_object(data, hint).get("image")
     if not isinstance(encoded, str) or not encoded:
-        raise MalformedBody('The JSON has no text "image". Send {"image": "<base64>"}.')
-    # Browsers' FileReader and many scripts put a data URL there.
-    if encoded.startswith("data:"):
-        encoded = encoded.partition(",")[2]
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MalformedBody(
-            f'"image" is not valid base64 ({error}). Encode the file\'s bytes as standard base64.'
-        ) from error
+        raise MalformedBody(f'The JSON has no text "image". {hint}')
+    return from_base64(encoded, '"image"')
 
 
-def _parts(data: bytes, boundary: str) -> tuple[list[str], list[bytes]]:
-    """The names of all parts, and the contents of those named ``file`` (RFC 2046, 5.1.1; RFC 7578).
+def _parts(data: bytes, boundary: str, field: str) -> tuple[list[str], list[bytes]]:
+    """The names of all parts, and the contents of those named ``field`` (RFC 2046, 5.1.1; RFC 7578).
 
     The body is in memory already, so a part's end is one search for the delimiter; a streaming parser looks at the
     bytes of a photo in Python.
@@ -214,7 +210,7 @@ def _parts(data: bytes, boundary: str) -> tuple[list[str], list[bytes]]:
             )
         name = _name(data[line_end + 2 : head_end])
         names.append(name)
-        if name == FIELD:
+        if name == field:
             images.append(data[head_end + 4 : end])
         at = end + 2
 

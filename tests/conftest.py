@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from app.factory import create_server
-from app.settings import Settings
-from tests import tiny_model
+from app.settings import BUNDLED, Settings
+from tests import photos, tiny_model
 
 ROOT = Path(__file__).parent.parent
 # Labelled photos and pretrained weights, where a machine has them beside the checkout; nothing needs them.
@@ -47,6 +48,33 @@ def client(tiny) -> Iterator[httpx.Client]:
     """A client of a service with the tiny model and small limits."""
     with serving(tiny, max_body_bytes=1_000_000, max_pixels=4_000_000, max_batch_images=4) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def box() -> Iterator[httpx.Client]:
+    """A client of a service with the model in the box."""
+    (model,) = BUNDLED.glob("*.onnx")
+    with serving(model) as client:
+        yield client
+
+
+@pytest.fixture(scope="session", params=["own", "shared"])
+def fifty(request) -> list[bytes]:
+    """Fifty photos: those that every machine has, and labelled ones where a machine has them."""
+    if request.param == "own":
+        return photos.fifty()
+    if not (files := sorted(SHARED.glob("images/imagenet/*.JPEG"))[::5][:50]):
+        pytest.skip("needs photos beside the checkout; the other fifty are everywhere")
+    return [path.read_bytes() for path in files]
+
+
+def scores_of(client: httpx.Client, photo: bytes) -> np.ndarray:
+    """What ``/predict`` says about a photo: ``float32 [C]`` by class index."""
+    classes = len(client.get("/labels").json()["labels"])
+    answer = client.post(f"/predict?top_k={classes}", content=photo)
+    assert answer.status_code == 200, answer.text
+    by_index = {p["index"]: p["score"] for p in answer.json()["predictions"]}
+    return np.array([by_index[i] for i in range(classes)], np.float32)
 
 
 def assert_problem(response: httpx.Response, status: int, slug: str) -> str:

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -59,3 +60,15 @@ def png_bomb(side=30_000) -> bytes:
     data = b"".join(squeeze.compress(row * 100) for _ in range(side // 100)) + squeeze.flush()
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def fifty() -> list[bytes]:
+    """Fifty image files that every machine has: the photos that scikit-image ships, and made ones."""
+    folder = Path(__import__("skimage").__file__).parent / "data"
+    files = sorted(path for path in folder.iterdir() if path.suffix in {".png", ".jpg", ".gif"})
+    found = [path.read_bytes() for path in files]
+    chance = np.random.default_rng(7)
+    while len(found) < 50:
+        coarse = Image.fromarray(chance.integers(0, 256, (6, 8, 3), np.uint8))
+        found.append(encode(coarse.resize((320, 240), Image.Resampling.BICUBIC), "JPEG"))
+    return found[:50]

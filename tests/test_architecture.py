@@ -25,6 +25,8 @@ CORE = {
     "cpus",
     "errors",
 }
+# Wire formats: plain functions from bytes to pictures and back.
+CORE |= {"wire", "open_inference"}
 
 
 def imports(path: Path) -> set[str]:

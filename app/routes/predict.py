@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import errors, problems
 from app.observation import Observation
 from app.schemas import (
+    TINY_PNG,
     BatchProblem,
     BatchResponse,
     BatchResult,
@@ -27,8 +28,6 @@ router = APIRouter(tags=["predict"])
 _DEFAULTS: Final = PredictQuery()
 
 _BINARY: Final = {"type": "string", "format": "binary"}
-#: A 2 x 2 grey PNG.
-_TINY: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNsYGBiYAAAApIAhPd8o1gAAAAASUVORK5CYII="
 #: The request body of a route that takes one photo, for the OpenAPI document.
 PHOTO: Final[dict[str, Any]] = {
     "requestBody": {
@@ -43,9 +42,9 @@ PHOTO: Final[dict[str, Any]] = {
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "properties": {"image": {"type": "string", "contentEncoding": "base64", "examples": [_TINY]}},
+                    "properties": {"image": {"type": "string", "contentEncoding": "base64", "examples": [TINY_PNG]}},
                 },
-                "example": {"image": _TINY},
+                "example": {"image": TINY_PNG},
             },
         },
     }

@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 
 from app.routes import page
-from app.routes.predict import _TINY
+from app.schemas import TINY_PNG
 from app.settings import BUNDLED
 from tests.conftest import ROOT, assert_problem, serving
 
@@ -79,22 +79,23 @@ def test_every_documented_request_can_be_sent():
 
 def sent_examples(client) -> int:
     document, sent = client.get("/openapi.json").json(), 0
+    # An example names some model; this service serves this one.
+    here = client.get("/health").json()["model"]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            given = {p["name"]: p for p in operation.get("parameters", [])}
-            names = re.findall(r"{(\w+)}", path)
-            values = {
-                n: given[n].get("example", (given[n]["schema"].get("examples") or ["everyday_202"])[0]) for n in names
-            }
-            url = path.format(**values)
+            url = path.format(**here)
             good = {int(status) for status in operation["responses"] if status.startswith("2")}
             bodies = []
             for form, said in operation.get("requestBody", {}).get("content", {}).items():
                 if form == "multipart/form-data":
-                    bodies.append({"files": [("file", base64.b64decode(_TINY))]})
+                    # The photo's field comes first.
+                    bodies.append({"files": [(next(iter(said["schema"]["properties"])), base64.b64decode(TINY_PNG))]})
+                elif path.endswith("/infer") and form != "application/json":
+                    # Tensors behind a JSON head: no example in words; test_protocol_v2 sends them with a real client.
+                    continue
                 elif said.get("schema", {}).get("format") == "binary":
                     bodies.append(
-                        {"content": base64.b64decode(_TINY), "headers": {"content-type": form.replace("*", "png")}}
+                        {"content": base64.b64decode(TINY_PNG), "headers": {"content-type": form.replace("*", "png")}}
                     )
                 else:
                     examples = [said["example"]] if "example" in said else []

@@ -121,7 +121,8 @@ def test_the_map_lies_where_the_evidence_is(opened, tiny):
         alphas = page.locator("#map").evaluate(
             """canvas => {
               const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-              const at = (x, y) => 4 * (Math.floor(y * canvas.height) * canvas.width + Math.floor(x * canvas.width)) + 3;
+              const { floor } = Math, { width, height } = canvas;
+              const at = (x, y) => 4 * (floor(y * height) * width + floor(x * width)) + 3;
               return [[.2, .2], [.8, .2], [.2, .8], [.8, .8]].map((place) => data[at(...place)]);
             }"""
         )

@@ -1,0 +1,204 @@
+"""TensorFlow Serving's REST API: ``/v1/models``.
+
+Source: https://www.tensorflow.org/tfx/serving/api_rest
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
+
+from app import errors
+from app.contract import Contract
+from app.dialects import NAME, REFUSALS, VERSION, Dialect, Picture, model, score
+from app.schemas import TINY_PNG
+from app.service import Service
+from app.wire import from_base64, json_object, pixels
+
+#: Names of the inputs, of which a request has one: pixels of the model's own size, or encoded pictures of any size.
+_PIXELS: Final = "image"
+_ENCODED: Final = "bytes"
+_SIGNATURE: Final = "serving_default"
+_HINT: Final = 'Send {"instances": [{"b64": "<base64>"}]}, one object for each photo.'
+_DIALECT: Final = Dialect(lambda message, _ms: {"error": message})
+_MODEL: Final = "/v1/models/{name}"
+_VERSION: Final = "/v1/models/{name}/versions/{version}"
+
+router = APIRouter(tags=["tensorflow serving"], route_class=_DIALECT.route())
+
+
+class Status(BaseModel):
+    """Nothing went wrong."""
+
+    error_code: str = Field("OK", examples=["OK"])
+    error_message: str = ""
+
+
+class VersionStatus(BaseModel):
+    """The state of one version of the model."""
+
+    version: str = Field(examples=["d0214f85d9d4"])
+    state: str = Field(examples=["AVAILABLE"], description="AVAILABLE, or UNLOADING while the service shuts down.")
+    status: Status
+
+
+class ModelStatus(BaseModel):
+    """The versions of the model that are served."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_version_status: list[VersionStatus]
+
+
+class ModelSpec(BaseModel):
+    """Which model."""
+
+    name: str = Field(examples=["everyday_202"])
+    signature_name: str = ""
+    version: str = Field(examples=["d0214f85d9d4"])
+
+
+class SignatureMetadata(BaseModel):
+    """Inputs, of which a request has one, and the output, by the names that TensorFlow gives their types."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_spec: ModelSpec
+    metadata: dict[str, Any]
+
+
+class Predicted(BaseModel):
+    """Scores of all classes for each photo: `predictions` for `instances`, `outputs` for `inputs`."""
+
+    predictions: list[list[float]] | None = Field(None, examples=[[[0.01, 0.97, 0.02]]])
+    outputs: list[list[float]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Predict:
+    """A predict request: its pictures, and the name under which their scores go back."""
+
+    pictures: list[Picture]
+    answer: str
+
+    @classmethod
+    def parse(cls, data: bytes, contract: Contract, max_images: int) -> "_Predict":
+        """Reads a request's body.
+
+        Raises:
+            MalformedBody: it is no predict request, or not one for this model.
+            TooManyImages: it has more than ``max_images``.
+        """
+        request = json_object(data, _HINT)
+        if request.get("signature_name", "") not in ("", _SIGNATURE):
+            raise errors.MalformedBody(f'There is one signature, "{_SIGNATURE}". Ask for it, or name none.')
+        if ("instances" in request) == ("inputs" in request):
+            raise errors.MalformedBody(f'The JSON has not exactly one of "instances" and "inputs". {_HINT}')
+        row = "instances" in request
+        values = request["instances"] if row else _named(request["inputs"])
+        if not isinstance(values, list) or not values:
+            raise errors.MalformedBody(f"There is no list of photos. {_HINT}")
+        if len(values) > max_images:
+            raise errors.TooManyImages(
+                f"The request has {len(values)} photos; at most {max_images} are taken. Send fewer."
+            )
+        size = (contract.resize.height, contract.resize.width, 3)
+        return cls([_picture(_named(v) if row else v, size) for v in values], "predictions" if row else "outputs")
+
+
+def _named(value: Any) -> Any:
+    """What an object holds under an input's name; anything else as it is."""
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, inner),) = value.items()
+        return inner if name in (_PIXELS, _ENCODED) else value
+    return value
+
+
+def _picture(value: Any, size: tuple[int, int, int]) -> Picture:
+    if isinstance(value, dict) and isinstance(value.get("b64"), str):
+        return from_base64(value["b64"], '"b64"')
+    if isinstance(value, list):
+        return pixels(value, size)
+    raise errors.MalformedBody(f'A photo is neither {{"b64": "<base64>"}} nor a list of {list(size)} pixels. {_HINT}')
+
+
+_UNKNOWN: Final = _DIALECT.responses(errors.UnknownModel)
+_NAMED: Final = {"parameters": [NAME]}
+_VERSIONED: Final = {"parameters": [NAME, VERSION]}
+_BODY: Final = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "signature_name": {"const": _SIGNATURE},
+                    "instances": {"type": "array", "minItems": 1, "items": {}},
+                    "inputs": {"type": ["array", "object"]},
+                },
+                "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+            },
+            "example": {"instances": [{"b64": TINY_PNG}]},
+        }
+    },
+}
+_PREDICTED: Final = _DIALECT.responses(errors.UnknownModel, errors.TooManyImages, *REFUSALS)
+
+
+@router.get(_MODEL, summary="Model status", responses=_UNKNOWN, openapi_extra=_NAMED)
+@router.get(_VERSION, summary="Model status", responses=_UNKNOWN, openapi_extra=_VERSIONED)
+async def model_status(request: Request) -> ModelStatus:
+    """The one version that is served."""
+    contract = model(request).contract
+    ready, _ = Service.of(request).readiness()
+    state = VersionStatus(version=contract.version, state="AVAILABLE" if ready else "UNLOADING", status=Status())
+    return ModelStatus(model_version_status=[state])
+
+
+@router.get(f"{_MODEL}/metadata", summary="Signature", responses=_UNKNOWN, openapi_extra=_NAMED)
+@router.get(f"{_VERSION}/metadata", summary="Signature", responses=_UNKNOWN, openapi_extra=_VERSIONED)
+async def model_metadata(request: Request) -> SignatureMetadata:
+    """The signature `serving_default`: the inputs, of which a request has one, and the output."""
+    contract = model(request).contract
+
+    def tensor(name: str, dtype: str, *lengths: int) -> dict[str, Any]:
+        dim = [{"size": str(length), "name": ""} for length in (-1, *lengths)]
+        return {"dtype": dtype, "tensor_shape": {"dim": dim, "unknown_rank": False}, "name": name}
+
+    inputs = {
+        _PIXELS: tensor(_PIXELS, "DT_UINT8", contract.resize.height, contract.resize.width, 3),
+        _ENCODED: tensor(_ENCODED, "DT_STRING"),
+    }
+    signature = {
+        "inputs": inputs,
+        "outputs": {"scores": tensor("scores", "DT_FLOAT", len(contract.labels))},
+        "method_name": "tensorflow/serving/predict",
+    }
+    return SignatureMetadata(
+        model_spec=ModelSpec(name=contract.name, version=contract.version),
+        metadata={"signature_def": {"signature_def": {_SIGNATURE: signature}}},
+    )
+
+
+@router.post(
+    f"{_MODEL}:predict",
+    summary="Predict",
+    response_model=Predicted,
+    responses=_PREDICTED,
+    openapi_extra={**_NAMED, "requestBody": _BODY},
+)
+@router.post(
+    f"{_VERSION}:predict",
+    summary="Predict",
+    response_model=Predicted,
+    responses=_PREDICTED,
+    openapi_extra={**_VERSIONED, "requestBody": _BODY},
+)
+async def predict(request: Request) -> Response:
+    """Photos as `{"b64": ...}` or as pixels of the model's own size, in rows (`instances`) or columns (`inputs`)."""
+    classifier, most = model(request), Service.of(request).limits.batch_images
+    contract = classifier.contract
+    asked, scores = await score(request, classifier, lambda body: _Predict.parse(body.data, contract, most))
+    return Response(to_json({asked.answer: scores.tolist()}), media_type="application/json")

@@ -5,6 +5,7 @@ import sys
 from pydantic import ValidationError
 
 from app import logs
+from app.errors import SettingsError
 from app.factory import create_server
 from app.settings import Settings
 
@@ -15,12 +16,19 @@ def main() -> None:
         settings = Settings()
     except ValidationError as error:
         for problem in error.errors():
+            if not problem["loc"]:
+                # It concerns several settings and names them; its input is all of them, the API keys included.
+                print(problem["msg"].removeprefix("Value error, "), file=sys.stderr)
+                continue
             name = "_".join(["CLASSIFIER", *(str(part).upper() for part in problem["loc"])])
             print(f"{name}: {problem['msg']} (got {problem['input']!r})", file=sys.stderr)
         sys.exit(2)
     logs.configure(settings.log_level)
     try:
         server = create_server(settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         print(f"cannot listen on {settings.host} port {settings.port}: {error}", file=sys.stderr)
         sys.exit(3)

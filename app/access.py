@@ -108,7 +108,7 @@ def is_probe(path: str) -> bool:
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Adds to an OpenAPI document how a key is sent, where one is needed, and the answer without it."""
+    """Adds to a service's OpenAPI document how a key is sent, where one is needed, and the answer without it."""
     document.setdefault("components", {})["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

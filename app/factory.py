@@ -145,6 +145,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.register(app)
     for router in (predict.router, health.router, model.router, metrics.router):
         app.include_router(router)
+    if keys is not None:
+        access.describe(app.openapi())
     # Around FastAPI's own middlewares, which a photo does not need.
     inner = _protected(predict.Express(app.build_middleware_stack()), settings, keys)
     app.middleware_stack = Observer(inner, counted, security_headers(settings.hsts_seconds), traces)

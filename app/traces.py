@@ -58,7 +58,6 @@ class Traces:
             SpanKind.SERVER,
             {
                 "http.request.method": scope["method"],
-                "http.route": route,
                 "http.response.status_code": seen.status,
                 "http.request.body.size": seen.bytes_in,
                 "http.response.body.size": seen.bytes_out,
@@ -71,6 +70,8 @@ class Traces:
             },
             start_time=start_ns,
         )
+        if route != "unmatched":
+            span.set_attribute("http.route", route)
         seen.trace_id = f"{span.get_span_context().trace_id:032x}"
         if span.is_recording():
             if seen.problem:

@@ -102,6 +102,7 @@ class Protocol(HttpToolsProtocol):
         self._task: asyncio.Task[None] | None = None
         self._head_size = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._expect_head(self.server_state.head_timeout_s)
 
     def data_received(self, data: bytes) -> None:
@@ -134,10 +135,22 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.cycle.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body and self._rest_timer is None:
+            # It was refused before its body came. What still comes is thrown away, but not forever.
+            self._rest_timer = self.loop.call_later(self.server_state.head_timeout_s, self.transport.close)
+
+    def on_message_complete(self) -> None:
+        """The body is complete."""
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: nobody waits for the answer, so its place in the queue is free."""
         self._head_arrived()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
         super().connection_lost(exc)
         if self._task is not None:
             self._task.cancel()

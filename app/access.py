@@ -88,7 +88,7 @@ class Access:
         path = scope["path"]
         if _PROBES.fullmatch(path):
             return
-        if self._hosts is not None and not any(_matches(host, self._hosts) for host in _values(scope, b"host")):
+        if self._hosts is not None and [_matches(host, self._hosts) for host in _values(scope, b"host")] != [True]:
             raise UnknownHost("The service is not known by this name. Use one that CLASSIFIER_ALLOWED_HOSTS lists.")
         if self._keys is None or needs_no_key(path) or (path == "/metrics" and self._metrics_without_key):
             return

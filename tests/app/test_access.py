@@ -268,6 +268,15 @@ def test_hosts(tiny, named, host, status):
         assert named.get("/health/ready", headers={"Host": host}).status_code == 200, "a kubelet's probe"
 
 
+@pytest.mark.parametrize("hosts", [[], ["gateway.local", "evil.example"]])
+def test_no_host_or_two(named, hosts):
+    lines = "".join(f"Host: {host}\r\n" for host in hosts)
+    with socket.create_connection((named.base_url.host, named.base_url.port)) as connection:
+        connection.settimeout(20)
+        connection.sendall(f"GET /model HTTP/1.1\r\n{lines}\r\n".encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 421 ")
+
+
 @pytest.fixture(scope="module")
 def named(tiny):
     with serving(tiny, allowed_hosts="Gateway.local,*.example.com,[fd00::1]") as client:

@@ -34,7 +34,12 @@ REFUSALS: Final = (
 )
 
 # What ``model`` reads, for the OpenAPI document. Arguments of the routes would document a 422 that cannot happen.
-NAME: Final[dict[str, Any]] = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+NAME: Final[dict[str, Any]] = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[^/:]+$"},
+}
 VERSION: Final[dict[str, Any]] = {**NAME, "name": "version"}
 
 

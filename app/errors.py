@@ -4,7 +4,10 @@
 
     ClassifierError
     ├── ModelError              the model file cannot be used; the service does not start
+    ├── SettingsError           a setting names something that cannot be used; the service does not start
     └── RequestError            the request cannot be answered; the message says what to do about it
+        ├── Unauthorized        no API key, or none of the service's
+        ├── UnknownHost         addressed by a name that CLASSIFIER_ALLOWED_HOSTS does not list
         ├── BodyTooLarge        more bytes than CLASSIFIER_MAX_BODY_BYTES
         ├── BodyTimeout         the body did not arrive in time
         ├── ClientDisconnected  the client left before its request was complete
@@ -30,8 +33,20 @@ class ModelError(ClassifierError):
     """The model file is missing, damaged or not one of ours."""
 
 
+class SettingsError(ClassifierError):
+    """A setting names something that cannot be used; the message begins with its name."""
+
+
 class RequestError(ClassifierError):
     """A request that cannot be answered; ``str(error)`` is meant for the person who sent it."""
+
+
+class Unauthorized(RequestError):
+    """The request has no API key, or one that the service does not know."""
+
+
+class UnknownHost(RequestError):
+    """The request's Host is none that the service may be addressed by."""
 
 
 class BodyTooLarge(RequestError):

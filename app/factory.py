@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from time import monotonic
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
-from app import __version__, problems
+from app import __version__, access, problems
 from app.classifier import Classifier, fastest
-from app.errors import ModelError
+from app.errors import ModelError, SettingsError
 from app.frames import Frames
+from app.headers import security_headers
 from app.lanes import Lanes
 from app.metrics import Metrics
 from app.model import Model
@@ -31,16 +33,24 @@ def create_server(settings: Settings) -> Server:
 
     Raises:
         OSError: the address cannot be bound.
+        SettingsError: as ``create_app`` does, or the TLS certificate cannot be used.
     """
     app = create_app(settings)
 
     def leave() -> None:
         app.state.service.leaving = True
 
+    tls = None
+    if settings.tls_certificate and settings.tls_key:
+        from app.tls import context
+
+        tls = context(settings.tls_certificate, settings.tls_key)
     return Server(
         app,
         settings.host,
         settings.port,
+        tls=tls,
+        headers=security_headers(settings.hsts_seconds),
         head_timeout_s=settings.head_timeout_seconds,
         drain_s=settings.drain_seconds,
         on_drain=leave,
@@ -51,9 +61,20 @@ def create_app(settings: Settings) -> FastAPI:
     """Builds the application; its model is loaded and checked when it starts up.
 
     Starting up raises ModelError where there is no model that classifies its golden photo correctly.
+
+    Raises:
+        SettingsError: the API keys cannot be used, or traces are on and cannot be made.
     """
     limits = settings.limits
     counted = Metrics()
+    keys = _keys(settings)
+    traces = None
+    if settings.traces == "on":
+        try:
+            from app.traces import Traces
+        except ImportError as error:
+            raise SettingsError(f"CLASSIFIER_TRACES: on, but {error}; pip install '.[traces]'") from error
+        traces = Traces()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -73,7 +94,17 @@ def create_app(settings: Settings) -> FastAPI:
         counted.watch(loaded.contract, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
         model_source = settings.model_source(loaded.path)
         app.state.service = Service(
-            classifier, lanes, intake, frames, limits, cpus, counted, precision_reason, model_source, monotonic()
+            classifier,
+            lanes,
+            intake,
+            frames,
+            limits,
+            cpus,
+            counted,
+            precision_reason,
+            model_source,
+            monotonic(),
+            keys,
         )
         contract = classifier.contract
         log.info(
@@ -98,6 +129,8 @@ def create_app(settings: Settings) -> FastAPI:
             await widening
         # The server has waited for every request; a job that still runs has lost its client.
         await lanes.drain(settings.drain_seconds)
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="Edge Classifier",
@@ -108,6 +141,8 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # FastAPI can send traces, metrics and logs of its own, told by other variables; here CLASSIFIER_TRACES decides.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     problems.register(app)
     ours = (predict.router, explain.router, health.router, model.router, metrics.router)
@@ -115,8 +150,36 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     if settings.ui == "on":
         app.include_router(page.router)
+    if keys is not None:
+        access.describe(app.openapi())
     # Around FastAPI's own middlewares, which a photo does not need.
-    app.middleware_stack = Observer(predict.Express(app.build_middleware_stack()), counted)
+    inner = _protected(predict.Express(app.build_middleware_stack()), settings, keys)
+    app.middleware_stack = Observer(inner, counted, security_headers(settings.hsts_seconds), traces)
+    return app
+
+
+def _keys(settings: Settings) -> access.Keys | None:
+    if settings.api_keys is None and settings.api_keys_file is None:
+        return None
+    given = None if settings.api_keys is None else settings.api_keys.get_secret_value()
+    return access.Keys(given, settings.api_keys_file)
+
+
+def _protected(app: ASGIApp, settings: Settings, keys: access.Keys | None) -> ASGIApp:
+    """The application behind the middlewares that are configured, and behind none where none is."""
+    if keys is not None or settings.allowed_hosts is not None:
+        app = access.Access(app, keys, settings.allowed_hosts, metrics_without_key=settings.metrics_without_key)
+    if settings.cors_origins is not None:
+        from starlette.middleware.cors import CORSMiddleware
+
+        # Outside, because a preflight has no key, and a page has to be able to read that its own was refused.
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "traceparent", "tracestate"),
+            expose_headers=("Retry-After", "X-Request-ID"),
+        )
     return app
 
 

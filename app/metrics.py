@@ -71,8 +71,7 @@ class Metrics:
 
     def observe(self, scope: Scope, seen: Observation, duration_s: float) -> None:
         """Counts one request that has ended."""
-        # The pattern, not the path: whoever scans for paths must not make a time series of each.
-        route = seen.route or getattr(scope.get("route"), "path", "unmatched")
+        route = seen.route_of(scope)
         self._requests.labels(route, seen.status).inc()
         self._duration.labels(route).observe(duration_s)
         if seen.images:

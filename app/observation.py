@@ -35,6 +35,7 @@ class Observation:
         timings_s: seconds by stage (read, queue, decode, infer, draw).
         cached: whether an earlier frame's scores were given; None where frames are not remembered.
         problem: kind of problem that was answered with, if any.
+        trace_id: 32 hexadecimal digits, where traces are on.
     """
 
     request_id: str
@@ -46,6 +47,7 @@ class Observation:
     timings_s: dict[str, float] = field(default_factory=dict)
     problem: str | None = None
     cached: bool | None = None
+    trace_id: str | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> "Observation":
@@ -61,3 +63,7 @@ class Observation:
         observation = cls(request_id)
         scope[_KEY] = observation
         return observation
+
+    def route_of(self, scope: Scope) -> str:
+        """The pattern that matched, not the path: whoever scans for paths must not make a time series of each."""
+        return self.route or getattr(scope.get("route"), "path", "unmatched")

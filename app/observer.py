@@ -3,12 +3,16 @@
 import asyncio
 import logging
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.metrics import Metrics
 from app.observation import CLIENT_LEFT, Observation
+
+if TYPE_CHECKING:
+    # What it needs is optional.
+    from app.traces import Traces
 
 log = logging.getLogger("app.request")
 
@@ -16,12 +20,29 @@ log = logging.getLogger("app.request")
 class Observer:
     """ASGI middleware around everything: gives each request its id; counts and logs it when it has ended.
 
-    A start-up that fails reaches the server as one line instead of Starlette's traceback.
+    Every answer gets the security headers that it does not have. A start-up that fails reaches the server as one line
+    instead of Starlette's traceback.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        headers: tuple[tuple[bytes, bytes], ...],
+        traces: "Traces | None" = None,
+    ) -> None:
+        """Configures it.
+
+        Args:
+            app: what is observed.
+            metrics: what counts.
+            headers: names and values that every answer has.
+            traces: what makes a trace of a request, if anything.
+        """
         self._app = app
         self._metrics = metrics
+        self._headers = headers
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes everything on, observed."""
@@ -41,7 +62,9 @@ class Observer:
         async def observed_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 observation.status = message["status"]
-                message["headers"] = [*message["headers"], header]
+                given = message["headers"]
+                names = {name for name, _ in given}
+                message["headers"] = [*given, header, *(more for more in self._headers if more[0] not in names)]
             else:
                 observation.bytes_out += len(message.get("body", b""))
             await send(message)
@@ -55,6 +78,8 @@ class Observer:
             self._metrics.in_flight.dec()
             duration_s = perf_counter() - started
             self._metrics.observe(scope, observation, duration_s)
+            if self._traces is not None:
+                self._traces.observe(scope, observation, duration_s)
             _write(scope, observation, duration_s)
 
 
@@ -73,6 +98,8 @@ def _write(scope: Scope, seen: Observation, duration_s: float) -> None:
         fields |= {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in seen.timings_s.items()}
     if seen.problem:
         fields["problem"] = seen.problem
+    if seen.trace_id:
+        fields["trace_id"] = seen.trace_id
     log.info("request", extra={"fields": fields})
 
 

@@ -38,6 +38,7 @@ class Kind:
 KINDS: Final[dict[type[errors.RequestError], Kind]] = {
     errors.MalformedBody: Kind(400, "malformed-body", "Malformed body"),
     errors.ClientDisconnected: Kind(400, "client-disconnected", "Client disconnected"),
+    errors.Unauthorized: Kind(401, "unauthorized", "Unauthorized"),
     errors.BodyTimeout: Kind(408, "body-timeout", "Body too slow"),
     errors.BodyTooLarge: Kind(413, "body-too-large", "Body too large"),
     errors.TooManyPixels: Kind(413, "too-many-pixels", "Too many pixels"),
@@ -48,9 +49,11 @@ KINDS: Final[dict[type[errors.RequestError], Kind]] = {
     errors.InvalidParameter: Kind(422, "invalid-parameter", "Invalid parameter"),
     errors.UnknownModel: Kind(404, "unknown-model", "Unknown model"),
     errors.NotExplainable: Kind(422, "not-explainable", "Not explainable"),
+    errors.UnknownHost: Kind(421, "unknown-host", "Unknown host"),
     errors.Overloaded: Kind(503, "overloaded", "Overloaded"),
     errors.Draining: Kind(503, "draining", "Shutting down"),
 }
+NOT_HTTP: Final = Kind(400, "not-http", "Not HTTP")
 HEAD_TOO_SLOW: Final = Kind(408, "head-timeout", "Request head too slow")
 HEAD_TOO_LARGE: Final = Kind(431, "head-too-large", "Request head too large")
 NOT_FOUND: Final = Kind(404, "not-found", "Not found")
@@ -135,6 +138,8 @@ def headers_for(error: errors.RequestError) -> dict[str, str]:
     match error:
         case errors.Overloaded():
             return {"Retry-After": str(math.ceil(error.retry_after_s))}
+        case errors.Unauthorized():
+            return {"WWW-Authenticate": "Bearer"}
         case errors.Draining():
             return {"Retry-After": "1"}
         case errors.BodyTooLarge() | errors.BodyTimeout():

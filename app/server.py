@@ -1,9 +1,9 @@
 """The HTTP server around the application: uvicorn, with deadlines for slow clients, a drain and no idle work.
 
 What uvicorn 0.54 leaves open and this adds: a client may take forever to send its request's head, and send a head of
-any size; a client that leaves is worked for to the end; the main loop wakes up ten times a second to see whether it
-should end; connections that were accepted but not yet read are dropped at shutdown; the process ends by the signal
-instead of with exit code 0.
+any size, or a minute for a TLS handshake; a client that leaves is worked for to the end; the main loop wakes up ten
+times a second to see whether it should end; connections that were accepted but not yet read are dropped at shutdown;
+the process ends by the signal instead of with exit code 0.
 """
 
 import asyncio
@@ -12,18 +12,21 @@ import ctypes
 import logging
 import signal
 import socket
+import ssl
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from typing import Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.observation import new_request_id
-from app.problems import HEAD_TOO_LARGE, HEAD_TOO_SLOW, MEDIA_TYPE, Kind, problem
+from app.problems import HEAD_TOO_LARGE, HEAD_TOO_SLOW, MEDIA_TYPE, NOT_HTTP, Kind, problem
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +41,9 @@ _SO_ATTACH_FILTER: Final = 26
 class State(ServerState):
     """What all connections share."""
 
-    def __init__(self, head_timeout_s: float) -> None:
+    def __init__(self, head_timeout_s: float, headers: tuple[tuple[bytes, bytes], ...]) -> None:
         self.head_timeout_s = head_timeout_s
+        self.headers = headers
         self.draining = False
         self._second = -1
         self._headers: list[tuple[bytes, bytes]] = []
@@ -98,6 +102,7 @@ class Protocol(HttpToolsProtocol):
         self._task: asyncio.Task[None] | None = None
         self._head_size = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._expect_head(self.server_state.head_timeout_s)
 
     def data_received(self, data: bytes) -> None:
@@ -130,10 +135,22 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.cycle.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body and self._rest_timer is None:
+            # It was refused before its body came. What still comes is thrown away, but not forever.
+            self._rest_timer = self.loop.call_later(self.server_state.head_timeout_s, self.transport.close)
+
+    def on_message_complete(self) -> None:
+        """The body is complete."""
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: nobody waits for the answer, so its place in the queue is free."""
         self._head_arrived()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
         super().connection_lost(exc)
         if self._task is not None:
             self._task.cancel()
@@ -145,6 +162,10 @@ class Protocol(HttpToolsProtocol):
         else:
             self._head_timer.cancel()
             self._head_timer = self.loop.call_later(_LAST_CALL_S, self.transport.close)
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is not HTTP."""
+        self._refuse(NOT_HTTP, "What arrived is not an HTTP/1.1 request. See RFC 9112, or leave it to an HTTP client.")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._task = self.loop.create_task(cycle.run_asgi(app))
@@ -166,12 +187,22 @@ class Protocol(HttpToolsProtocol):
         self._head_arrived()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
-            body = problem(kind, detail, new_request_id()).model_dump_json().encode()
-            head = (
-                f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        cycle = self.cycle
+        # Not into the middle of an answer, nor in the place of one that is due.
+        broken_off = cycle is not None and cycle.more_body and not cycle.response_started and not self.pipeline
+        if cycle is None or cycle.response_complete or broken_off:
+            request_id = new_request_id()
+            body = problem(kind, detail, request_id).model_dump_json().encode()
+            headers = (
+                *self.server_state.default_headers,
+                (b"content-type", MEDIA_TYPE.encode()),
+                (b"content-length", b"%d" % len(body)),
+                (b"connection", b"close"),
+                (b"x-request-id", request_id.encode()),
+                *self.server_state.headers,
             )
-            self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+            lines = [STATUS_LINE[kind.status], *(b"%s: %s\r\n" % header for header in headers), b"\r\n", body]
+            self.transport.write(b"".join(lines))
         self.transport.close()
 
 
@@ -181,7 +212,16 @@ class Server(uvicorn.Server):
     server_state: State
 
     def __init__(
-        self, app: Any, host: str, port: int, head_timeout_s: float, drain_s: float, on_drain: Callable[[], None]
+        self,
+        app: Any,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None,
+        headers: tuple[tuple[bytes, bytes], ...],
+        head_timeout_s: float,
+        drain_s: float,
+        on_drain: Callable[[], None],
     ) -> None:
         """Binds the address.
 
@@ -189,7 +229,9 @@ class Server(uvicorn.Server):
             app: the ASGI application.
             host: address to listen on.
             port: port to listen on; 0 picks a free one.
-            head_timeout_s: seconds that a client has for its request's head.
+            tls: how to speak TLS; None: plain HTTP.
+            headers: names and values for the answers that the application does not give.
+            head_timeout_s: seconds that a client has for its request's head, and for a TLS handshake.
             drain_s: seconds between SIGTERM and the first refused connection.
             on_drain: called at SIGTERM; readiness turns from then on.
 
@@ -206,9 +248,10 @@ class Server(uvicorn.Server):
             lifespan="on",
         )
         super().__init__(config)
-        self.server_state = State(head_timeout_s)
+        self.server_state = State(head_timeout_s, headers)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.socket = socket.create_server((host, port), family=family, backlog=2048)
+        self._tls = tls
         self._drain_s = drain_s
         self._on_drain = on_drain
         self._told = asyncio.Event()
@@ -217,9 +260,27 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts the application, then listens."""
         self.loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        timeouts: dict[str, Any] = {}
+        if self._tls is not None:
+            # A client that does not say goodbye must not keep the process from ending.
+            timeouts = {
+                "ssl_handshake_timeout": self.server_state.head_timeout_s,
+                "ssl_shutdown_timeout": _LAST_CALL_S,
+            }
+        listening = await self.loop.create_server(
+            lambda: Protocol(self.config, self.server_state, self.lifespan.state),
+            sock=self.socket,
+            ssl=self._tls,
+            backlog=self.config.backlog,
+            **timeouts,
+        )
+        self.servers = [listening]
+        self.started = True
         host, port = self.socket.getsockname()[:2]
-        log.info("listening", extra={"fields": {"host": host, "port": port}})
+        log.info("listening", extra={"fields": {"host": host, "port": port, "tls": self._tls is not None}})
 
     async def main_loop(self) -> None:
         """Sleeps until a signal comes, then stops taking connections without losing one."""

@@ -5,6 +5,7 @@ from typing import cast
 
 from fastapi import Request
 
+from app.access import Keys, keys_in_head
 from app.classifier import Classifier
 from app.cpus import Cpus
 from app.errors import UnknownModel
@@ -29,6 +30,7 @@ class Service:
     precision_reason: str
     model_source: str
     started_at: float
+    keys: Keys | None = None
     leaving: bool = False
 
     @staticmethod
@@ -46,6 +48,19 @@ class Service:
         if name is not None and name != served:
             raise UnknownModel(f"There is no model {name!r} here; {served!r} is served.")
         return self.classifier
+
+    def check_form_key(self, request: Request, key: str | None) -> None:
+        """For a route whose clients send their API key in the form (``access`` lists them): checks it.
+
+        Args:
+            request: the request; a key in its head counts as well.
+            key: what the form has, if anything.
+
+        Raises:
+            Unauthorized: keys are configured, and none of them was sent.
+        """
+        if self.keys is not None:
+            self.keys.check([*keys_in_head(request.scope), *([key] if key else [])])
 
     def readiness(self) -> tuple[bool, str]:
         """Whether a photo sent now would be answered, and why (not)."""

@@ -1,10 +1,11 @@
 """The ``CLASSIFIER_*`` environment variables, read and validated once; nothing else reads the environment."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.cpus import Cpus, usable_cpus
 from app.errors import ModelError
@@ -16,10 +17,18 @@ MODELS = Path("models")
 BUNDLED = Path(__file__).parent / "bundled"
 
 
+def _split(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+#: Several values, separated by commas.
+Several = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+
+
 class Settings(BaseSettings):
     """Everything that can be configured. The descriptions are the README's configuration table (a test compares)."""
 
-    model_config = SettingsConfigDict(env_prefix="CLASSIFIER_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CLASSIFIER_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     model: Path | None = Field(
         None,
@@ -66,7 +75,60 @@ class Settings(BaseSettings):
         description="largest difference of a cell's mean between near-identical frames, in levels of 255",
     )
     ui: Literal["on", "off"] = Field("on", description="the web page at `/` and the documentation at `/docs`")
+    api_keys: SecretStr | None = Field(
+        None, description="API keys, separated by commas; with one, `/predict` and all that is not open wants a key"
+    )
+    api_keys_file: Path | None = Field(
+        None, description="file with more API keys, one a line, `#` comments; read again when it changes"
+    )
+    metrics_without_key: bool = Field(False, description="whether `/metrics` is answered without an API key")
+    allowed_hosts: Several | None = Field(
+        None,
+        description="names that the service may be addressed by, separated by commas, `*.example.com` for all below "
+        "(421 for others; probes excepted); unset: any",
+    )
+    cors_origins: Several | None = Field(
+        None,
+        description="origins whose web pages may use the service, separated by commas, as `https://example.com`; `*`: "
+        "all; unset: none",
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with the certificate and its chain; read again when it changes; unset: plain HTTP"
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's private key, not encrypted")
+    hsts_seconds: int = Field(
+        0,
+        ge=0,
+        description="with TLS: how long browsers shall refuse plain HTTP to this host name, all its other ports "
+        "included; 0: not at all",
+    )
+    traces: Literal["on", "off"] = Field(
+        "off", description="send OpenTelemetry traces to where the standard `OTEL_*` variables say"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line written")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for origin in value or ():
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/@\s]+", origin):
+                raise ValueError(f"{origin} is no origin; write it as https://example.com or http://10.0.0.5:8123")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for host in value or ():
+            if not re.fullmatch(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host):
+                raise ValueError(f"{host} is no host name; write names and addresses without scheme and port")
+        return value and tuple(map(str.lower, value))
+
+    @model_validator(mode="after")
+    def _tls(self) -> Self:
+        for one, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate"), ("hsts_seconds", "tls_key")):
+            if getattr(self, one) and not getattr(self, other):
+                raise ValueError(f"CLASSIFIER_{one.upper()} needs CLASSIFIER_{other.upper()} too")
+        return self
 
     @property
     def limits(self) -> Limits:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,15 +23,17 @@ if "KERAS_HOME" not in os.environ and (SHARED / "keras").is_dir():
 
 
 @contextlib.contextmanager
-def serving(model: Path, **settings) -> Iterator[httpx.Client]:
-    """The service as it is run, on a free port in a thread, and a client for it."""
+def serving(model: Path, verify: ssl.SSLContext | bool = True, **settings) -> Iterator[httpx.Client]:
+    """The service as it is run, on a free port in a thread, and a client for it; ``verify`` is the client's."""
     server = create_server(Settings(**{"model": model, "host": "127.0.0.1", "port": 0, "drain_seconds": 0, **settings}))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [server.socket]}, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
         thread.join(0.01)
     assert server.started, "the service did not start"
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.socket.getsockname()[1]}", timeout=30) as client:
+    scheme = "https" if "tls_key" in settings else "http"
+    url = f"{scheme}://127.0.0.1:{server.socket.getsockname()[1]}"
+    with httpx.Client(base_url=url, timeout=30, verify=verify) as client:
         client.server = server
         yield client
     server.loop.call_soon_threadsafe(server.stop)

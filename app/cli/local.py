@@ -11,6 +11,10 @@ def wrong_settings(error: ValidationError) -> list[str]:
     """A line for each setting that is wrong, with its variable's name."""
     lines = []
     for problem in error.errors():
+        if not problem["loc"]:
+            # It concerns several settings and names them; its input is all of them, the API keys included.
+            lines.append(problem["msg"].removeprefix("Value error, "))
+            continue
         name = "_".join(["CLASSIFIER", *(str(part).upper() for part in problem["loc"])])
         lines.append(f"{name}: {problem['msg']} (got {problem['input']!r})")
     return lines

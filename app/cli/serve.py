@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from app import logs
 from app.cli.local import wrong_settings
+from app.errors import SettingsError
 from app.factory import create_server
 from app.settings import Settings
 
@@ -20,6 +21,9 @@ def serve() -> None:
     logs.configure(settings.log_level)
     try:
         server = create_server(settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         print(f"cannot listen on {settings.host} port {settings.port}: {error}", file=sys.stderr)
         sys.exit(3)

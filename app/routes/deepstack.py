@@ -10,12 +10,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from app import errors
+from app.classifier import Result
 from app.dialects import REFUSALS, Dialect
 from app.observation import Observation
 from app.service import Service
 
-#: Name of the multipart field that carries the photo.
+#: Names of the multipart fields that carry the photo and the API key.
 _FIELD: Final = "image"
+_KEY: Final = "api_key"
 #: DeepStack has one status for everything that is wrong with a picture, and its clients know only that one.
 _BAD_PICTURE: Final = (errors.UnsupportedBody, errors.NotAnImage, errors.BrokenImage, errors.TooManyPixels)
 _DIALECT: Final = Dialect(
@@ -48,7 +50,7 @@ class Scene(BaseModel):
                         "required": [_FIELD],
                         "properties": {
                             _FIELD: {"type": "string", "format": "binary"},
-                            "api_key": {"type": "string", "description": "Not looked at."},
+                            _KEY: {"type": "string", "description": "An API key, where keys are set."},
                         },
                     }
                 }
@@ -65,9 +67,12 @@ async def scene(request: Request) -> Scene:
     service.lanes.admit()
     async with service.intake.hold(request) as body:
         seen.timings_s["read"] = perf_counter() - started
-        result, queued_s = await service.lanes.submit(
-            lambda: classifier(body.image(_FIELD), 1, alone=service.lanes.alone)
-        )
+
+        def classify() -> Result:
+            service.check_form_key(request, body.text(_KEY))
+            return classifier(body.image(_FIELD), 1, alone=service.lanes.alone)
+
+        result, queued_s = await service.lanes.submit(classify)
     seen.images = 1
     seen.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
     best = result.predictions[0]

@@ -64,6 +64,20 @@ def test_a_slow_body(impatient):
     assert b"body-timeout" in answer
 
 
+def test_the_rest_of_a_refused_body(impatient):
+    """It is thrown away: if it ends in time the connection goes on, else it does not."""
+    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
+    with connect(impatient) as connection:
+        for _ in range(2):
+            connection.sendall(head)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+            connection.sendall(b"0123456789")
+        connection.sendall(head + b"012")
+        answer = everything(connection)
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
 def test_a_huge_head(impatient):
     with connect(impatient) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (MAX_HEAD_BYTES + 10))

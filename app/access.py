@@ -1,0 +1,163 @@
+"""Who may use the service: API keys and host names, looked at before a request's body is read."""
+
+import hmac
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import problems
+from app.errors import RequestError, SettingsError, Unauthorized, UnknownHost
+from app.watched import Watched
+
+#: RFC 6750's token characters; 16 of them, chosen at random, are out of reach for guessing over a network.
+_KEY: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
+#: Probes carry no key, and a kubelet addresses a pod by its IP address. They say nothing about any photo.
+_PROBES: Final = re.compile(r"/health(/.*)?|/v2/health/.*")
+#: What the web page and the documentation consist of: the same for everybody.
+_STATIC: Final = re.compile(r"/|/docs|/openapi\.json|/page/.*")
+#: DeepStack's clients send their key in the form, with the photo: these routes ask ``Service.check_form_key``.
+_KEY_IN_FORM: Final = frozenset({"/v1/vision/scene"})
+_HOW: Final = "Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
+
+
+class Keys:
+    """The API keys, held as SHA-256 digests only."""
+
+    def __init__(self, keys: str | None, path: Path | None) -> None:
+        """Takes the keys over.
+
+        Args:
+            keys: separated by commas.
+            path: a file with one key a line and ``#`` comments; it is read again when it changes.
+
+        Raises:
+            SettingsError: there is none, one is too short, or the file cannot be read.
+        """
+        self._given = [] if keys is None else _digests("CLASSIFIER_API_KEYS", keys.split(","))
+        self._file = Watched(lambda: _read(path), path) if path else None
+
+    def accepts(self, key: str) -> bool:
+        """Whether ``key`` is one of the keys; takes equally long for every wrong one."""
+        digest = sha256(key.encode(errors="replace")).digest()
+        found = False
+        for known in [*self._given, *(self._file() if self._file else ())]:
+            found |= hmac.compare_digest(known, digest)
+        return found
+
+    def check(self, sent: list[str]) -> None:
+        """Raises Unauthorized unless one of the keys that were sent is right."""
+        if not any(self.accepts(key) for key in sent):
+            raise Unauthorized(f"This is none of the service's API keys. {_HOW}" if sent else f"No API key. {_HOW}")
+
+
+class Access:
+    """ASGI middleware that passes on what may pass, and answers the rest without reading its body."""
+
+    def __init__(
+        self, app: ASGIApp, keys: Keys | None, hosts: tuple[str, ...] | None, *, metrics_without_key: bool
+    ) -> None:
+        """Configures it.
+
+        Args:
+            app: what is protected.
+            keys: the API keys; None: nobody needs one.
+            hosts: the names that the service may be addressed by, ``*.`` for any subdomain; None: any.
+            metrics_without_key: whether ``/metrics`` is answered to everybody.
+        """
+        self._app = app
+        self._keys = keys
+        self._hosts = hosts
+        self._metrics_without_key = metrics_without_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers why not."""
+        if scope["type"] == "http":
+            try:
+                self._check(scope)
+            except RequestError as error:
+                await problems.answer(Request(scope), error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        path = scope["path"]
+        if _PROBES.fullmatch(path):
+            return
+        if self._hosts is not None and [_matches(host, self._hosts) for host in _values(scope, b"host")] != [True]:
+            raise UnknownHost("The service is not known by this name. Use one that CLASSIFIER_ALLOWED_HOSTS lists.")
+        if self._keys is None or needs_no_key(path) or (path == "/metrics" and self._metrics_without_key):
+            return
+        sent = keys_in_head(scope)
+        if sent or path not in _KEY_IN_FORM:
+            self._keys.check(sent)
+
+
+def needs_no_key(path: str) -> bool:
+    """Whether a path is open to everybody: probes, and files that hold no photo."""
+    return bool(_PROBES.fullmatch(path) or _STATIC.fullmatch(path))
+
+
+def is_probe(path: str) -> bool:
+    """Whether it is a probe that asks."""
+    return bool(_PROBES.fullmatch(path))
+
+
+def describe(document: dict[str, Any]) -> None:
+    """Adds to a service's OpenAPI document how a key is sent, where one is needed, and the answer without it."""
+    document.setdefault("components", {})["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    refused = {str(status): answer for status, answer in problems.responses(Unauthorized).items()}
+    for path, operations in document["paths"].items():
+        if not needs_no_key(path):
+            for operation in operations.values():
+                operation["security"] = [{"bearer": []}, {"header": []}]
+                operation["responses"] |= refused
+
+
+def keys_in_head(scope: Scope) -> list[str]:
+    """The API keys that a request's headers have."""
+    found = _values(scope, b"x-api-key")
+    for value in _values(scope, b"authorization"):
+        scheme, _, key = value.partition(" ")
+        if scheme.lower() == "bearer":
+            found.append(key.strip())
+    return found
+
+
+def _values(scope: Scope, wanted: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
+
+
+def _matches(host: str, allowed: tuple[str, ...]) -> bool:
+    # RFC 3986, 3.2.2: an IPv6 address stands in brackets, so that its colons are not the port's.
+    name = re.sub(r":\d*$", "", host).lower()
+    return any(name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:])) for pattern in allowed)
+
+
+def _read(path: Path) -> list[bytes]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"CLASSIFIER_API_KEYS_FILE: {path} cannot be read: {error}") from error
+    return _digests(f"CLASSIFIER_API_KEYS_FILE ({path})", [line.partition("#")[0] for line in lines])
+
+
+def _digests(source: str, keys: Iterable[str]) -> list[bytes]:
+    """Never says what a key is, only which one."""
+    found = [key for key in map(str.strip, keys) if key]
+    if not found:
+        raise SettingsError(f"{source}: there is no key in it. Put one there, or do not set it.")
+    for number, key in enumerate(found, 1):
+        if not _KEY.fullmatch(key):
+            raise SettingsError(
+                f"{source}: key {number} is not at least 16 characters out of A-Z a-z 0-9 . _ ~ + / = -. "
+                "Make one with: openssl rand -hex 32"
+            )
+    return [sha256(key.encode()).digest() for key in found]

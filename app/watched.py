@@ -1,0 +1,53 @@
+"""What is made from files, and made anew when they change: keys and certificates are renewed without a restart."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from app.errors import SettingsError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Watched(Generic[T]):
+    """A value that follows its files; a change for the worse is logged, and the last good value stays."""
+
+    def __init__(self, make: Callable[[], T], *paths: Path) -> None:
+        """Makes the value.
+
+        Args:
+            make: reads the files.
+            paths: the files.
+
+        Raises:
+            SettingsError: ``make`` found them unusable.
+        """
+        self._make = make
+        self._paths = paths
+        self._seen = self._stamps()
+        self._value = make()
+
+    def __call__(self) -> T:
+        """The value, as of the files' last good state."""
+        if (stamps := self._stamps()) != self._seen:
+            self._seen = stamps
+            try:
+                self._value = self._make()
+                log.info("read again", extra={"fields": {"files": [str(path) for path in self._paths]}})
+            except SettingsError as error:
+                log.error("not usable, so what was read before stays in use: %s", error)  # noqa: TRY400 - one line
+        return self._value
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(path) for path in self._paths]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What differs once a file was written to, replaced or removed. Follows links, as mounted secrets need."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

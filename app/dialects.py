@@ -38,7 +38,7 @@ NAME: Final[dict[str, Any]] = {
     "name": "name",
     "in": "path",
     "required": True,
-    "schema": {"type": "string", "pattern": "^[^/:]+$"},
+    "schema": {"type": "string"},
 }
 VERSION: Final[dict[str, Any]] = {**NAME, "name": "version"}
 

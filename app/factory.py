@@ -3,20 +3,20 @@
 import asyncio
 import contextlib
 import logging
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
 
 from fastapi import FastAPI
 
-from app import __version__, problems
-from app.classifier import Classifier, fastest
-from app.errors import ModelError
+from app import __version__, problems, swap
 from app.lanes import Lanes
 from app.metrics import Metrics
-from app.model import Model
 from app.observer import Observer
-from app.routes import health, metrics, model, predict
+from app.repository import Repository, Served
+from app.routes import admin, health, metrics, model, models, predict
 from app.server import Server
 from app.service import Service
 from app.settings import Settings
@@ -58,20 +58,25 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cpus = settings.cpus()
         # In a thread: a start-up that is interrupted can still be.
-        candidates = await asyncio.to_thread(lambda: [Model(path) for path in settings.model_paths()])
-        loaded, precision_reason = candidates[0], "the only one to choose from"
-        if len(candidates) > 1:
-            loaded, precision_reason = await asyncio.to_thread(fastest, candidates)
-        del candidates
-        classifier = Classifier(loaded, limits.pixels)
+        source = await asyncio.to_thread(settings.source)
+        served, left_out = await asyncio.to_thread(
+            swap.start, source, settings.precision, settings.default_model, settings.max_models, limits.pixels
+        )
+        repository = Repository(served[0], served[1:])
+        classifier = repository.default.classifier
         lanes = Lanes(cpus.count, settings.queue_budget_ms / 1e3)
         # Through a lane, as every photo goes. This also gives the queue its first service time.
         await lanes.submit(classifier.check_golden)
         intake = Intake(limits)
-        counted.watch(loaded.contract, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
-        model_source = settings.model_source(loaded.path)
+        loader = swap.Loader(limits.pixels, cpus.count, settings.queue_budget_ms / 1e3, settings.max_slowdown)
+        updates = swap.Updates(repository, source, loader, settings.max_models, counted.count_swap)
+        for path, error in left_out:
+            updates.note_refused(path, error)
+        counted.watch(repository.all, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
+        # Without keys anybody could exchange the model.
+        guarded = bool(getattr(settings, "api_keys", None))
         app.state.service = Service(
-            classifier, lanes, intake, limits, cpus, counted, precision_reason, model_source, monotonic()
+            repository, updates, lanes, intake, limits, cpus, counted, monotonic(), guarded=guarded
         )
         contract = classifier.contract
         log.info(
@@ -81,19 +86,19 @@ def create_app(settings: Settings) -> FastAPI:
                     "model": contract.name,
                     "version": contract.version,
                     "precision": contract.precision,
-                    "precision_reason": precision_reason,
-                    "source": model_source,
-                    "path": str(loaded.path),
+                    "precision_reason": repository.default.precision_reason,
+                    "source": repository.default.source,
+                    "path": str(repository.default.path),
+                    "models": repository.names(),
                     "lanes": cpus.count,
                     "lanes_reason": cpus.reason,
                 }
             },
         )
-        # Photos need not wait for it: until it is there, one that is alone uses one CPU.
-        widening = asyncio.create_task(_widen(classifier, cpus.count)) if cpus.count > 1 else None
+        background = asyncio.create_task(_settle_in(repository.default, cpus.count, source, updates))
         yield
-        if widening is not None:
-            await widening
+        await background
+        await updates.close()
         # The server has waited for every request; a job that still runs has lost its client.
         await lanes.drain(settings.drain_seconds)
 
@@ -108,17 +113,19 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     problems.register(app)
-    for router in (predict.router, health.router, model.router, metrics.router):
+    for router in (predict.router, health.router, models.router, model.router, admin.router, metrics.router):
         app.include_router(router)
     # Around FastAPI's own middlewares, which a photo does not need.
     app.middleware_stack = Observer(predict.Express(app.build_middleware_stack()), counted)
     return app
 
 
-async def _widen(classifier: Classifier, threads: int) -> None:
-    """Gives a classifier its second session, with more threads."""
-    # The file may have been replaced or removed in the meantime; one session serves as well.
-    with contextlib.suppress(ModelError):
-        wide = await asyncio.to_thread(Model, classifier.model.path, threads)
-        if wide.contract == classifier.contract:
-            classifier.wide = wide
+async def _settle_in(default: Served, threads: int, source: swap.Source, updates: swap.Updates) -> None:
+    """What photos need not wait for: until it is done, one that is alone uses one CPU, and no new model is noticed."""
+    if threads > 1:
+        await asyncio.to_thread(swap.widen, default, threads, source.verify)
+    await updates.watch()
+    # At a terminal it means that the terminal is gone, and the service has to go too.
+    if not sys.stdin or not sys.stdin.isatty():
+        with contextlib.suppress(ValueError, RuntimeError, AttributeError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, updates.tell)

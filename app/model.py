@@ -25,17 +25,18 @@ SCORES: Final = "scores"
 class Model:
     """A loaded model; safe to call from several threads at once."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, data: bytes | None = None) -> None:
         """Loads a model file.
 
         Args:
             path: an ONNX file that ``model_build`` wrote.
             threads: threads that one call may use.
+            data: its bytes, where they were read already: what was checked is then what is loaded.
 
         Raises:
             ModelError: the file is missing, is not an ONNX model, or its graph and contract do not fit together.
         """
-        if not path.is_file():
+        if data is None and not path.is_file():
             raise ModelError(f"there is no model file at {path}")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -46,7 +47,7 @@ class Model:
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(data or str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"{path} is not a loadable ONNX model: {reason}") from error
@@ -73,6 +74,10 @@ class Model:
         """
         scores: NDArray[np.float32] = self._session.run([SCORES], {INPUT: pixels}, self._run_options)[0]
         return scores
+
+    def abandon(self) -> None:
+        """Ends the call that is running in another thread, and every later one, with an error."""
+        self._run_options.terminate = True
 
     def _check_interface(self) -> None:
         resize, classes = self.contract.resize, len(self.contract.labels)

@@ -45,6 +45,9 @@ KINDS: Final[dict[type[errors.RequestError], Kind]] = {
     errors.BrokenImage: Kind(422, "broken-image", "Broken image"),
     errors.InvalidParameter: Kind(422, "invalid-parameter", "Invalid parameter"),
     errors.UnknownModel: Kind(404, "unknown-model", "Unknown model"),
+    errors.ModelRefused: Kind(409, "model-refused", "Model refused"),
+    errors.NoPreviousModel: Kind(409, "no-previous-model", "No previous model"),
+    errors.AdminLocked: Kind(403, "admin-locked", "Admin routes locked"),
     errors.Overloaded: Kind(503, "overloaded", "Overloaded"),
     errors.Draining: Kind(503, "draining", "Shutting down"),
 }

@@ -47,7 +47,9 @@ class Model:
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(data or str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                str(path) if data is None else data, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"{path} is not a loadable ONNX model: {reason}") from error

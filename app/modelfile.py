@@ -21,14 +21,14 @@ from app.errors import ModelError
 CHECKSUM: Final = "sha256"
 SIGNATURE: Final = "signature"
 
-#: onnx.proto: ModelProto.metadata_props, and key and value of each of its entries.
-_METADATA_PROPS: Final = 14
-_KEY: Final = 1
-_VALUE: Final = 2
 #: Protobuf's wire types: https://protobuf.dev/programming-guides/encoding/#structure
 _VARINT: Final = 0
 _BYTES: Final = 2
 _FIXED: Final = {1: 8, 5: 4}
+#: Tags (number and wire type) in onnx.proto: ModelProto.metadata_props, and key and value of each of its entries.
+_METADATA_PROPS: Final = 14 << 3 | _BYTES
+_KEY: Final = 1 << 3 | _BYTES
+_VALUE: Final = 2 << 3 | _BYTES
 
 #: ``verify(signature, message)``: whether the key that is pinned made the signature.
 Verify = Callable[[bytes, bytes], bool]
@@ -92,9 +92,9 @@ def digest(data: bytes) -> tuple[bytes, dict[str, str]]:
     metadata: dict[str, str] = {}
     view = memoryview(data)
     try:
-        for number, field, value in _fields(view):
-            if number == _METADATA_PROPS:
-                entry = {key: bytes(text).decode() for key, _, text in _fields(value)}
+        for tag, field, value in _fields(view):
+            if tag == _METADATA_PROPS:
+                entry = {part: bytes(text).decode() for part, _, text in _fields(value)}
                 name = entry.get(_KEY, "")
                 if name in metadata:
                     raise ModelError(f"its metadata has {name!r} twice")
@@ -148,7 +148,7 @@ def _check_signature(signature: str | None, message: bytes, verify: Verify) -> N
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
-    """The fields of a protobuf message: number, all bytes of the field, the bytes of its value.
+    """The fields of a protobuf message: tag, all bytes of the field, the bytes of its value.
 
     Raises:
         IndexError: the message ends within a field, or this is none.
@@ -157,7 +157,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]
     while at < len(message):
         start = at
         tag, at = _varint(message, at)
-        number, wire = tag >> 3, tag & 7
+        wire = tag & 7
         if wire == _VARINT:
             end = _varint(message, at)[1]
         elif wire == _BYTES:
@@ -169,7 +169,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]
             raise IndexError
         if end > len(message):
             raise IndexError
-        yield number, message[start:end], message[at:end]
+        yield tag, message[start:end], message[at:end]
         at = end
 
 

@@ -86,7 +86,8 @@ class Source:
         before, self._seen = self._seen, {}
         for path in self._paths():
             stamp = _stamp(path)
-            if stamp is None and self.folder is None and not before:
+            # A served file that disappears is no news; that one that is asked for is missing, is.
+            if stamp is None and not before:
                 refused.append((path, ModelError(f"there is no model file at {path}")))
             if stamp is None:
                 continue

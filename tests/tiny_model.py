@@ -41,8 +41,8 @@ def contract(**changes) -> Contract:
     return replace(made, **changes)
 
 
-def golden(scale: float = 25.5) -> Golden:
-    return Golden(encode(solid((250, 10, 10)), "PNG"), dict(enumerate(scores_of(250, 10, 10, scale))), 0.01, "red")
+def golden(scale: float = 25.5, label: str | None = None) -> Golden:
+    return Golden(encode(solid((250, 10, 10)), "PNG"), dict(enumerate(scores_of(250, 10, 10, scale))), 0.01, label)
 
 
 def write(

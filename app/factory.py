@@ -122,8 +122,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _settle_in(default: Served, threads: int, source: swap.Source, updates: swap.Updates) -> None:
     """What photos need not wait for: until it is done, one that is alone uses one CPU, and no new model is noticed."""
-    if threads > 1:
-        await asyncio.to_thread(swap.widen, default, threads, source.verify)
+    await asyncio.to_thread(swap.widen, default, threads, source.verify)
     await updates.watch()
     # At a terminal it means that the terminal is gone, and the service has to go too.
     if not sys.stdin or not sys.stdin.isatty():

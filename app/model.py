@@ -60,7 +60,7 @@ class Model:
             self._check_interface()
         except ModelError as error:
             raise ModelError(f"{path} cannot be served: {error}") from error
-        _give_back_freed_memory()
+        give_back_freed_memory()
         self._run_options = ort.RunOptions()
         # The feature map is an output too; what is not asked for is not computed.
         self._run_options.only_execute_path_to_fetches = True
@@ -92,7 +92,7 @@ class Model:
             raise ModelError(f"it has no output {SCORES} with the contract's {classes} classes")
 
 
-def _give_back_freed_memory() -> None:
-    """Optimising a graph frees twice its weights, which glibc keeps; other C libraries have no such call."""
+def give_back_freed_memory() -> None:
+    """Loading and dropping a model frees several times its weights, which glibc keeps; others have no such call."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -18,7 +18,7 @@ import numpy as np
 
 from app.classifier import Classifier, fastest
 from app.errors import ModelError
-from app.model import Model
+from app.model import Model, give_back_freed_memory
 from app.modelfile import ModelFile, Verify
 from app.repository import Repository, Served
 from app.watch import Watch, directories_of
@@ -277,8 +277,12 @@ class Updates:
         async with self._lock:
             given_up, serves = self._repository.roll_back(name)
             self._rolled_back.add(given_up.digest)
-            reason = f"instead of version {given_up.contract.version}, as asked"
-            return self._note("rolled back", serves.path, reason, serves)
+            update = self._note(
+                "rolled back", serves.path, f"instead of version {given_up.contract.version}, as asked", serves
+            )
+            if serves is self._repository.default:
+                await asyncio.to_thread(widen, serves, self._loader.threads_alone, self._source.verify)
+            return update
 
     def note_refused(self, path: Path, error: ModelError) -> Update:
         """Remembers why a file is not served."""
@@ -296,6 +300,7 @@ class Updates:
                 updates += await self._choose(name, offers)
             if updates:
                 await self._aim()
+                await asyncio.to_thread(give_back_freed_memory)
             return updates
 
     async def _choose(self, name: str, offers: list[ModelFile]) -> list[Update]:
@@ -322,6 +327,8 @@ class Updates:
                 updates.append(self._note("added", file.path, "one more model", new))
             else:
                 self._repository.replace(current, new)
+                # Kept for a roll-back; half of it will do until then.
+                current.classifier.wide = current.classifier.model
                 reason = f"instead of version {current.contract.version}"
                 updates.append(self._note("swapped", file.path, reason, new))
             break
@@ -414,6 +421,8 @@ def start(
 
 def widen(served: Served, threads: int, verify: Verify | None) -> None:
     """Gives a model its second session, with more threads; blocks."""
+    if threads == 1:
+        return
     # The file may have been replaced or removed in the meantime; one session serves as well.
     with contextlib.suppress(ModelError):
         file, data = ModelFile.read(served.path, verify)

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from app.errors import ModelError
+from app.model import Model
 from app.modelfile import ModelFile
 from model_build import publish
 from model_build.errors import InputError
@@ -25,10 +25,11 @@ def sign(path: Path, key: Path | None) -> ModelFile:
         InputError: the file or the key cannot be used.
     """
     try:
-        ModelFile.read(path)
-        proto = onnx.load_from_string(path.read_bytes())
-    except (ModelError, DecodeError, OSError) as error:
+        _, data = ModelFile.read(path)
+        Model(path, data=data)
+    except ModelError as error:
         raise InputError(str(error)) from error
+    proto = onnx.load_from_string(data)
     publish.replace_file(path, publish.seal(proto, private_key(key) if key else None))
     return ModelFile.read(path)[0]
 

@@ -107,8 +107,11 @@ def test_a_renamed_file_is_served_and_everything_follows(tmp_path):
         health = client.get("/health").json()
         assert health["last_update"]["outcome"] == "swapped"
         assert health["last_update"]["model"] == health["model"] == {"name": "tiny", "version": "2"}
-        # The second session is the new model's too.
+        # The second session is the new model's too; the old one is kept without.
         assert health["cpus"]["threads_alone"] == 2
+        repository = service_of(client).repository
+        kept = repository.previous(repository.default).classifier
+        assert kept.wide is kept.model
         assert client.get("/model").json()["version"] == "2"
         assert client.get("/health/ready").status_code == 200
 
@@ -431,6 +434,8 @@ def test_several_models(folder):
         assert [version(client), version(client, model="apples"), version(client, model="cups")] == ["2", "4", "3"]
         client.post("/admin/rollback?model=apples").raise_for_status()
         assert [version(client, model=name) for name in ("bolts", "apples", "cups")] == ["2", "1", "3"]
+        write(folder / "b2.onnx", 5, name="bolts")
+        until(lambda: version(client) == "5")
         # Only the default one has a second session.
         models = {served.name: served.classifier for served in service_of(client).repository.all()}
         assert models["apples"].wide is models["apples"].model

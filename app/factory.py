@@ -12,6 +12,7 @@ from time import monotonic
 from fastapi import FastAPI
 
 from app import __version__, problems, swap
+from app.frames import Frames
 from app.lanes import Lanes
 from app.metrics import Metrics
 from app.observer import Observer
@@ -68,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         # Through a lane, as every photo goes. This also gives the queue its first service time.
         await lanes.submit(classifier.check_golden)
         intake = Intake(limits)
+        frames = Frames(settings.cache_seconds, settings.cache_difference)
         loader = swap.Loader(limits.pixels, cpus.count, settings.queue_budget_ms / 1e3, settings.max_slowdown)
         updates = swap.Updates(repository, source, loader, settings.max_models, counted.count_swap)
         for path, error in left_out:
@@ -76,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         # Without keys anybody could exchange the model.
         guarded = bool(getattr(settings, "api_keys", None))
         app.state.service = Service(
-            repository, updates, lanes, intake, limits, cpus, counted, monotonic(), guarded=guarded
+            repository, updates, lanes, intake, frames, limits, cpus, counted, monotonic(), guarded=guarded
         )
         contract = classifier.contract
         log.info(

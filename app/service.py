@@ -7,6 +7,7 @@ from fastapi import Request
 
 from app.classifier import Classifier
 from app.cpus import Cpus
+from app.frames import Frames
 from app.lanes import Lanes
 from app.limits import Limits
 from app.metrics import Metrics
@@ -26,6 +27,7 @@ class Service:
     updates: Updates
     lanes: Lanes
     intake: Intake
+    frames: Frames
     limits: Limits
     cpus: Cpus
     metrics: Metrics

@@ -11,7 +11,7 @@ APP = sorted((ROOT / "app").rglob("*.py"))
 BUILD = sorted((ROOT / "model_build").rglob("*.py"))
 HEAVY = {"tensorflow", "keras", "tf2onnx", "onnx", "model_build", "rich", "h5py", "scipy", "skimage", "matplotlib"}
 HTTP = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
-CORE = {"imaging", "model", "ranking", "classifier", "contract", "lanes", "cpus", "errors"}
+CORE = {"imaging", "model", "ranking", "classifier", "contract", "frames", "lanes", "cpus", "errors"}
 CORE |= {"modelfile", "repository", "swap", "watch"}
 
 

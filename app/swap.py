@@ -336,8 +336,9 @@ class Updates:
 
     async def _aim(self) -> None:
         if self._watch is not None:
-            directories = await asyncio.to_thread(self._source.directories)
-            self._watch.aim(directories)
+            # A folder that may not be read for a moment: what is watched stays.
+            with contextlib.suppress(OSError):
+                self._watch.aim(await asyncio.to_thread(self._source.directories))
 
     def _note(self, outcome: Outcome, path: Path, reason: str, served: Served | None) -> Update:
         model, version = (served.name, served.contract.version) if served else (None, None)

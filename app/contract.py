@@ -43,11 +43,14 @@ class Golden:
         scores: class index to score, for the best classes when the model was built.
         tolerance: the largest difference of a score that still counts as the same. Rounding inside int8 kernels
             differs between processors, so int8 needs more of it than fp32.
+        label: what the best of these classes is called, so that labels in another order are noticed; None in older
+            files.
     """
 
     photo: bytes
     scores: dict[int, float]
     tolerance: float
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class Contract:
             "scores": {str(index): score for index, score in self.golden.scores.items()},
             "tolerance": self.golden.tolerance,
         }
+        if self.golden.label is not None:
+            golden["label"] = self.golden.label
         values = {
             "schema": SCHEMA,
             "name": self.name,
@@ -140,6 +145,7 @@ class Contract:
                     photo=base64.b64decode(golden["photo"], validate=True),
                     scores={int(index): float(score) for index, score in golden["scores"].items()},
                     tolerance=float(golden["tolerance"]),
+                    label=golden.get("label"),
                 ),
                 multiply_adds=int(metadata["multiply_adds"]),
                 parameters=int(metadata["parameters"]),
@@ -150,6 +156,13 @@ class Contract:
             raise ModelError(f"the model's contract cannot be read: {error!r}") from error
         if len(contract.ids) != len(contract.labels):
             raise ModelError(f"the contract has {len(contract.labels)} labels but {len(contract.ids)} ids")
+        if not all(isinstance(label, str) and label for label in contract.labels):
+            raise ModelError("the contract has a label that is empty or no text")
+        if not all(wnid is None or isinstance(wnid, str) for wnid in contract.ids):
+            raise ModelError("the contract has an id that is no text")
+        classes = set(zip(contract.labels, contract.ids, strict=True))
+        if len(classes) != len(contract.labels):
+            raise ModelError(f"the contract has {len(contract.labels)} labels, but names only {len(classes)} classes")
         if contract.resize.filter not in FILTERS:
             raise ModelError(
                 f"the contract names the filter {contract.resize.filter!r}; known are {', '.join(FILTERS)}"
@@ -160,4 +173,10 @@ class Contract:
             )
         if not contract.golden.scores or not all(0 <= i < len(contract.labels) for i in contract.golden.scores):
             raise ModelError("the contract's golden scores name no class of the model")
+        best = contract.labels[max(contract.golden.scores, key=lambda index: contract.golden.scores[index])]
+        if contract.golden.label not in (None, best):
+            raise ModelError(
+                f"its golden photo shows {contract.golden.label!r}, but by its labels {best!r}: they are in another "
+                "order than the model's classes"
+            )
         return contract

@@ -20,6 +20,9 @@
         ├── TooManyPixels       the header announces more pixels than CLASSIFIER_MAX_PIXELS
         ├── UnknownModel        no model of that name is served
         ├── NotExplainable      the model's file cannot say where its evidence lies
+        ├── ModelRefused        a new model file was not taken; the running model goes on
+        ├── NoPreviousModel     there is no earlier model to go back to
+        ├── AdminLocked         /admin is used, but nobody has to show a key
         ├── Overloaded          no lane would be free within CLASSIFIER_QUEUE_BUDGET_MS
         └── Draining            the service is shutting down
 """
@@ -95,6 +98,18 @@ class UnknownModel(RequestError):
 
 class NotExplainable(RequestError):
     """The model's file cannot say where its evidence lies."""
+
+
+class ModelRefused(RequestError):
+    """A new model file was not taken; the model that was served before still is."""
+
+
+class NoPreviousModel(RequestError):
+    """There is no earlier model to go back to."""
+
+
+class AdminLocked(RequestError):
+    """Models can be exchanged over HTTP only where clients have to show an API key."""
 
 
 class Overloaded(RequestError):

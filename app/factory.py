@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -10,16 +12,27 @@ from time import monotonic
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app import __version__, access, problems
-from app.classifier import Classifier, fastest
-from app.errors import ModelError, SettingsError
+from app import __version__, access, problems, swap
+from app.errors import SettingsError
 from app.frames import Frames
 from app.headers import security_headers
 from app.lanes import Lanes
 from app.metrics import Metrics
-from app.model import Model
 from app.observer import Observer
-from app.routes import deepstack, explain, health, metrics, model, page, predict, protocol_v2, tensorflow_serving
+from app.repository import Repository, Served
+from app.routes import (
+    admin,
+    deepstack,
+    explain,
+    health,
+    metrics,
+    model,
+    models,
+    page,
+    predict,
+    protocol_v2,
+    tensorflow_serving,
+)
 from app.server import Server
 from app.service import Service
 from app.settings import Settings
@@ -80,31 +93,24 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cpus = settings.cpus()
         # In a thread: a start-up that is interrupted can still be.
-        candidates = await asyncio.to_thread(lambda: [Model(path) for path in settings.model_paths()])
-        loaded, precision_reason = candidates[0], "the only one to choose from"
-        if len(candidates) > 1:
-            loaded, precision_reason = await asyncio.to_thread(fastest, candidates)
-        del candidates
-        classifier = Classifier(loaded, limits.pixels)
+        source = await asyncio.to_thread(settings.source)
+        served, left_out = await asyncio.to_thread(
+            swap.start, source, settings.precision, settings.default_model, settings.max_models, limits.pixels
+        )
+        repository = Repository(served[0], served[1:])
+        classifier = repository.default.classifier
         lanes = Lanes(cpus.count, settings.queue_budget_ms / 1e3)
         # Through a lane, as every photo goes. This also gives the queue its first service time.
         await lanes.submit(classifier.check_golden)
         intake = Intake(limits)
         frames = Frames(settings.cache_seconds, settings.cache_difference)
-        counted.watch(loaded.contract, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
-        model_source = settings.model_source(loaded.path)
+        loader = swap.Loader(limits.pixels, cpus.count, settings.queue_budget_ms / 1e3, settings.max_slowdown)
+        updates = swap.Updates(repository, source, loader, settings.max_models, counted.count_swap)
+        for path, error in left_out:
+            updates.note_refused(path, error)
+        counted.watch(repository.all, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
         app.state.service = Service(
-            classifier,
-            lanes,
-            intake,
-            frames,
-            limits,
-            cpus,
-            counted,
-            precision_reason,
-            model_source,
-            monotonic(),
-            keys,
+            repository, updates, lanes, intake, frames, limits, cpus, counted, monotonic(), keys
         )
         contract = classifier.contract
         log.info(
@@ -114,19 +120,19 @@ def create_app(settings: Settings) -> FastAPI:
                     "model": contract.name,
                     "version": contract.version,
                     "precision": contract.precision,
-                    "precision_reason": precision_reason,
-                    "source": model_source,
-                    "path": str(loaded.path),
+                    "precision_reason": repository.default.precision_reason,
+                    "source": repository.default.source,
+                    "path": str(repository.default.path),
+                    "models": repository.names(),
                     "lanes": cpus.count,
                     "lanes_reason": cpus.reason,
                 }
             },
         )
-        # Photos need not wait for it: until it is there, one that is alone uses one CPU.
-        widening = asyncio.create_task(_widen(classifier, cpus.count)) if cpus.count > 1 else None
+        background = asyncio.create_task(_settle_in(repository.default, cpus.count, source, updates))
         yield
-        if widening is not None:
-            await widening
+        await background
+        await updates.close()
         # The server has waited for every request; a job that still runs has lost its client.
         await lanes.drain(settings.drain_seconds)
         if traces is not None:
@@ -145,7 +151,15 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     problems.register(app)
-    ours = (predict.router, explain.router, health.router, model.router, metrics.router)
+    ours = (
+        predict.router,
+        explain.router,
+        health.router,
+        models.router,
+        model.router,
+        admin.router,
+        metrics.router,
+    )
     for router in (*ours, protocol_v2.router, deepstack.router, tensorflow_serving.router):
         app.include_router(router)
     if settings.ui == "on":
@@ -183,10 +197,11 @@ def _protected(app: ASGIApp, settings: Settings, keys: access.Keys | None) -> AS
     return app
 
 
-async def _widen(classifier: Classifier, threads: int) -> None:
-    """Gives a classifier its second session, with more threads."""
-    # The file may have been replaced or removed in the meantime; one session serves as well.
-    with contextlib.suppress(ModelError):
-        wide = await asyncio.to_thread(Model, classifier.model.path, threads)
-        if wide.contract == classifier.contract:
-            classifier.wide = wide
+async def _settle_in(default: Served, threads: int, source: swap.Source, updates: swap.Updates) -> None:
+    """What photos need not wait for: until it is done, one that is alone uses one CPU, and no new model is noticed."""
+    await asyncio.to_thread(swap.widen, default, threads, source.verify)
+    await updates.watch()
+    # At a terminal it means that the terminal is gone, and the service has to go too.
+    if not sys.stdin or not sys.stdin.isatty():
+        with contextlib.suppress(ValueError, RuntimeError, AttributeError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, updates.tell)

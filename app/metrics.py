@@ -1,13 +1,14 @@
 """Prometheus metrics: the only place that knows their names and buckets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Scope
 
-from app.contract import Contract
 from app.observation import Observation
+from app.repository import Served
+from app.swap import OUTCOMES, Outcome
 
 #: Seconds; from a decode of a small photo to a full queue budget.
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -21,6 +22,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._served: Callable[[], Iterable[Served]] = list
         self._requests = Counter(
             "classifier_requests", "Requests by route and status.", ["route", "status"], registry=self._registry
         )
@@ -57,14 +59,23 @@ class Metrics:
         )
         self._held = Gauge("classifier_held_bytes", "Request bodies in memory.", registry=self._registry)
         self._info = Gauge(
-            "classifier_model_info", "The model served.", ["name", "version", "precision"], registry=self._registry
+            "classifier_model_info", "The models served.", ["name", "version", "precision"], registry=self._registry
         )
+        self._swaps = Counter(
+            "classifier_model_swaps", "New model files, by what became of them.", ["outcome"], registry=self._registry
+        )
+        for outcome in OUTCOMES:
+            self._swaps.labels(outcome)
 
     def watch(
-        self, contract: Contract, depth: Callable[[], int], service_s: Callable[[], float], held: Callable[[], int]
+        self,
+        served: Callable[[], Iterable[Served]],
+        depth: Callable[[], int],
+        service_s: Callable[[], float],
+        held: Callable[[], int],
     ) -> None:
         """Reads these when somebody asks, not while photos pass."""
-        self._info.labels(contract.name, contract.version, contract.precision).set(1)
+        self._served = served
         self._depth.set_function(depth)
         self._service.set_function(service_s)
         self._held.set_function(held)
@@ -83,6 +94,14 @@ class Metrics:
         if seen.problem:
             self._problems.labels(seen.problem).inc()
 
+    def count_swap(self, outcome: Outcome) -> None:
+        """Counts what became of a new model file."""
+        self._swaps.labels(outcome).inc()
+
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""
+        self._info.clear()
+        for served in self._served():
+            contract = served.contract
+            self._info.labels(contract.name, contract.version, contract.precision).set(1)
         return generate_latest(self._registry)

@@ -29,17 +29,18 @@ EVIDENCE_CLASS: Final = "evidence_class"
 class Model:
     """A loaded model; safe to call from several threads at once."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, data: bytes | None = None) -> None:
         """Loads a model file.
 
         Args:
             path: an ONNX file that ``model_build`` wrote.
             threads: threads that one call may use.
+            data: its bytes, where they were read already: what was checked is then what is loaded.
 
         Raises:
             ModelError: the file is missing, is not an ONNX model, or its graph and contract do not fit together.
         """
-        if not path.is_file():
+        if data is None and not path.is_file():
             raise ModelError(f"there is no model file at {path}")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -50,10 +51,14 @@ class Model:
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                str(path) if data is None else data, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"{path} is not a loadable ONNX model: {reason}") from error
+        # The binding keeps the file's bytes for a change of providers, which never comes.
+        self._session._model_bytes = None
         self.path = path
         self.threads = threads
         try:
@@ -61,7 +66,7 @@ class Model:
             self._check_interface()
         except ModelError as error:
             raise ModelError(f"{path} cannot be served: {error}") from error
-        _give_back_freed_memory()
+        give_back_freed_memory()
         self._run_options = ort.RunOptions()
         # The feature map is an output too; what is not asked for is not computed.
         self._run_options.only_execute_path_to_fetches = True
@@ -114,6 +119,10 @@ class Model:
                 "exported its file: then export it again."
             )
 
+    def abandon(self) -> None:
+        """Ends the call that is running in another thread, and every later one, with an error."""
+        self._run_options.terminate = True
+
     def _check_interface(self) -> None:
         resize, classes = self.contract.resize, len(self.contract.labels)
         inputs, outputs = self._session.get_inputs(), {value.name: value for value in self._session.get_outputs()}
@@ -126,7 +135,7 @@ class Model:
         self._explainable = EVIDENCE in outputs
 
 
-def _give_back_freed_memory() -> None:
-    """Optimising a graph frees twice its weights, which glibc keeps; other C libraries have no such call."""
+def give_back_freed_memory() -> None:
+    """Loading and dropping a model frees several times its weights, which glibc keeps; others have no such call."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -50,6 +50,9 @@ KINDS: Final[dict[type[errors.RequestError], Kind]] = {
     errors.UnknownModel: Kind(404, "unknown-model", "Unknown model"),
     errors.NotExplainable: Kind(422, "not-explainable", "Not explainable"),
     errors.UnknownHost: Kind(421, "unknown-host", "Unknown host"),
+    errors.ModelRefused: Kind(409, "model-refused", "Model refused"),
+    errors.NoPreviousModel: Kind(409, "no-previous-model", "No previous model"),
+    errors.AdminLocked: Kind(403, "admin-locked", "Admin routes locked"),
     errors.Overloaded: Kind(503, "overloaded", "Overloaded"),
     errors.Draining: Kind(503, "draining", "Shutting down"),
 }

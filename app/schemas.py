@@ -1,5 +1,6 @@
 """The public HTTP contract: what goes over the wire, as pydantic models. They make the OpenAPI document too."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,6 +9,7 @@ from pydantic_core import to_json
 from app.classifier import Result
 from app.contract import Contract
 from app.evidence import Explanation
+from app.swap import Outcome, Update
 
 #: An example of a photo: a 2 x 2 grey PNG, as base64.
 TINY_PNG: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNsYGBiYAAAApIAhPd8o1gAAAAASUVORK5CYII="
@@ -20,10 +22,16 @@ _CACHED = "The scores are those of an earlier, near-identical frame of the same 
 _UNKNOWN = "The best score is below the model's own threshold: the photo shows none of its classes."
 
 
-class PredictQuery(BaseModel):
-    """What ``/predict`` can be asked; an unknown parameter is an error, not a silent default."""
+class ModelQuery(BaseModel):
+    """Which model is meant; an unknown parameter is an error, not a silent default."""
 
     model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(None, description="Name of the model (see `/models`); none: the default one.")
+
+
+class PredictQuery(ModelQuery):
+    """What ``/predict`` can be asked."""
 
     top_k: int = Field(
         5, ge=1, description="How many classes to return at most, best first; from 1 to the number of classes."
@@ -193,6 +201,29 @@ class InputSize(BaseModel):
     width: int = Field(examples=[224])
 
 
+class UpdateOut(BaseModel):
+    """What became of a new model file."""
+
+    outcome: Outcome
+    file: str = Field(examples=["bins.int8.onnx"])
+    reason: str = Field(examples=["its signature was not made by the key that this service trusts"])
+    model: ModelRef | None = Field(description="What serves now; null where that has not changed.")
+    at: datetime
+
+    @classmethod
+    def build(cls, update: Update) -> Self:
+        """From what the core noted."""
+        model = ModelRef(name=update.model, version=update.version) if update.model and update.version else None
+        at = datetime.fromtimestamp(update.at, UTC)
+        return cls(outcome=update.outcome, file=update.file, reason=update.reason, model=model, at=at)
+
+
+class ReloadResponse(BaseModel):
+    """What became of the model files that are not served yet; empty: there are none."""
+
+    updates: list[UpdateOut]
+
+
 class Health(BaseModel):
     """Whether photos are being answered, and by what."""
 
@@ -204,6 +235,7 @@ class Health(BaseModel):
     precision_reason: str = Field(examples=["measured at the start: int8 took 6.5 ms, fp32 took 9.6 ms"])
     input_size: InputSize
     cpus: CpusOut
+    last_update: UpdateOut | None = Field(description="What became of the last new model file, if there was one.")
     uptime_s: float = Field(examples=[86400.0])
 
 
@@ -257,6 +289,26 @@ class ModelOut(BaseModel):
             provenance=dict(contract.provenance),
             measured=dict(contract.measured),
         )
+
+
+class ServedOut(BaseModel):
+    """One model that answers."""
+
+    name: str = Field(examples=["mobilenet_v2_1.0_224"])
+    version: str = Field(examples=["1dc64d187195"])
+    precision: str = Field(examples=["int8"])
+    classes: int = Field(examples=[1000])
+    default: bool = Field(description="Answers where no model is named.")
+    file: str = Field(examples=["mobilenet_v2_1.0_224.int8.onnx"])
+    sha256: str = Field(description="The checksum that the file carries.")
+    loaded_at: datetime
+    previous_version: str | None = Field(description="What a roll-back would serve; null: nothing.")
+
+
+class ModelsResponse(BaseModel):
+    """All models that are served, the default one first."""
+
+    models: list[ServedOut]
 
 
 class LabelOut(BaseModel):

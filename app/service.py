@@ -8,27 +8,30 @@ from fastapi import Request
 from app.access import Keys, keys_in_head
 from app.classifier import Classifier
 from app.cpus import Cpus
-from app.errors import UnknownModel
 from app.frames import Frames
 from app.lanes import Lanes
 from app.limits import Limits
 from app.metrics import Metrics
+from app.repository import Repository
+from app.swap import Updates
 from app.upload import Intake
 
 
 @dataclass(slots=True)
 class Service:
-    """What a request needs; read ``classifier`` once a request."""
+    """What a request needs; read ``classifier_for`` once a request.
 
-    classifier: Classifier
+    ``keys`` are the API keys of which clients have to show one; None where nobody has to.
+    """
+
+    repository: Repository
+    updates: Updates
     lanes: Lanes
     intake: Intake
     frames: Frames
     limits: Limits
     cpus: Cpus
     metrics: Metrics
-    precision_reason: str
-    model_source: str
     started_at: float
     keys: Keys | None = None
     leaving: bool = False
@@ -38,16 +41,22 @@ class Service:
         """The service that a request came to."""
         return cast("Service", request.app.state.service)
 
+    @property
+    def classifier(self) -> Classifier:
+        """The default model's classifier."""
+        return self.repository.default.classifier
+
+    def names(self) -> list[str]:
+        """The models that are served, the default one first."""
+        return self.repository.names()
+
     def classifier_for(self, name: str | None) -> Classifier:
         """The classifier of the model ``name``, or the default one; read it once a request.
 
         Raises:
             UnknownModel: no model of that name is served.
         """
-        served = self.classifier.contract.name
-        if name is not None and name != served:
-            raise UnknownModel(f"There is no model {name!r} here; {served!r} is served.")
-        return self.classifier
+        return self.repository.get(name).classifier
 
     def check_form_key(self, request: Request, key: str | None) -> None:
         """For a route whose clients send their API key in the form (``access`` lists them): checks it.

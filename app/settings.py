@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.cpus import Cpus, usable_cpus
 from app.errors import ModelError
 from app.limits import Limits
+from app.modelfile import public_key
+from app.swap import Source
 
 #: Where ``make model`` writes, relative to the working directory.
 MODELS = Path("models")
@@ -32,8 +34,20 @@ class Settings(BaseSettings):
 
     model: Path | None = Field(
         None,
-        description="ONNX file to serve; unset: the newest int8 file in `models/`, else the newest fp32 one, else the "
-        "bundled model",
+        description="ONNX file to serve, or a folder of them; unset: the newest int8 file in `models/`, else the "
+        "newest fp32 one, else the bundled model",
+    )
+    default_model: str | None = Field(
+        None, description="the model that answers where none is named; unset: the first of a folder by name"
+    )
+    max_models: int = Field(8, ge=1, le=1000, description="most models served from a folder")
+    max_slowdown: float = Field(
+        3.0,
+        ge=1,
+        description="a new model that takes more than this many times the CPU time of the running one is refused",
+    )
+    model_public_key: Path | None = Field(
+        None, description="Ed25519 public key (PEM file); only models that it has signed are served; unset: all are"
     )
     precision: Literal["auto", "fp32", "int8"] | None = Field(
         None,
@@ -142,12 +156,14 @@ class Settings(BaseSettings):
         )
 
     def model_paths(self) -> list[Path]:
-        """The file to serve; several where the faster one of them is to be served.
+        """The file to serve; several where the faster one of them is to be served, or where they lie in a folder.
 
         Raises:
             ModelError: there is none in the precision that is asked for.
         """
         path = self.model or self._newest()
+        if path.is_dir():
+            return sorted(file for file in path.glob("*.onnx") if not file.name.startswith("."))
         if self.precision is None:
             return [path]
         name = path.name.removesuffix(".onnx").removesuffix(".fp32").removesuffix(".int8")
@@ -156,6 +172,18 @@ class Settings(BaseSettings):
         if found := [sibling for sibling in siblings if sibling.is_file()]:
             return found
         raise ModelError(f"CLASSIFIER_PRECISION={self.precision}, but there is no {' or '.join(map(str, siblings))}")
+
+    def source(self) -> Source:
+        """Where models come from, at the start and later.
+
+        Raises:
+            ModelError: as ``model_paths``; the public key cannot be used.
+        """
+        verify = public_key(self.model_public_key) if self.model_public_key else None
+        if self.model and self.model.is_dir():
+            return Source(self.model_paths, self.model, "CLASSIFIER_MODEL", verify)
+        paths = self.model_paths()
+        return Source(lambda: paths, None, self.model_source(paths[0]), verify)
 
     def _newest(self) -> Path:
         for pattern in ("*.int8.onnx", "*.fp32.onnx"):

@@ -34,6 +34,7 @@ def expect(model: Model, photo: bytes) -> Golden:
         photo=photo,
         scores={int(i): round(float(scores[i]), 6) for i in best},
         tolerance=TOLERANCE[model.contract.precision],
+        label=model.contract.labels[int(best[0])],
     )
 
 

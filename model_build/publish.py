@@ -1,15 +1,21 @@
 """A graph and its contract become one file: complete from the moment it has a model's name."""
 
+import base64
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import onnx
 
+from app import modelfile
 from app.contract import Contract
 from app.model import Model
 from model_build import golden
 from model_build.errors import InputError
+
+_MADE: Final = (modelfile.CHECKSUM, modelfile.SIGNATURE)
 
 
 def with_golden(
@@ -24,7 +30,8 @@ def with_golden(
         photo: the golden picture; None: one is chosen.
     """
     path = folder / f"{contract.precision}.onnx"
-    _write(proto, contract, path)
+    _describe(proto, contract)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
     model = Model(path)
     return model, replace(contract, golden=golden.expect(model, photo or golden.choose(model)))
 
@@ -41,21 +48,50 @@ def publish(proto: onnx.ModelProto, contract: Contract, output: Path) -> Path:
         InputError: the file cannot be written.
     """
     path = path_of(contract, output)
+    _describe(proto, contract)
+    replace_file(path, seal(proto))
+    return path
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes under a temporary name, then renames.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(proto, contract, partial)
+            partial.write_bytes(data)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}") from error
-    return path
 
 
-def _write(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
+def seal(proto: onnx.ModelProto, sign: Callable[[bytes], bytes] | None = None) -> bytes:
+    """The bytes of a model file with its checksum, and its signature where somebody signs.
+
+    Args:
+        proto: the model with its metadata; an older checksum and signature are replaced.
+        sign: makes a signature of the digest.
+    """
+    kept = [(entry.key, entry.value) for entry in proto.metadata_props]
+    digest, _ = modelfile.digest(proto.SerializeToString(deterministic=True))
+    made = {modelfile.CHECKSUM: digest.hex()}
+    if sign is not None:
+        made[modelfile.SIGNATURE] = base64.b64encode(sign(digest)).decode()
+    _set_metadata(proto, {key: value for key, value in kept if key not in _MADE} | made)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _describe(proto: onnx.ModelProto, contract: Contract) -> None:
+    _set_metadata(proto, dict(sorted(contract.to_metadata().items())))
+
+
+def _set_metadata(proto: onnx.ModelProto, metadata: dict[str, str]) -> None:
     del proto.metadata_props[:]
-    for key, value in sorted(contract.to_metadata().items()):
+    for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
-    path.write_bytes(proto.SerializeToString(deterministic=True))

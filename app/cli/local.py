@@ -2,7 +2,7 @@
 
 from pydantic import ValidationError
 
-from app.classifier import fastest
+from app import swap
 from app.model import Model
 from app.settings import Settings
 
@@ -26,6 +26,7 @@ def load(settings: Settings) -> tuple[Model, str]:
     Raises:
         ModelError: there is none that can be.
     """
-    candidates = [Model(path) for path in settings.model_paths()]
-    model, reason = fastest(candidates) if len(candidates) > 1 else (candidates[0], "")
-    return model, "; ".join(filter(None, [settings.model_source(model.path), reason]))
+    (served, *_), _ = swap.start(
+        settings.source(), settings.precision, settings.default_model, settings.max_models, settings.limits.pixels
+    )
+    return served.classifier.model, f"{served.source}; {served.precision_reason}"

@@ -36,7 +36,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _choice(settings: Settings) -> list[Path]:
     """The configured model with what lies beside it, what was built, and the bundled one."""
-    configured = [settings.model, *settings.model.parent.glob("*.onnx")] if settings.model else []
+    configured: list[Path] = []
+    if settings.model:
+        folder = settings.model if settings.model.is_dir() else settings.model.parent
+        configured = [settings.model, *folder.glob("*.onnx")] if folder != settings.model else [*folder.glob("*.onnx")]
     return list(dict.fromkeys([*configured, *MODELS.glob("*.onnx"), *BUNDLED.glob("*.onnx")]))
 
 

@@ -4,7 +4,7 @@ from time import monotonic
 
 from fastapi import APIRouter, Request, Response
 
-from app.schemas import CpusOut, Health, InputSize, ModelRef, Probe
+from app.schemas import CpusOut, Health, InputSize, ModelRef, Probe, UpdateOut
 from app.service import Service
 
 router = APIRouter(tags=["health"])
@@ -14,23 +14,25 @@ router = APIRouter(tags=["health"])
 async def health(request: Request, response: Response) -> Health:
     """503 unless a photo sent now would be answered."""
     service = Service.of(request)
-    contract = service.classifier.contract
+    served = service.repository.default
+    contract, last = served.contract, service.updates.last
     ready, reason = service.readiness()
     response.status_code = 200 if ready else 503
     return Health(
         status="ready" if ready else "not ready",
         reason=reason,
         model=ModelRef(name=contract.name, version=contract.version),
-        model_source=service.model_source,
+        model_source=served.source,
         precision=contract.precision,
-        precision_reason=service.precision_reason,
+        precision_reason=served.precision_reason,
         input_size=InputSize(height=contract.resize.height, width=contract.resize.width),
         cpus=CpusOut(
             lanes=service.lanes.count,
-            threads_per_lane=service.classifier.model.threads,
-            threads_alone=service.classifier.wide.threads,
+            threads_per_lane=served.classifier.model.threads,
+            threads_alone=served.classifier.wide.threads,
             reason=service.cpus.reason,
         ),
+        last_update=UpdateOut.build(last) if last else None,
         uptime_s=round(monotonic() - service.started_at, 3),
     )
 

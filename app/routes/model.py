@@ -1,23 +1,28 @@
 """``GET /model`` and ``GET /labels``: what the model file says about itself."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Final
 
-from app.schemas import LabelOut, LabelsResponse, ModelOut, ModelRef
+from fastapi import APIRouter, Query, Request
+
+from app import errors, problems
+from app.schemas import LabelOut, LabelsResponse, ModelOut, ModelQuery, ModelRef
 from app.service import Service
 
 router = APIRouter(tags=["model"])
+Asked = Annotated[ModelQuery, Query()]
+_ERRORS: Final = problems.responses(errors.UnknownModel, errors.InvalidParameter)
 
 
-@router.get("/model", summary="The model's contract")
-async def model(request: Request) -> ModelOut:
+@router.get("/model", summary="The model's contract", responses=_ERRORS)
+async def model(request: Request, query: Asked) -> ModelOut:
     """Name, version, geometry, cost, provenance and what was measured when it was built."""
-    return ModelOut.build(Service.of(request).classifier.contract)
+    return ModelOut.build(Service.of(request).classifier_for(query.model).contract)
 
 
-@router.get("/labels", summary="The model's classes")
-async def labels(request: Request) -> LabelsResponse:
+@router.get("/labels", summary="The model's classes", responses=_ERRORS)
+async def labels(request: Request, query: Asked) -> LabelsResponse:
     """Every class by index, with its WordNet id where that is known."""
-    contract = Service.of(request).classifier.contract
+    contract = Service.of(request).classifier_for(query.model).contract
     pairs = zip(contract.labels, contract.ids, strict=True)
     return LabelsResponse(
         model=ModelRef(name=contract.name, version=contract.version),

@@ -70,6 +70,7 @@ ERRORS: Final = (
     errors.BodyTooLarge,
     errors.UnsupportedBody,
     errors.InvalidParameter,
+    errors.UnknownModel,
     errors.Overloaded,
     errors.Draining,
 )
@@ -85,7 +86,7 @@ ERRORS: Final = (
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
     """The photo as multipart field `file`, as the raw body, or as JSON with base64 in `image`."""
     service, seen = Service.of(request), Observation.of(request.scope)
-    classifier = service.classifier
+    classifier = service.classifier_for(query.model)
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
@@ -113,7 +114,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
 async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
     """Several multipart fields `file`; one result each, in their order. A photo that fails fails alone."""
     service, seen = Service.of(request), Observation.of(request.scope)
-    classifier = service.classifier
+    classifier = service.classifier_for(query.model)
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.

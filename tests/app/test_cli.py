@@ -341,7 +341,7 @@ def test_models(tmp_path, tiny):
     assert any("taught" in line and "25.0%" in line for line in lines)
     assert any(line.startswith("error: models/broken.onnx is not a loadable") for line in lines)
     assert any("everyday_202" in line for line in lines)
-    assert lines[-1] == "served: models/taught.int8.onnx (the newest one in models/)"
+    assert lines[-1] == "served: models/taught.int8.onnx (the newest one in models/; the only one to choose from)"
     code, out, _ = run("models", "--json", "mine.int8.onnx", cwd=tmp_path, model=tmp_path / "mine.int8.onnx")
     (row,) = map(json.loads, out.splitlines())
     assert code == 0

@@ -48,6 +48,10 @@ def test_contradictions_are_refused():
     for broken in (
         tiny_model.contract(resize=Resize(1, 1, 1.0, "nearest")),
         tiny_model.contract(golden=replace(tiny_model.contract().golden, scores={7: 1.0})),
+        tiny_model.contract(golden=tiny_model.golden(label="blue")),
+        tiny_model.contract(labels=("red", "red", "blue"), ids=(None, None, None)),
+        tiny_model.contract(labels=("red", "", "blue")),
+        tiny_model.contract(ids=("n1", 2, None)),
     ):
         with pytest.raises(ModelError):
             Contract.from_metadata(broken.to_metadata())

@@ -179,7 +179,7 @@ def test_openapi_describes_every_form_and_error(client):
     predict = document["paths"]["/predict"]["post"]
     forms = predict["requestBody"]["content"]
     assert set(forms) == {"multipart/form-data", "image/*", "application/octet-stream", "application/json"}
-    assert set(predict["responses"]) == {"200", "400", "408", "413", "415", "422", "503"}
+    assert set(predict["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "503"}
     for status, response in predict["responses"].items():
         if status != "200":
             assert response["content"]["application/problem+json"]["examples"], status

@@ -27,7 +27,13 @@ def start(command, **variables) -> subprocess.Popen:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CLASSIFIER_")}
     environment = clean | {f"CLASSIFIER_{name.upper()}": str(value) for name, value in variables.items()}
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

@@ -1,0 +1,471 @@
+"""New models while the old ones answer: found, loaded beside them, checked, and only then served.
+
+Whatever is wrong with a new file, the model that is served stays. Loading happens in a thread; what is served changes
+on the event loop, between two requests.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from app.classifier import Classifier, fastest
+from app.errors import ModelError
+from app.model import Model, give_back_freed_memory
+from app.modelfile import ModelFile, Verify
+from app.repository import Repository, Served
+from app.watch import Watch, directories_of
+
+log = logging.getLogger(__name__)
+
+Outcome = Literal["swapped", "added", "refused", "rolled back"]
+OUTCOMES: Final[tuple[Outcome, ...]] = ("swapped", "added", "refused", "rolled back")
+
+#: A model that has not classified its golden photo after this many seconds never will.
+_PATIENCE_S: Final = 10.0
+#: Rounds of the speed comparison; the best counts, because whatever else the machine does can only add.
+_TRIALS: Final = 9
+_ONLY: Final = "the only one to choose from"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What became of one new file, or of a roll-back.
+
+    Attributes:
+        outcome: what was done.
+        file: name of the model file.
+        reason: why, in a sentence.
+        model: name of the model that serves now, None where that has not changed.
+        version: its version.
+        at: seconds since the epoch.
+    """
+
+    outcome: Outcome
+    file: str
+    reason: str
+    model: str | None
+    version: str | None
+    at: float
+
+
+class Source:
+    """The files that models come from: one file, whatever its model is called, or a folder with a file for each."""
+
+    def __init__(self, paths: Callable[[], list[Path]], folder: Path | None, why: str, verify: Verify | None) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            paths: the files there are now.
+            folder: where several models are served from; None: there is one file.
+            why: why these, for ``/health``.
+            verify: who must have signed them; None: nobody.
+        """
+        self.folder = folder
+        self.why = why
+        self.verify = verify
+        self.precision: str | None = None
+        self.precision_reason = _ONLY
+        self._paths = paths
+        self._seen: dict[Path, tuple[tuple[int, ...], ModelFile | ModelError]] = {}
+
+    def look(self) -> list[tuple[Path, ModelError]]:
+        """Reads the files that are new or have changed since the last time; blocks.
+
+        Returns:
+            Which of those cannot be used, and why.
+        """
+        refused = []
+        before, self._seen = self._seen, {}
+        for path in self._paths():
+            stamp = _stamp(path)
+            # A served file that disappears is no news; that one that is asked for is missing, is.
+            if stamp is None and not before:
+                refused.append((path, ModelError(f"there is no model file at {path}")))
+            if stamp is None:
+                continue
+            if path in before and before[path][0] == stamp:
+                self._seen[path] = before[path]
+                continue
+            found: ModelFile | ModelError
+            try:
+                found, _ = ModelFile.read(path, self.verify)
+            except ModelError as error:
+                found = error
+                refused.append((path, error))
+            self._seen[path] = (stamp, found)
+        return refused
+
+    def forget(self) -> None:
+        """The next look reads everything again."""
+        self._seen.clear()
+
+    def refuse(self, file: ModelFile, error: ModelError) -> None:
+        """Does not offer a file again before it changes."""
+        if file.path in self._seen:
+            self._seen[file.path] = (self._seen[file.path][0], error)
+
+    def pin(self, path: Path) -> None:
+        """Looks at one file only from now on."""
+        self._paths = lambda: [path]
+
+    def offers(self) -> dict[str, list[ModelFile]]:
+        """The usable files of each model, the one to serve first: int8 before fp32, then the newest.
+
+        A source of one file calls its model "".
+        """
+        found: dict[str, list[tuple[bool, int, str, ModelFile]]] = {}
+        for path, (stamp, file) in self._seen.items():
+            if isinstance(file, ModelFile) and self.precision in (None, file.contract.precision):
+                name = file.contract.name if self.folder else ""
+                rank = (file.contract.precision != "int8", -stamp[-1], path.name, file)
+                found.setdefault(name, []).append(rank)
+        return {name: [rank[-1] for rank in sorted(files, key=lambda r: r[:-1])] for name, files in found.items()}
+
+    def directories(self) -> set[Path]:
+        """Where a change can mean a new model; blocks."""
+        paths = [*self._paths(), *([self.folder] if self.folder else [])]
+        return set().union(*(directories_of(path) for path in paths))
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Makes a file ready to serve, or says why not.
+
+    Attributes:
+        max_pixels: of one photo.
+        threads_alone: of the second session, which the default model has; 1: it has none.
+        budget_s: the queue's; a model that needs more for one photo could never answer.
+        max_slowdown: how many times as long as the model that it replaces a new one may take.
+    """
+
+    max_pixels: int
+    threads_alone: int
+    budget_s: float
+    max_slowdown: float
+
+    def load(self, offered: ModelFile, source: Source, current: Served | None, *, default: bool) -> Served:
+        """Loads a file beside the model that it is to replace, and checks it; blocks.
+
+        Args:
+            offered: the file.
+            source: where it comes from.
+            current: what it is to replace, None where it is one more.
+            default: whether it is to be the default model.
+
+        Raises:
+            ModelError: it cannot be used.
+        """
+        try:
+            file, data = ModelFile.read(offered.path, source.verify)
+            if not file.sealed:
+                raise ModelError(
+                    f"{file.path} carries no checksum, so nobody can tell whether it has arrived whole; "
+                    "add one with `python -m model_build sign`"
+                )
+            model = Model(file.path, data=data)
+            classifier = Classifier(model, self.max_pixels)
+            guard = threading.Timer(_PATIENCE_S, model.abandon)
+            guard.daemon = True
+            guard.start()
+            try:
+                classifier.check_golden()
+                self._check_speed(model, current.classifier.model if current else None)
+            finally:
+                guard.cancel()
+            if default and self.threads_alone > 1:
+                classifier.wide = Model(file.path, self.threads_alone, data)
+        except ModelError:
+            raise
+        except Exception as error:
+            log.exception("unexpected error while a model was loaded")
+            raise ModelError(f"loading it failed: {error!r}") from error
+        return serve(file, classifier, source)
+
+    def _check_speed(self, model: Model, running: Model | None) -> None:
+        """Compares CPU time, which does not depend on how busy the machine is."""
+        new_s, running_s = _cpu_seconds([model, *([running] if running else [])])
+        if new_s > self.budget_s:
+            raise ModelError(
+                f"it takes {new_s * 1e3:.0f} ms for a photo; the queue budget is {self.budget_s * 1e3:.0f} ms"
+            )
+        if running is not None and new_s > running_s * self.max_slowdown:
+            raise ModelError(
+                f"it takes {new_s * 1e3:.2f} ms of CPU time for a photo, the running model {running_s * 1e3:.2f} ms: "
+                f"more than {self.max_slowdown:g} times as much (CLASSIFIER_MAX_SLOWDOWN)"
+            )
+
+
+class Updates:
+    """Follows the source: new files are served as soon as they have passed, on request or because they have come."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        source: Source,
+        loader: Loader,
+        max_models: int,
+        count: Callable[[Outcome], None],
+    ) -> None:
+        """Does nothing before it is asked to, or told to ``watch``.
+
+        Args:
+            repository: what is served.
+            source: where new models come from.
+            loader: makes them ready.
+            max_models: the most models that are served.
+            count: told about every outcome, for the metrics.
+        """
+        self.last: Update | None = None
+        self._repository = repository
+        self._source = source
+        self._loader = loader
+        self._max_models = max_models
+        self._count = count
+        self._lock = asyncio.Lock()
+        self._rolled_back: set[bytes] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._watch: Watch | None = None
+
+    async def watch(self) -> None:
+        """From now on, a change of the source is noticed; also one since it was looked at last."""
+        try:
+            self._watch = Watch(lambda: self._run(self._follow(asked=False)))
+        except OSError as error:
+            log.warning(
+                "the model file is not watched; send SIGHUP or POST /admin/reload after a change",
+                extra={"fields": {"reason": str(error)}},
+            )
+            return
+        await self._follow(asked=False)
+
+    async def close(self) -> None:
+        """Stops following; what is being loaded is waited for."""
+        if self._watch is not None:
+            self._watch.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def tell(self) -> None:
+        """Does what ``reload`` does, later; for signals."""
+        self._run(self._follow(asked=True))
+
+    async def reload(self) -> list[Update]:
+        """Looks at all files now, also at those that were refused or rolled back before.
+
+        Returns:
+            What became of those that are not served already.
+        """
+        # A client that leaves does not take the work with it.
+        return await asyncio.shield(self._run(self._follow(asked=True)))
+
+    async def roll_back(self, name: str | None) -> Update:
+        """Serves the model again that ``name``, or the default one, has replaced.
+
+        The file that is given up is not taken again before it changes or somebody asks for it.
+
+        Raises:
+            UnknownModel, NoPreviousModel: as ``Repository.roll_back``.
+        """
+        async with self._lock:
+            given_up, serves = self._repository.roll_back(name)
+            self._rolled_back.add(given_up.digest)
+            update = self._note(
+                "rolled back", serves.path, f"instead of version {given_up.contract.version}, as asked", serves
+            )
+            if serves is self._repository.default:
+                await asyncio.to_thread(widen, serves, self._loader.threads_alone, self._source.verify)
+            return update
+
+    def note_refused(self, path: Path, error: ModelError) -> Update:
+        """Remembers why a file is not served."""
+        return self._note("refused", path, str(error).removeprefix(f"{path} cannot be served: "), None)
+
+    async def _follow(self, *, asked: bool) -> list[Update]:
+        async with self._lock:
+            if asked:
+                self._source.forget()
+                self._rolled_back.clear()
+            # Before looking: what changes meanwhile is told afterwards.
+            await self._aim()
+            updates = [self.note_refused(path, error) for path, error in await asyncio.to_thread(self._source.look)]
+            for name, offers in self._source.offers().items():
+                updates += await self._choose(name, offers)
+            if updates:
+                await self._aim()
+                await asyncio.to_thread(give_back_freed_memory)
+            return updates
+
+    async def _choose(self, name: str, offers: list[ModelFile]) -> list[Update]:
+        """Serves the first of a model's files that can be."""
+        models = {served.name: served for served in self._repository.all()}
+        current = models.get(name) if self._source.folder else self._repository.default
+        updates = []
+        for file in offers:
+            if current is not None and file.digest == current.digest:
+                break
+            if file.digest in self._rolled_back:
+                continue
+            try:
+                if current is None and len(models) >= self._max_models:
+                    raise ModelError(f"{len(models)} models are served already (CLASSIFIER_MAX_MODELS)")
+                default = current is self._repository.default
+                new = await asyncio.to_thread(self._loader.load, file, self._source, current, default=default)
+            except ModelError as error:
+                self._source.refuse(file, error)
+                updates.append(self.note_refused(file.path, error))
+                continue
+            if current is None:
+                self._repository.add(new)
+                updates.append(self._note("added", file.path, "one more model", new))
+            else:
+                self._repository.replace(current, new)
+                # Kept for a roll-back; half of it will do until then.
+                current.classifier.wide = current.classifier.model
+                reason = f"instead of version {current.contract.version}"
+                updates.append(self._note("swapped", file.path, reason, new))
+            break
+        return updates
+
+    async def _aim(self) -> None:
+        if self._watch is not None:
+            # A folder that may not be read for a moment: what is watched stays.
+            with contextlib.suppress(OSError):
+                self._watch.aim(await asyncio.to_thread(self._source.directories))
+
+    def _note(self, outcome: Outcome, path: Path, reason: str, served: Served | None) -> Update:
+        model, version = (served.name, served.contract.version) if served else (None, None)
+        self.last = Update(outcome, path.name, reason, model, version, time.time())
+        self._count(outcome)
+        level = logging.WARNING if outcome == "refused" else logging.INFO
+        fields = {"path": str(path), "reason": reason} | ({"model": model, "version": version} if served else {})
+        log.log(level, "model %s", outcome, extra={"fields": fields})
+        return self.last
+
+    def _run(self, work: Coroutine[Any, Any, list[Update]]) -> asyncio.Task[list[Update]]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def start(
+    source: Source, precision: str | None, default: str | None, max_models: int, max_pixels: int
+) -> tuple[list[Served], list[tuple[Path, ModelError]]]:
+    """Loads what there is; blocks.
+
+    In a folder, a file that cannot be used is left out: a bad delivery must not cost the next start.
+
+    Args:
+        source: where the models come from.
+        precision: ``fp32``, ``int8``, ``auto`` (the faster one on this CPU) or None.
+        default: name of the default model; None: the first by name.
+        max_models: the most models that may be served.
+        max_pixels: of one photo.
+
+    Returns:
+        The models, the default one first, and the files that were left out. Those of a folder have classified their
+        golden photo.
+
+    Raises:
+        ModelError: there is nothing to serve, or something else than what is configured.
+    """
+    refused = source.look()
+    if refused and source.folder is None:
+        raise refused[0][1]
+    if precision == "auto":
+        _prefer_the_fastest(source)
+    elif source.folder is not None:
+        source.precision = precision
+    served: dict[str, Served] = {}
+    offers = source.offers()
+    if len(offers) > max_models:
+        raise ModelError(
+            f"there are {len(offers)} models in {source.folder}, and CLASSIFIER_MAX_MODELS is {max_models}: "
+            f"{', '.join(sorted(offers))}"
+        )
+    for name, files in offers.items():
+        for file in files:
+            try:
+                # Read again, like everywhere: what was checked is what is loaded.
+                read, data = ModelFile.read(file.path, source.verify)
+                classifier = Classifier(Model(read.path, data=data), max_pixels)
+                if source.folder is not None:
+                    classifier.check_golden()
+            except ModelError as error:
+                if source.folder is None:
+                    raise
+                source.refuse(file, error)
+                refused.append((file.path, error))
+                continue
+            served[name] = serve(read, classifier, source)
+            if source.folder is None:
+                source.pin(file.path)
+            break
+    if not served:
+        wanted = f" with CLASSIFIER_PRECISION={precision}" if precision else ""
+        reasons = "".join(f"; {error}" for _, error in refused)
+        raise ModelError(f"there is no model in {source.folder} that can be served{wanted}{reasons}")
+    by_name = {made.name: made for made in served.values()}
+    first = min(by_name) if default is None else default
+    if first not in by_name:
+        raise ModelError(f"CLASSIFIER_DEFAULT_MODEL is {first}, but there is only {', '.join(sorted(by_name))}")
+    return [by_name.pop(first), *by_name.values()], refused
+
+
+def widen(served: Served, threads: int, verify: Verify | None) -> None:
+    """Gives a model its second session, with more threads; blocks."""
+    if threads == 1:
+        return
+    # The file may have been replaced or removed in the meantime; one session serves as well.
+    with contextlib.suppress(ModelError):
+        file, data = ModelFile.read(served.path, verify)
+        if file.digest == served.digest:
+            served.classifier.wide = Model(file.path, threads, data)
+
+
+def serve(file: ModelFile, classifier: Classifier, source: Source) -> Served:
+    """What the repository has of a model."""
+    return Served(classifier, file.path, file.digest, source.why, source.precision_reason, time.time())
+
+
+def _prefer_the_fastest(source: Source) -> None:
+    """Finds out which precision is faster on this CPU, on the first model that has both; it stays so until the end."""
+    for files in source.offers().values():
+        if len({file.contract.precision for file in files}) > 1 or (source.folder is None and len(files) > 1):
+            chosen, source.precision_reason = fastest([Model(file.path) for file in files])
+            if source.folder is None:
+                source.pin(chosen.path)
+                source.look()
+            else:
+                source.precision = chosen.contract.precision
+            return
+
+
+def _cpu_seconds(models: list[Model]) -> tuple[float, float]:
+    """The least CPU time that the first and the last of one or two models took for one picture, in turns."""
+    best = [float("inf")] * len(models)
+    for _ in range(_TRIALS):
+        for i, model in enumerate(models):
+            resize = model.contract.resize
+            picture = np.zeros((1, resize.height, resize.width, 3), np.uint8)
+            started = time.thread_time()
+            model(picture)
+            best[i] = min(best[i], time.thread_time() - started)
+    return best[0], best[-1]
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What is different when the file at ``path`` is another one, its time of change last; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns, found.st_mtime_ns

@@ -1,0 +1,127 @@
+"""Tells when something changes in a directory, without looking: Linux's inotify, read by the event loop.
+
+The libraries for it bring threads that wake up now and then (watchdog, watchfiles), or a layer of their own over the
+same three calls.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+#: Linux uapi/linux/inotify.h. A file that has been written is IN_CLOSE_WRITE, a rename IN_MOVED_TO; links and
+#: directories only are IN_CREATE, which a file that has yet to be written is too.
+_CLOSE_WRITE: Final = 0x8
+_MOVED_TO: Final = 0x80
+_CREATE: Final = 0x100
+_DELETE: Final = 0x200
+_MOVE_SELF: Final = 0x800
+_IGNORED: Final = 0x8000
+_ONLYDIR: Final = 0x01000000
+_MASK: Final = _CLOSE_WRITE | _MOVED_TO | _CREATE | _DELETE | _MOVE_SELF | _ONLYDIR
+_FLAGS: Final = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)  # IN_NONBLOCK | IN_CLOEXEC have the same values
+#: struct inotify_event: watch, mask, cookie, length of the name that follows.
+_EVENT: Final = struct.Struct("iIII")
+
+
+class Watch:
+    """Calls back, on the event loop, a moment after the last of a row of changes."""
+
+    def __init__(self, changed: Callable[[], object], settle_s: float = 0.05) -> None:
+        """Starts.
+
+        Args:
+            changed: what to call.
+            settle_s: seconds without a change before it is called: one delivery is often several changes.
+
+        Raises:
+            OSError: this system has no inotify, or no more of it to give.
+        """
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(self._libc, "inotify_init1"):
+            raise OSError("this system has no inotify")
+        self._fd = self._check(self._libc.inotify_init1(_FLAGS))
+        self._changed = changed
+        self._settle_s = settle_s
+        self._paths: dict[int, Path] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._fd, self._read)
+
+    def aim(self, directories: set[Path]) -> None:
+        """Watches these and nothing else; one that cannot be watched is left out."""
+        before, self._paths = self._paths, {}
+        for path in directories:
+            with contextlib.suppress(OSError):
+                # A directory that is watched already gives the same number; another one at its place a new one.
+                watch = self._check(self._libc.inotify_add_watch(self._fd, os.fsencode(path), _MASK))
+                self._paths[watch] = path
+        for watch in before.keys() - self._paths.keys():
+            self._libc.inotify_rm_watch(self._fd, watch)
+
+    def close(self) -> None:
+        """Stops; the call that is due is dropped."""
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _read(self) -> None:
+        data = os.read(self._fd, 65536)
+        at = 0
+        relevant = False
+        while at < len(data):
+            watch, mask, _, size = _EVENT.unpack_from(data, at)
+            at += _EVENT.size
+            name = os.fsdecode(data[at : at + size].rstrip(b"\0"))
+            at += size
+            directory = self._paths.get(watch)
+            if directory is None:
+                # Not watched any more; or -1: there were more changes than the kernel keeps.
+                relevant |= watch < 0
+            elif mask & _IGNORED:
+                del self._paths[watch]
+                relevant = True
+            else:
+                relevant |= not mask & _CREATE or (directory / name).is_symlink() or (directory / name).is_dir()
+        if relevant:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(self._settle_s, self._changed)
+
+    @staticmethod
+    def _check(result: int) -> int:
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return result
+
+
+def directories_of(path: Path) -> set[Path]:
+    """The directories in which a change can make ``path`` another file: of each link on the way to it, and its own.
+
+    Kubernetes exchanges a volume by renaming a link, ``..data``, that the file's own link goes through; others exchange
+    a link to a whole directory. Where a part is missing, the directory in which it would appear is the last one.
+    """
+    found: set[Path] = set()
+    rest = list(path.absolute().parts)
+    here = Path(rest.pop(0))
+    hops = 0
+    while rest:
+        here, part = (here.parent if rest[0] == ".." else here / rest[0]), rest.pop(0)
+        if part == "..":
+            continue
+        if here.is_symlink() and hops < 40:
+            hops += 1
+            found.add(here.parent)
+            target = here.readlink()
+            rest = [*target.parts, *rest]
+            here = Path(rest.pop(0)) if target.is_absolute() else here.parent
+        elif not here.exists():
+            found.add(here.parent)
+            break
+    return found | {here if here.is_dir() else here.parent}

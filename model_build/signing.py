@@ -1,0 +1,54 @@
+"""Ed25519 signatures of model files; ``app.modelfile`` says what exactly is signed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from app.errors import ModelError
+from app.model import Model
+from app.modelfile import ModelFile
+from model_build import publish
+from model_build.errors import InputError
+
+Sign = Callable[[bytes], bytes]
+
+
+def sign(path: Path, key: Path | None) -> ModelFile:
+    """Puts the checksum, and a signature where there is a key, into a model file; replaces it by a rename.
+
+    Args:
+        path: a model file of ours; one that is damaged is not signed.
+        key: Ed25519 private key in PEM, without a password; None: no signature.
+
+    Raises:
+        InputError: the file or the key cannot be used.
+    """
+    try:
+        _, data = ModelFile.read(path)
+        Model(path, data=data)
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    proto = onnx.load_from_string(data)
+    publish.replace_file(path, publish.seal(proto, private_key(key) if key else None))
+    return ModelFile.read(path)[0]
+
+
+def private_key(path: Path) -> Sign:
+    """Makes signatures with an Ed25519 private key.
+
+    Raises:
+        InputError: there is no such key, or the package that signs is not installed.
+    """
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    except ModuleNotFoundError as error:
+        raise InputError("signing needs the package cryptography: pip install '.[signatures]'") from error
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"--key: {path} is not a private key in PEM without a password: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InputError(f"--key: {path} is not an Ed25519 key; make one with `openssl genpkey -algorithm ed25519`")
+    return key.sign

@@ -15,7 +15,9 @@ def main() -> None:
         settings = Settings()
     except ValidationError as error:
         for problem in error.errors():
-            name = "_".join(["CLASSIFIER", *(str(part).upper() for part in problem["loc"])])
+            name = "_".join(map(str, problem["loc"]))
+            # systemd's variables have their own names.
+            name = name if name.isupper() else f"CLASSIFIER_{name.upper()}"
             print(f"{name}: {problem['msg']} (got {problem['input']!r})", file=sys.stderr)
         sys.exit(2)
     logs.configure(settings.log_level)

@@ -32,9 +32,20 @@ def create_server(settings: Settings) -> Server:
         OSError: the address cannot be bound.
     """
     app = create_app(settings)
+    systemd = None
+    if settings.notify_socket:
+        from app.systemd import Manager
+
+        systemd = Manager(settings.notify_socket, settings.watchdog_usec, lambda: app.state.service.lanes.alive)
+
+    def arrive() -> None:
+        if systemd is not None:
+            systemd.listening()
 
     def leave() -> None:
         app.state.service.leaving = True
+        if systemd is not None:
+            systemd.leaving()
 
     return Server(
         app,
@@ -42,6 +53,7 @@ def create_server(settings: Settings) -> Server:
         settings.port,
         head_timeout_s=settings.head_timeout_seconds,
         drain_s=settings.drain_seconds,
+        on_listening=arrive,
         on_drain=leave,
     )
 

@@ -181,7 +181,14 @@ class Server(uvicorn.Server):
     server_state: State
 
     def __init__(
-        self, app: Any, host: str, port: int, head_timeout_s: float, drain_s: float, on_drain: Callable[[], None]
+        self,
+        app: Any,
+        host: str,
+        port: int,
+        head_timeout_s: float,
+        drain_s: float,
+        on_listening: Callable[[], None],
+        on_drain: Callable[[], None],
     ) -> None:
         """Binds the address.
 
@@ -191,6 +198,7 @@ class Server(uvicorn.Server):
             port: port to listen on; 0 picks a free one.
             head_timeout_s: seconds that a client has for its request's head.
             drain_s: seconds between SIGTERM and the first refused connection.
+            on_listening: called when connections are taken.
             on_drain: called at SIGTERM; readiness turns from then on.
 
         Raises:
@@ -210,6 +218,7 @@ class Server(uvicorn.Server):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.socket = socket.create_server((host, port), family=family, backlog=2048)
         self._drain_s = drain_s
+        self._on_listening = on_listening
         self._on_drain = on_drain
         self._told = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -220,6 +229,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         host, port = self.socket.getsockname()[:2]
         log.info("listening", extra={"fields": {"host": host, "port": port}})
+        self._on_listening()
 
     async def main_loop(self) -> None:
         """Sleeps until a signal comes, then stops taking connections without losing one."""

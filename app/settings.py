@@ -54,6 +54,16 @@ class Settings(BaseSettings):
     max_pixels: int = Field(50_000_000, ge=1, description="largest image, width x height from its header (413 above)")
     max_batch_images: int = Field(16, ge=1, le=1024, description="most photos in one batch request (413 above)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line written")
+    # systemd's own names (sd_notify(3), sd_watchdog_enabled(3)).
+    notify_socket: str | None = Field(
+        None, validation_alias="NOTIFY_SOCKET", description="set by systemd: where it is told that the service is ready"
+    )
+    watchdog_usec: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="WATCHDOG_USEC",
+        description="set by systemd: it restarts the service after this many silent microseconds",
+    )
 
     @property
     def limits(self) -> Limits:

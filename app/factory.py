@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     Starting up raises ModelError where there is no model that classifies its golden photo correctly.
     """
     limits = settings.limits
-    counted = Metrics()
+    counted = Metrics(kind.slug for kind in (*problems.KINDS.values(), problems.INTERNAL))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -4,5 +4,5 @@ import math
 
 
 def needed_bytes(lanes: float, max_pixels: int) -> float:
-    """Bytes that a container needs whose photos may have ``max_pixels`` pixels, lanes rounded up as the service does."""
+    """Bytes for photos of ``max_pixels`` pixels in every lane; a part of a CPU makes a lane."""
     return 200e6 + math.ceil(lanes) * max_pixels * 17

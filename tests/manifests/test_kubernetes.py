@@ -34,7 +34,11 @@ def render(folder, tmp_path, components=()) -> list[dict]:
     site.mkdir(exist_ok=True)
     relative = [os.path.relpath(path, site.resolve()) for path in (folder, *components)]
     (site / "kustomization.yaml").write_text(yaml.safe_dump({"resources": relative[:1], "components": relative[1:]}))
-    command = [tool("kubectl"), "kustomize", str(site)]
+    return kustomize(site)
+
+
+def kustomize(folder) -> list[dict]:
+    command = [tool("kubectl"), "kustomize", str(folder)]
     rendered = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (rendered.returncode, rendered.stderr) == (0, "")
     return list(yaml.safe_load_all(rendered.stdout))
@@ -86,6 +90,21 @@ def test_every_document_is_valid(name, component, tmp_path):
     assert all(document["metadata"].get("namespace") in (None, "edge-classifier") for document in documents)
     keys = [(document["kind"], document["metadata"]["name"]) for document in documents]
     assert len(keys) == len(set(keys))
+
+
+def test_the_documented_site_renders(tmp_path):
+    """The example in docs/kubernetes.md, with this checkout in the place of its neighbour."""
+    text = (ROOT / "docs/kubernetes.md").read_text().split("```yaml\n", 1)[1].split("```", 1)[0]
+    site = tmp_path / "site"
+    site.mkdir()
+    text = text.replace("../edge-classifier/", f"{os.path.relpath(ROOT, site.resolve())}/")
+    (site / "kustomization.yaml").write_text(text.replace("sha256:...", f"sha256:{'0' * 64}"))
+    documents = kustomize(site)
+    validate(documents)
+    (container,) = pod_of(documents)["containers"]
+    assert container["image"] == f"registry.example/edge-classifier@sha256:{'0' * 64}"
+    environment = variables(pod_of(documents), documents)
+    assert (environment["CLASSIFIER_LOG_LEVEL"], environment["CLASSIFIER_DRAIN_SECONDS"]) == ("warning", "5")
 
 
 def test_all_components_at_once(tmp_path):

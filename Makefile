@@ -7,7 +7,7 @@ CALIBRATION ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.fin
 # More options for the export, e.g. make model EXPORT="--alpha 0.35 --input-size 128"
 EXPORT ?=
 
-.PHONY: help serve model test lint bench load format screenshots lock clean
+.PHONY: help serve model test lint bench load format screenshots alerts lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -51,6 +51,10 @@ lock: .venv/all  ## lock the newest allowed versions of everything
 	    --no-emit-find-links --custom-compile-command 'make lock' $${set#*:} pyproject.toml \
 	    -o requirements/$${set%%:*}.txt || exit; \
 	done
+
+alerts:  ## put monitoring/alerts.yml into the PrometheusRule beside it
+	{ sed '/^spec:/q' monitoring/prometheusrule.yaml; sed 's/^./  &/' monitoring/alerts.yml; } > monitoring/.made
+	mv monitoring/.made monitoring/prometheusrule.yaml
 
 clean:  ## forget the environment and all caches; models stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -49,9 +49,20 @@ def create_server(settings: Settings) -> Server:
         SettingsError: as ``create_app`` does, or the TLS certificate cannot be used.
     """
     app = create_app(settings)
+    systemd = None
+    if settings.notify_socket:
+        from app.systemd import Manager
+
+        systemd = Manager(settings.notify_socket, settings.watchdog_usec, lambda: app.state.service.lanes.alive)
+
+    def arrive() -> None:
+        if systemd is not None:
+            systemd.listening()
 
     def leave() -> None:
         app.state.service.leaving = True
+        if systemd is not None:
+            systemd.leaving()
 
     tls = None
     if settings.tls_certificate and settings.tls_key:
@@ -66,6 +77,7 @@ def create_server(settings: Settings) -> Server:
         headers=security_headers(settings.hsts_seconds),
         head_timeout_s=settings.head_timeout_seconds,
         drain_s=settings.drain_seconds,
+        on_listening=arrive,
         on_drain=leave,
     )
 
@@ -79,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
         SettingsError: the API keys cannot be used, or traces are on and cannot be made.
     """
     limits = settings.limits
-    counted = Metrics()
+    counted = Metrics(kind.slug for kind in (*problems.KINDS.values(), problems.INTERNAL))
     keys = _keys(settings)
     traces = None
     if settings.traces == "on":

@@ -20,7 +20,12 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """What one service counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, problems: Iterable[str]) -> None:
+        """Starts at zero.
+
+        Args:
+            problems: types whose counts are there from the start, so that the first one is an increase.
+        """
         self._registry = CollectorRegistry()
         self._served: Callable[[], Iterable[Served]] = list
         self._requests = Counter(
@@ -52,6 +57,8 @@ class Metrics:
         self._problems = Counter(
             "classifier_problems", "Requests answered with a problem, by its type.", ["type"], registry=self._registry
         )
+        for problem in problems:
+            self._problems.labels(problem)
         self.in_flight = Gauge("classifier_requests_in_flight", "Requests being worked on.", registry=self._registry)
         self._depth = Gauge("classifier_queue_depth", "Photos that wait for a lane.", registry=self._registry)
         self._service = Gauge(

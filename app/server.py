@@ -221,6 +221,7 @@ class Server(uvicorn.Server):
         headers: tuple[tuple[bytes, bytes], ...],
         head_timeout_s: float,
         drain_s: float,
+        on_listening: Callable[[], None],
         on_drain: Callable[[], None],
     ) -> None:
         """Binds the address.
@@ -233,6 +234,7 @@ class Server(uvicorn.Server):
             headers: names and values for the answers that the application does not give.
             head_timeout_s: seconds that a client has for its request's head, and for a TLS handshake.
             drain_s: seconds between SIGTERM and the first refused connection.
+            on_listening: called when connections are taken.
             on_drain: called at SIGTERM; readiness turns from then on.
 
         Raises:
@@ -253,6 +255,7 @@ class Server(uvicorn.Server):
         self.socket = socket.create_server((host, port), family=family, backlog=2048)
         self._tls = tls
         self._drain_s = drain_s
+        self._on_listening = on_listening
         self._on_drain = on_drain
         self._told = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -281,6 +284,7 @@ class Server(uvicorn.Server):
         self.started = True
         host, port = self.socket.getsockname()[:2]
         log.info("listening", extra={"fields": {"host": host, "port": port, "tls": self._tls is not None}})
+        self._on_listening()
 
     async def main_loop(self) -> None:
         """Sleeps until a signal comes, then stops taking connections without losing one."""

@@ -120,6 +120,16 @@ class Settings(BaseSettings):
         "off", description="send OpenTelemetry traces to where the standard `OTEL_*` variables say"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line written")
+    # systemd's own names (sd_notify(3), sd_watchdog_enabled(3)).
+    notify_socket: str | None = Field(
+        None, validation_alias="NOTIFY_SOCKET", description="set by systemd: where it is told that the service is ready"
+    )
+    watchdog_usec: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="WATCHDOG_USEC",
+        description="set by systemd: it restarts the service after this many silent microseconds",
+    )
 
     @field_validator("cors_origins")
     @classmethod

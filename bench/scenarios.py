@@ -7,6 +7,7 @@ itself a moment before.
 import argparse
 import asyncio
 import io
+import math
 import os
 import signal
 import statistics
@@ -245,15 +246,17 @@ def cpu(model: Path, data: list[bytes], rounds: int) -> None:
     print(f"throughput on one CPU / half of two: {statistics.median(ratios):.2f}; threads: {threads}")
 
 
-def memory(model: Path, data: list[bytes], clients: int) -> None:
+def memory(model: Path, data: list[bytes], clients: int, megapixels: float) -> None:
     """The worst mix that is accepted: the largest images of the kinds that decode whole, many at once."""
     largest = []
+    side = math.sqrt(megapixels * 1e6 / 12)
+    size = (int(4 * side), int(3 * side))
     for kind, options in (("PNG", {}), ("JPEG", {"progressive": True}), ("WEBP", {"quality": 1, "method": 0})):
         buffer = io.BytesIO()
-        Image.effect_noise((64, 64), 90).convert("RGB").resize((8000, 6000)).save(buffer, kind, **options)
+        Image.effect_noise((64, 64), 90).convert("RGB").resize(size).save(buffer, kind, **options)
         largest.append(buffer.getvalue())
     for photo in largest:
-        print(f"48-megapixel image of {len(photo) / 1e6:.1f} MB", file=sys.stderr)
+        print(f"{megapixels:g}-megapixel image of {len(photo) / 1e6:.1f} MB", file=sys.stderr)
     largest = [photo for photo in largest if len(photo) < 10_000_000]
     with running(service(model, queue_budget_ms="60000"), data[0]) as (url, pid, _):
         closed_loop(url, "/predict", data, 16, 3)
@@ -283,6 +286,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--megapixels", type=float, default=48)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.scenario == "drip":
@@ -300,7 +304,7 @@ def main() -> None:
         case "cpu":
             cpu(model, data, min(options.rounds, 5))
         case "memory":
-            memory(model, data, options.clients)
+            memory(model, data, options.clients, options.megapixels)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ def wrong_settings(error: ValidationError) -> list[str]:
             # It concerns several settings and names them; its input is all of them, the API keys included.
             lines.append(problem["msg"].removeprefix("Value error, "))
             continue
-        name = "_".join(["CLASSIFIER", *(str(part).upper() for part in problem["loc"])])
+        name = "_".join(map(str, problem["loc"]))
+        # systemd's variables have their own names.
+        name = name if name.isupper() else f"CLASSIFIER_{name.upper()}"
         lines.append(f"{name}: {problem['msg']} (got {problem['input']!r})")
     return lines
 

@@ -63,5 +63,5 @@ clean:  ## forget the environment and all caches; models stay
 	@# ONNX Runtime's wheel carries its library twice; Python loads the other one.
 	@rm -f .venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*
 	@# Bytecode of what serving imports, and of nothing else: a faster start for a few megabytes.
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import app.__main__, uvicorn.loops.uvloop"
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import app.cli.serve, uvicorn.loops.uvloop"
 	@touch $@

@@ -11,6 +11,7 @@ import numpy as np
 
 from app.contract import Contract
 from app.errors import InvalidParameter, ModelError
+from app.frames import Camera
 from app.imaging import load
 from app.model import Model
 from app.ranking import top_k
@@ -34,11 +35,13 @@ class Result:
     """What the model says about one photo, and how long each step took, in seconds.
 
     ``unknown`` says that the best score is below the model's own threshold: the photo shows none of its classes.
+    ``cached`` says that the scores are those of an earlier, near-identical frame of the same camera.
     """
 
     contract: Contract
     predictions: tuple[Prediction, ...]
     unknown: bool
+    cached: bool
     decode_s: float
     infer_s: float
 
@@ -76,7 +79,9 @@ class Classifier:
         self.contract = model.contract
         self._max_pixels = max_pixels
 
-    def __call__(self, data: bytes, k: int = 5, min_score: float = 0.0, *, alone: bool = False) -> Result:
+    def __call__(
+        self, data: bytes, k: int = 5, min_score: float = 0.0, *, alone: bool = False, camera: Camera | None = None
+    ) -> Result:
         """Classifies one encoded photo.
 
         Args:
@@ -84,6 +89,7 @@ class Classifier:
             k: how many classes at most, best first.
             min_score: classes below it are left out.
             alone: no other photo is being worked on, so this one may use all CPUs.
+            camera: where the photo comes from, if a near-identical one from there need not be computed again.
 
         Raises:
             NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
@@ -91,7 +97,11 @@ class Classifier:
         started = time.perf_counter()
         pixels = load(data, self.contract.resize, self._max_pixels)
         decoded = time.perf_counter()
-        scores = (self.wide if alone else self.model)(pixels[np.newaxis])[0]
+        model = self.wide if alone else self.model
+        if camera is None:
+            scores, cached = model(pixels[np.newaxis])[0], False
+        else:
+            scores, cached = camera.scores(self.contract, pixels, lambda: model(pixels[np.newaxis])[0])
         ranked = top_k(scores, k, min_score)
         inferred = time.perf_counter()
         labels, ids = self.contract.labels, self.contract.ids
@@ -99,6 +109,7 @@ class Classifier:
             contract=self.contract,
             predictions=tuple(Prediction(labels[i], i, ids[i], score) for i, score in ranked),
             unknown=bool(scores.max() < self.contract.unknown_below),
+            cached=cached,
             decode_s=decoded - started,
             infer_s=inferred - decoded,
         )

@@ -6,6 +6,7 @@ grants. Threads beyond that only make each other wait.
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,27 +42,46 @@ def cgroup_quota(proc: Path, cgroups: Path) -> float | None:
     Sources: cgroup v2 ``cpu.max`` ("$MAX $PERIOD", kernel Documentation/admin-guide/cgroup-v2.rst), cgroup v1
     ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` (Documentation/scheduler/sched-bwc.rst).
     """
+    return cgroup_limit(proc, cgroups, "cpu", _quota_v2, _quota_v1)
+
+
+def cgroup_limit(
+    proc: Path,
+    cgroups: Path,
+    controller: str,
+    read_v2: Callable[[Path], float | None],
+    read_v1: Callable[[Path], float | None],
+) -> float | None:
+    """The smallest limit that the cgroup and its parents set, or None where nothing does.
+
+    Args:
+        proc: where procfs is mounted.
+        cgroups: where the cgroup file systems are mounted.
+        controller: whose limit, e.g. ``cpu``.
+        read_v2: reads the limit in a directory of cgroup v2; None where there is none.
+        read_v1: the same for v1.
+    """
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
         return None
-    quotas = []
+    limits = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, read = cgroups, _quota_v2
-        elif "cpu" in controllers.split(","):
-            root, read = cgroups / controllers, _quota_v1
+            root, read = cgroups, read_v2
+        elif controller in controllers.split(","):
+            root, read = cgroups / controllers, read_v1
         else:
             continue
         # In a container the path may name a directory that only the host sees; its own limits are then at the root.
         here = root / path.lstrip("/")
         for directory in [here, *here.parents]:
-            if (quota := read(directory)) is not None:
-                quotas.append(quota)
+            if (limit := read(directory)) is not None:
+                limits.append(limit)
             if directory == root:
                 break
-    return min(quotas, default=None)
+    return min(limits, default=None)
 
 
 def _quota_v2(directory: Path) -> float | None:

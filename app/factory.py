@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from app import __version__, problems
 from app.classifier import Classifier, fastest
 from app.errors import ModelError
+from app.frames import Frames
 from app.lanes import Lanes
 from app.metrics import Metrics
 from app.model import Model
@@ -68,10 +69,11 @@ def create_app(settings: Settings) -> FastAPI:
         # Through a lane, as every photo goes. This also gives the queue its first service time.
         await lanes.submit(classifier.check_golden)
         intake = Intake(limits)
+        frames = Frames(settings.cache_seconds, settings.cache_difference)
         counted.watch(loaded.contract, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
         model_source = settings.model_source(loaded.path)
         app.state.service = Service(
-            classifier, lanes, intake, limits, cpus, counted, precision_reason, model_source, monotonic()
+            classifier, lanes, intake, frames, limits, cpus, counted, precision_reason, model_source, monotonic()
         )
         contract = classifier.contract
         log.info(

@@ -41,6 +41,12 @@ class Metrics:
         # Looked up once: finding a child by its labels costs more than observing.
         self._by_stage = {stage: self._stages.labels(stage) for stage in STAGES}
         self._photos = Counter("classifier_photos", "Photos answered.", registry=self._registry)
+        self._frames = Counter(
+            "classifier_frames",
+            "Photos by whether they got an earlier frame's scores, where frames are remembered.",
+            ["outcome"],
+            registry=self._registry,
+        )
         self._problems = Counter(
             "classifier_problems", "Requests answered with a problem, by its type.", ["type"], registry=self._registry
         )
@@ -71,6 +77,8 @@ class Metrics:
         self._duration.labels(route).observe(duration_s)
         if seen.images:
             self._photos.inc(seen.images)
+        if seen.cached is not None:
+            self._frames.labels("cached" if seen.cached else "computed").inc()
         for stage, seconds in seen.timings_s.items():
             self._by_stage[stage].observe(seconds)
         if seen.problem:

@@ -33,6 +33,7 @@ class Observation:
         route: the pattern that matched, for the metrics.
         images: photos answered.
         timings_s: seconds by stage (read, queue, decode, infer).
+        cached: whether an earlier frame's scores were given; None where frames are not remembered.
         problem: kind of problem that was answered with, if any.
     """
 
@@ -44,6 +45,7 @@ class Observation:
     images: int = 0
     timings_s: dict[str, float] = field(default_factory=dict)
     problem: str | None = None
+    cached: bool | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> "Observation":

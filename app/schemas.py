@@ -12,6 +12,7 @@ _PREDICTIONS = [
     {"label": "school bus", "index": 779, "id": "n04146614", "score": 0.9312},
     {"label": "minibus", "index": 654, "id": "n03769881", "score": 0.0121},
 ]
+_CACHED = "The scores are those of an earlier, near-identical frame of the same camera (`CLASSIFIER_CACHE_SECONDS`)."
 _UNKNOWN = "The best score is below the model's own threshold: the photo shows none of its classes."
 
 
@@ -24,6 +25,12 @@ class PredictQuery(BaseModel):
         5, ge=1, description="How many classes to return at most, best first; from 1 to the number of classes."
     )
     min_score: float = Field(0.0, ge=0.0, le=1.0, description="Leave out classes with a lower score.")
+    camera: str | None = Field(
+        None,
+        max_length=64,
+        description="Whose earlier frames the photo may be like, where such frames are remembered; default: the "
+        "client's address.",
+    )
 
 
 class ModelRef(BaseModel):
@@ -56,6 +63,7 @@ class PredictResponse(BaseModel):
     model: ModelRef
     predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
     unknown: bool = Field(examples=[False], description=_UNKNOWN)
+    cached: bool = Field(examples=[False], description=_CACHED)
     timing_ms: Timing
     request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
 
@@ -72,6 +80,7 @@ class PredictResponse(BaseModel):
                 "model": {"name": contract.name, "version": contract.version},
                 "predictions": result.predictions,
                 "unknown": result.unknown,
+                "cached": result.cached,
                 "timing_ms": {
                     "queue": round(queued_s * 1e3, 3),
                     "decode": round(result.decode_s * 1e3, 3),

@@ -8,6 +8,7 @@ from fastapi import Request
 from app.classifier import Classifier
 from app.cpus import Cpus
 from app.errors import UnknownModel
+from app.frames import Frames
 from app.lanes import Lanes
 from app.limits import Limits
 from app.metrics import Metrics
@@ -21,6 +22,7 @@ class Service:
     classifier: Classifier
     lanes: Lanes
     intake: Intake
+    frames: Frames
     limits: Limits
     cpus: Cpus
     metrics: Metrics

@@ -53,6 +53,18 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(10_000_000, ge=1, description="largest request body, in bytes (413 above)")
     max_pixels: int = Field(50_000_000, ge=1, description="largest image, width x height from its header (413 above)")
     max_batch_images: int = Field(16, ge=1, le=1024, description="most photos in one batch request (413 above)")
+    cache_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        description="how long a near-identical frame of the same camera gets the same scores; 0: off",
+    )
+    cache_difference: float = Field(
+        3.0,
+        ge=0,
+        le=255,
+        description="largest difference of a cell's mean between near-identical frames, in levels of 255",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line written")
 
     @property

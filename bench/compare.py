@@ -27,15 +27,17 @@ from bench.photos import multipart
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PEERS = Path(__file__).parent / "peers"
+#: What is served with, not what is developed with: FastAPI imports more where more is installed.
+OURS = ROOT / "requirements" / "runtime.txt"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One server: its environment (a lock in ``peers/``; None is the project's own), command and variables."""
+    """One server: the lock of its environment, its command and variables."""
 
     name: str
-    environment: str | None
+    lock: Path
     command: tuple[str, ...]
     variables: dict[str, str] = field(default_factory=dict)
 
@@ -44,33 +46,32 @@ def contenders(models: Path) -> list[Contender]:
     """Everybody, ours first."""
     (fp32,) = models.glob("*.fp32.onnx")
     (int8,) = models.glob("*.int8.onnx")
+    tutorial, litserve, bentoml = (PEERS / f"{name}.txt" for name in ("tutorial", "litserve", "bentoml"))
     model = {"MODEL": str(fp32)}
     uvicorn = ("-m", "uvicorn", "--app-dir", str(PEERS), "tutorial:app", "--port", "{port}", "--log-level", "warning")
     lit = (str(PEERS / "lit.py"),)
     bento = ("-m", "bentoml", "serve", "--working-dir", str(PEERS), "bento:Classify", "--port", "{port}", "-q")
     return [
-        Contender("ours, int8", None, ("-m", "app"), {"CLASSIFIER_MODEL": str(int8)}),
-        Contender("ours, fp32", None, ("-m", "app"), {"CLASSIFIER_MODEL": str(fp32)}),
-        Contender("tutorial FastAPI, async def, fp32", "tutorial", uvicorn, {**model, "STYLE": "async"}),
-        Contender("tutorial FastAPI, def, fp32", "tutorial", uvicorn, {**model, "STYLE": "def"}),
-        Contender("tutorial FastAPI, def, 2 workers, fp32", "tutorial", (*uvicorn, "--workers", "2"), model),
-        Contender("LitServe, batch 8, fp32", "litserve", lit, {**model, "BATCH": "8"}),
-        Contender("LitServe, 2 workers, fp32", "litserve", lit, {**model, "WORKERS": "2"}),
-        Contender("BentoML, fp32", "bentoml", bento, model),
+        Contender("ours, int8", OURS, ("-m", "app"), {"CLASSIFIER_MODEL": str(int8)}),
+        Contender("ours, fp32", OURS, ("-m", "app"), {"CLASSIFIER_MODEL": str(fp32)}),
+        Contender("tutorial FastAPI, async def, fp32", tutorial, uvicorn, {**model, "STYLE": "async"}),
+        Contender("tutorial FastAPI, def, fp32", tutorial, uvicorn, {**model, "STYLE": "def"}),
+        Contender("tutorial FastAPI, def, 2 workers, fp32", tutorial, (*uvicorn, "--workers", "2"), model),
+        Contender("LitServe, batch 8, fp32", litserve, lit, {**model, "BATCH": "8"}),
+        Contender("LitServe, 2 workers, fp32", litserve, lit, {**model, "WORKERS": "2"}),
+        Contender("BentoML, fp32", bentoml, bento, model),
     ]
 
 
-def interpreter(environment: str | None) -> str:
-    """The Python of an environment, which is made on first use."""
-    if environment is None:
-        return sys.executable
-    folder = RESULTS / "environments" / environment
+def interpreter(lock: Path) -> str:
+    """The Python of an environment with what ``lock`` lists and nothing else, which is made on first use."""
+    folder = RESULTS / "environments" / lock.stem
     python = folder / "bin" / "python"
     if not python.exists():
-        print(f"installing {environment}", file=sys.stderr)
+        print(f"installing {lock.stem}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", PEERS / f"{environment}.txt"], check=True)
+        subprocess.run([*pip, "-r", lock], check=True)
     return str(python)
 
 
@@ -86,7 +87,7 @@ def running(contender: Contender, warm: bytes) -> Iterator[tuple[str, int, float
         "CLASSIFIER_DRAIN_SECONDS": "0",
         "PORT": str(port),
     }
-    command = [interpreter(contender.environment), *(part.format(port=port) for part in contender.command)]
+    command = [interpreter(contender.lock), *(part.format(port=port) for part in contender.command)]
     environment = os.environ | own | contender.variables
     started = time.perf_counter()
     with Path(os.devnull).open("wb") as nowhere:
@@ -195,7 +196,7 @@ def main() -> None:
     data = photos.read(options.photos)
     chosen = [c for c in contenders(options.models.resolve()) if options.only in c.name]
     for contender in chosen:
-        interpreter(contender.environment)
+        interpreter(contender.lock)
     rounds: dict[str, list[dict[str, float]]] = {c.name: [] for c in chosen}
     ceilings: dict[str, list[dict[str, float]]] = {"ours, int8": [], "ours, fp32": []}
     for number in range(options.rounds):

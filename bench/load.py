@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from bench import photos
-from bench.compare import RESULTS, interpreter, running
+from bench.compare import PEERS, RESULTS, interpreter, running
 from bench.scenarios import newest_int8, service
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
@@ -23,13 +23,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     report = RESULTS / "load.html"
     with running(service(options.model or newest_int8()), photos.read(options.photos, 1)[0]) as (url, _, _):
-        command = [
-            interpreter("locust"),
-            "-m",
-            "locust",
-            "--locustfile",
-            str(Path(__file__).with_name("locustfile.py")),
-        ]
+        command = [interpreter(PEERS / "locust.txt"), "-m", "locust", "--locustfile", str(LOCUSTFILE)]
         command += ["--headless", "--host", url, "--users", str(options.users), "--spawn-rate", "10", "--only-summary"]
         command += ["--run-time", f"{options.seconds}s", "--html", str(report), "--exit-code-on-error", "1"]
         named = {"PHOTOS": str(options.photos.resolve())} if options.photos else {}

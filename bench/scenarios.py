@@ -21,7 +21,7 @@ from PIL import Image
 
 from bench import photos
 from bench.client import Load, closed_loop
-from bench.compare import Contender, resident_mb, running
+from bench.compare import OURS, Contender, interpreter, resident_mb, running
 from bench.photos import multipart
 
 
@@ -29,7 +29,7 @@ def service(model: Path, **variables: str) -> Contender:
     """Our server with a model and settings."""
     named = {f"CLASSIFIER_{name.upper()}": value for name, value in variables.items()}
     return Contender(
-        "ours", None, ("-m", "app"), {"CLASSIFIER_MODEL": str(model), "CLASSIFIER_LOG_LEVEL": "warning", **named}
+        "ours", OURS, ("-m", "app"), {"CLASSIFIER_MODEL": str(model), "CLASSIFIER_LOG_LEVEL": "warning", **named}
     )
 
 
@@ -138,7 +138,7 @@ def drain(model: Path, data: list[bytes], rounds: int) -> None:
     lost = answered = 0
     codes: Counter[int] = Counter()
     for _ in range(rounds):
-        command = [sys.executable, "-m", "app"]
+        command = [interpreter(OURS), "-m", "app"]
         with running(service(model), data[0]) as (url, _, _):
             port = url.rsplit(":", 1)[1]
         settings = {"CLASSIFIER_MODEL": str(model), "CLASSIFIER_PORT": port, "CLASSIFIER_HOST": "127.0.0.1"}

@@ -29,6 +29,14 @@ def encode(picture: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
+def heic(picture: Image.Image, **options) -> bytes:
+    import pillow_heif
+
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(buffer, quality=90, **options)
+    return buffer.getvalue()
+
+
 def corners(pixels) -> list[tuple[int, int, int]]:
     """The mean colours of the four corners of ``[H, W, 3]`` pixels."""
     h, w = pixels.shape[0] // 4, pixels.shape[1] // 4

@@ -9,9 +9,11 @@ from tests.conftest import ROOT
 
 APP = sorted((ROOT / "app").rglob("*.py"))
 BUILD = sorted((ROOT / "model_build").rglob("*.py"))
-HEAVY = {"tensorflow", "keras", "tf2onnx", "onnx", "model_build", "rich", "h5py", "scipy", "skimage", "matplotlib"}
+HEAVY = {"tensorflow", "keras", "tf2onnx", "onnx", "model_build", "h5py", "scipy", "skimage", "matplotlib"}
+# The extra "client": what the service must do without.
+CLIENT = {"httpx", "rich"}
 HTTP = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
-CORE = {"imaging", "model", "ranking", "classifier", "contract", "lanes", "cpus", "errors"}
+CORE = {"imaging", "model", "ranking", "classifier", "contract", "frames", "lanes", "cpus", "errors"}
 
 
 def imports(path: Path) -> set[str]:
@@ -31,6 +33,18 @@ def packages(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", APP, ids=lambda p: p.name)
 def test_the_service_never_needs_the_workshop(path):
     assert not packages(path) & HEAVY
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in APP if p.name != "client.py" and p.parent.name != "cli"], ids=lambda p: p.name
+)
+def test_the_service_never_needs_the_client(path):
+    assert not packages(path) & CLIENT
+    assert not imports(path) & {"app.client", "app.cli.commands"}
+
+
+def test_the_client_needs_nothing_of_the_service():
+    assert "app" not in packages(ROOT / "app/client.py")
 
 
 @pytest.mark.parametrize("path", [p for p in APP if p.stem in CORE and p.parent.name == "app"], ids=lambda p: p.name)

@@ -1,11 +1,15 @@
 """The README says what is, and what it shows works."""
 
 import re
+import subprocess
+import sys
 
 from app import problems
+from app.cli.commands import understand
 from app.factory import create_app
 from app.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, serving
+from tests.photos import encode, solid
 
 README = (ROOT / "README.md").read_text()
 
@@ -44,3 +48,31 @@ def test_every_route_is_documented():
 def test_every_make_target_in_the_readme_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)) <= targets
+
+
+def test_the_python_client_does_what_the_readme_shows(tiny, tmp_path):
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "photo.jpg").write_bytes(encode(solid((240, 30, 9)), "JPEG"))
+    with serving(tiny) as client:
+        snippet = snippet.replace("http://gateway:8000", str(client.base_url))
+        ended = subprocess.run(
+            [sys.executable, "-c", snippet],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 0, ended.stderr
+    best, refused = ended.stdout.splitlines()
+    assert best.startswith("red 0.9")
+    assert refused == "415 not-an-image"
+
+
+def test_the_command_line_understands_what_the_readme_shows():
+    section = README.split("## Command line\n", 1)[1].split("\n## ", 1)[0]
+    commands = re.findall(r"^edge-classifier ([^#\n]*)", section, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        understand(command.split())
+    assert 'edge-classifier = "app.cli:main"' in (ROOT / "pyproject.toml").read_text()

@@ -89,13 +89,15 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
         classifier.check_k(query.top_k)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
     service.lanes.admit()
+    camera = service.frames.camera(query.camera or (request.client.host if request.client else ""))
     started = perf_counter()
     async with service.intake.hold(request) as body:
         seen.timings_s["read"] = perf_counter() - started
         result, queued_s = await service.lanes.submit(
-            lambda: classifier(body.image(), query.top_k, query.min_score, alone=service.lanes.alone)
+            lambda: classifier(body.image(), query.top_k, query.min_score, alone=service.lanes.alone, camera=camera)
         )
     seen.images = 1
+    seen.cached = result.cached if camera else None
     seen.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
     return Response(PredictResponse.encode(result, queued_s, seen.request_id), media_type="application/json")
 

@@ -1,4 +1,7 @@
 import resource
+import struct
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from app import imaging
 from app.errors import BrokenImage, NotAnImage, TooManyPixels
 from app.imaging import Resize, load
-from tests.photos import CORNERS, close, corners, encode, png_bomb, quarters
+from tests.conftest import ROOT
+from tests.photos import CORNERS, close, corners, encode, heic, png_bomb, quarters
 
 RULE = Resize(height=96, width=96, crop=0.875, filter="bilinear")
 LIMIT = 50_000_000
@@ -189,3 +194,109 @@ def test_any_damage_gives_pixels_or_a_documented_error(kind, flips, cut):
 
 def test_the_rule_can_be_turned():
     assert replace(RULE, height=10).turned() == replace(RULE, width=10)
+
+
+def turned_heic(orientation) -> bytes:
+    """Stored lying, with EXIF; pillow-heif writes the turn as HEIF's own 'irot' and 'imir' properties, as phones do."""
+    undo = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = quarters() if undo[orientation] is None else quarters().transpose(undo[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return heic(stored, exif=exif.tobytes())
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_heic_stands_upright(orientation):
+    for rule in (RULE, Resize(height=48, width=96, crop=1.0, filter="bicubic")):
+        assert close(corners(pixels(turned_heic(orientation), rule)), CORNERS)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_heic_modes(mode):
+    picture = quarters().convert(mode)
+    if mode == "RGBA":
+        picture.putalpha(0)
+        assert pixels(heic(picture)).min() > 250
+    else:
+        assert close(corners(pixels(heic(picture))), corners(np.asarray(picture.convert("RGB"))))
+
+
+def test_a_large_heic_is_refused_by_its_header():
+    with pytest.raises(TooManyPixels, match="320 x 240"):
+        load(heic(quarters()), RULE, 320 * 240 - 1)
+
+
+def test_a_heic_that_lies_about_its_size_is_not_decoded():
+    # ISO/IEC 23008-12, 6.5.3: 'ispe', version and flags, width, height.
+    data = bytearray(heic(quarters(4000, 3000)))
+    at = data.index(b"ispe") + 8
+    data[at : at + 8] = struct.pack(">II", 10, 10)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BrokenImage, match="exceeds"):
+        load(bytes(data), RULE, 1000)
+    # Decoded, it would take 18 MB in the decoder and 36 MB as RGB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_truncated_heic(share):
+    data = heic(quarters())
+    with pytest.raises(BrokenImage):
+        load(data[: int(len(data) * share)], RULE, LIMIT)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8), st.floats(0, 1))
+@settings(max_examples=200, deadline=None)
+def test_any_damaged_heic_gives_pixels_or_a_documented_error(flips, cut):
+    data = bytearray(HEIC)
+    for place, value in flips:
+        data[int(place * len(data))] = value
+    try:
+        load(bytes(data[: max(1, int(cut * len(data)))] if cut < 0.5 else data), RULE, 1_000_000)
+    except (NotAnImage, BrokenImage, TooManyPixels):
+        pass
+
+
+HEIC = heic(quarters(64, 48))
+
+
+def test_an_avif_is_not_taken_for_a_heic():
+    assert "HEIF" in imaging.FORMATS
+    assert close(corners(pixels(encode(quarters(), "AVIF"))), CORNERS)
+
+
+# In a process of their own: whether the extra is there, and whether it has been loaded, is decided once.
+WITHOUT = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "pillow_heif" else found(name, package)
+from app import imaging
+from app.errors import NotAnImage
+assert "HEIF" not in imaging.FORMATS
+try:
+    imaging.load(sys.stdin.buffer.read(), imaging.Resize(32, 32, 1.0, "bilinear"), 10**6)
+except NotAnImage as error:
+    print(error)
+"""
+LAZY = """
+import sys
+from app import imaging
+rule = imaging.Resize(32, 32, 1.0, "bilinear")
+assert "pillow_heif" not in sys.modules
+imaging.load(sys.stdin.buffer.read(), rule, 10**6)
+assert "pillow_heif" in sys.modules
+print("lazy")
+"""
+
+
+def run(program, data) -> str:
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, input=data, capture_output=True, check=True)
+    return ended.stdout.decode()
+
+
+def test_without_the_extra_a_heic_is_told_what_is_missing():
+    assert "extra 'heic'" in run(WITHOUT, HEIC)
+
+
+def test_the_extra_is_loaded_by_the_first_heic_only():
+    assert run(LAZY, HEIC).strip() == "lazy"

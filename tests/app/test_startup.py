@@ -145,9 +145,9 @@ def test_it_never_phones_home(tiny):
 
 def test_importing_the_service_stays_light():
     program = (
-        "import sys; sys.argv = ['x']; import app.main; "
-        "print([m for m in sys.modules if m.split('.')[0] in "
-        "('tensorflow', 'keras', 'model_build', 'onnx', 'tf2onnx', 'scipy', 'skimage', 'rich')])"
+        "import sys; import app.main, app.cli.serve; "
+        "print([m for m in sys.modules if m in ('app.client', 'app.cli.commands') or m.split('.')[0] in ('tensorflow', "
+        "'keras', 'model_build', 'onnx', 'tf2onnx', 'scipy', 'skimage', 'rich', 'httpx', 'pillow_heif')])"
     )
     output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "[]"

@@ -1,0 +1,412 @@
+"""A Python client of the service: ``Classifier``, and ``AsyncClassifier`` with the same methods to await.
+
+Needs the extra ``client`` (httpx). The service never imports this module, and it imports nothing of the service.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Generic, Self, TypeVar
+
+import httpx
+
+T = TypeVar("T")
+Pool = TypeVar("Pool", httpx.Client, httpx.AsyncClient)
+
+#: A photo: the image file's bytes, where it is, or an open binary file.
+Photo = bytes | Path | BinaryIO
+
+PROBLEM: Final = "application/problem+json"
+#: Seconds before the first repetition, doubled for each further one up to the second figure; a random share of it is
+#: waited ("full jitter"), so that clients that were refused together do not come back together.
+_BACKOFF_S: Final = (0.2, 5.0)
+
+
+class ClientError(Exception):
+    """Base of what the client raises."""
+
+
+class Unreachable(ClientError):
+    """No answer came: the service cannot be connected to, or the connection broke each time."""
+
+
+class ProblemError(ClientError):
+    """The service answered with an error (RFC 9457).
+
+    Attributes:
+        status: HTTP status code.
+        type: ``urn:edge-classifier:problem:...``, as the service's README lists them; ``about:blank`` if the answer
+            was not the service's own, but e.g. a proxy's.
+        title: the type in words.
+        detail: what happened and what to do about it.
+        request_id: finds the request in the service's log; None if the answer named none.
+    """
+
+    def __init__(self, status: int, type: str, title: str, detail: str, request_id: str | None) -> None:  # noqa: A002
+        super().__init__(f"{title} ({status}): {detail}")
+        self.status = status
+        self.type = type
+        self.title = title
+        self.detail = detail
+        self.request_id = request_id
+
+    @property
+    def slug(self) -> str:
+        """The last part of ``type``, e.g. ``not-an-image``."""
+        return self.type.rpartition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class and its softmax score, 0 to 1; ``id`` is its WordNet id, where the model knows it."""
+
+    label: str
+    index: int
+    id: str | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the service's time went, in milliseconds."""
+
+    queue: float
+    decode: float
+    infer: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer for one photo; ``unknown`` says that it shows none of the model's classes."""
+
+    model: ModelRef
+    predictions: tuple[Prediction, ...]
+    unknown: bool
+    timing_ms: Timing
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether photos are being answered, why (not), and by what."""
+
+    ready: bool
+    reason: str
+    model: ModelRef
+    precision: str
+    uptime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One class of the model."""
+
+    index: int
+    label: str
+    id: str | None
+
+
+class _Call(Generic[T]):
+    """One question: its request, how its answer is read, and whether it is asked again. Sends nothing itself."""
+
+    def __init__(
+        self,
+        request: Callable[[], httpx.Request],
+        read: Callable[[Any], T],
+        accepted: Container[int],
+        attempts: int,
+        total_s: float,
+    ) -> None:
+        self.request = request
+        self._read = read
+        self._left = attempts - 1
+        self._deadline = time.monotonic() + total_s
+        self._backoff_s = _BACKOFF_S[0]
+        self._accepted = accepted
+
+    def answered(self, response: httpx.Response) -> float | T:
+        """The result; or the seconds to wait before asking again, as a float.
+
+        Raises:
+            ProblemError: the answer is an error, and asking again is no use or no longer allowed.
+        """
+        if response.status_code in self._accepted and response.headers.get("content-type") == "application/json":
+            try:
+                return self._read(response.json())
+            except (ValueError, KeyError, TypeError) as error:
+                raise _problem_in(response) from error
+        if response.status_code in (429, 503):
+            wait_s = self._wait_s(_retry_after_s(response.headers.get("retry-after", "")))
+            if wait_s is not None:
+                return wait_s
+        raise _problem_in(response)
+
+    def failed(self, error: httpx.TransportError) -> float:
+        """The seconds to wait before asking again.
+
+        Raises:
+            Unreachable: asking again is no longer allowed, or is no use.
+        """
+        # Safe, because a question changes nothing. What took too long is not asked again: that would only add load.
+        again = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
+        wait_s = self._wait_s(0.0) if again else None
+        if wait_s is None:
+            raise Unreachable(f"{error.request.url}: {error or type(error).__name__}") from error
+        return wait_s
+
+    def _wait_s(self, at_least_s: float) -> float | None:
+        wait_s = at_least_s + random.uniform(0, self._backoff_s)  # noqa: S311 - no secret
+        self._backoff_s = min(2 * self._backoff_s, _BACKOFF_S[1])
+        if self._left <= 0 or time.monotonic() + wait_s > self._deadline:
+            return None
+        self._left -= 1
+        return wait_s
+
+
+class _Calls(Generic[Pool]):
+    """What both clients know: where the service is, what can be asked, how answers are read."""
+
+    _pool: type[Pool]
+    _http: Pool
+
+    def __init__(
+        self,
+        url: str = "http://localhost:8000",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        attempts: int = 8,
+        total_s: float = 60.0,
+    ) -> None:
+        """Opens no connection yet.
+
+        Args:
+            url: where the service is.
+            api_key: sent as ``Authorization: Bearer``, where the service asks for one.
+            timeout_s: seconds to wait for a connection, or for the next bytes of an answer.
+            attempts: how often a question is asked at most: a 503 (or a proxy's 429) is asked again after its
+                ``Retry-After``, a connection that broke after a moment.
+            total_s: seconds after its first attempt from which on a question is not asked again.
+        """
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = self._pool(base_url=url, timeout=timeout_s, headers=headers)
+        self._attempts = attempts
+        self._total_s = total_s
+
+    def _call(
+        self, method: str, path: str, read: Callable[[Any], T], *, accepted: Container[int] = (200,), **options: Any
+    ) -> _Call[T]:
+        return _Call(
+            lambda: self._http.build_request(method, path, **options), read, accepted, self._attempts, self._total_s
+        )
+
+    def _predict(self, photo: bytes, top_k: int | None, min_score: float, model: str | None) -> _Call[Result]:
+        headers = {"Content-Type": "application/octet-stream"}
+        params = _parameters(top_k, min_score, model)
+        return self._call("POST", "/predict", _result, params=params, content=photo, headers=headers)
+
+    def _predict_batch(
+        self, photos: Iterable[bytes], top_k: int | None, min_score: float, model: str | None
+    ) -> _Call[list[Result | ProblemError]]:
+        files = [("file", ("photo", photo, "application/octet-stream")) for photo in photos]
+        params = _parameters(top_k, min_score, model)
+        return self._call("POST", "/predict/batch", _results, params=params, files=files)
+
+    def _health(self) -> _Call[Health]:
+        # A service that is not ready says so with a 503, which here is the answer.
+        return self._call("GET", "/health", _health, accepted=(200, 503))
+
+    def _labels(self) -> _Call[tuple[Label, ...]]:
+        return self._call("GET", "/labels", _labels)
+
+
+class Classifier(_Calls[httpx.Client]):
+    """The service, to be called from one or several threads; keeps its connections until it is closed.
+
+    ::
+
+        with Classifier("http://gateway:8000") as classifier:
+            print(classifier.predict(Path("photo.jpg")).predictions[0].label)
+
+    Every method raises ProblemError (the service says no) or Unreachable (it says nothing).
+    """
+
+    _pool = httpx.Client
+
+    def predict(
+        self, photo: Photo, top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
+    ) -> Result:
+        """What one photo shows.
+
+        Args:
+            photo: the image file's bytes, where it is, or an open binary file, which is read to its end.
+            top_k: how many classes at most, best first; None leaves that to the service (5).
+            min_score: classes below it are left out.
+            model: name of the model to ask; None asks the default one.
+        """
+        return self._ask(self._predict(_bytes(photo), top_k, min_score, model))
+
+    def predict_batch(
+        self, photos: Iterable[Photo], top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
+    ) -> list[Result | ProblemError]:
+        """What several photos show, in their order; a photo that cannot be read has its ProblemError in its place."""
+        return self._ask(self._predict_batch([_bytes(photo) for photo in photos], top_k, min_score, model))
+
+    def health(self) -> Health:
+        """Whether the service answers photos now."""
+        return self._ask(self._health())
+
+    def labels(self) -> tuple[Label, ...]:
+        """The model's classes, by index."""
+        return self._ask(self._labels())
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _ask(self, call: _Call[T]) -> T:
+        while True:
+            try:
+                response = self._http.send(call.request())
+            except httpx.TransportError as error:
+                outcome: float | T = call.failed(error)
+            else:
+                outcome = call.answered(response)
+            if not isinstance(outcome, float):
+                return outcome
+            time.sleep(outcome)
+
+
+class AsyncClassifier(_Calls[httpx.AsyncClient]):
+    """``Classifier`` for asyncio: the same methods, to be awaited.
+
+    asyncio forgets an answer that comes while a request is still being sent, so a photo that the service refuses by its
+    size may raise Unreachable here instead of ProblemError.
+    """
+
+    _pool = httpx.AsyncClient
+
+    async def predict(
+        self, photo: Photo, top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
+    ) -> Result:
+        """What one photo shows; as ``Classifier.predict``."""
+        data = await asyncio.to_thread(_bytes, photo)
+        return await self._ask(self._predict(data, top_k, min_score, model))
+
+    async def predict_batch(
+        self, photos: Iterable[Photo], top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
+    ) -> list[Result | ProblemError]:
+        """What several photos show; as ``Classifier.predict_batch``."""
+        data = [await asyncio.to_thread(_bytes, photo) for photo in photos]
+        return await self._ask(self._predict_batch(data, top_k, min_score, model))
+
+    async def health(self) -> Health:
+        """Whether the service answers photos now."""
+        return await self._ask(self._health())
+
+    async def labels(self) -> tuple[Label, ...]:
+        """The model's classes, by index."""
+        return await self._ask(self._labels())
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    async def _ask(self, call: _Call[T]) -> T:
+        while True:
+            try:
+                response = await self._http.send(call.request())
+            except httpx.TransportError as error:
+                outcome: float | T = call.failed(error)
+            else:
+                outcome = call.answered(response)
+            if not isinstance(outcome, float):
+                return outcome
+            await asyncio.sleep(outcome)
+
+
+def _bytes(photo: Photo) -> bytes:
+    if isinstance(photo, bytes):
+        return photo
+    return photo.read_bytes() if isinstance(photo, Path) else photo.read()
+
+
+def _parameters(top_k: int | None, min_score: float, model: str | None) -> dict[str, Any]:
+    given = {"top_k": top_k, "min_score": min_score or None, "model": model}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+# Members that a newer service adds are left out, so that an older client can talk to it.
+def _result(body: Mapping[str, Any]) -> Result:
+    return Result(
+        model=_model(body),
+        predictions=tuple(Prediction(p["label"], p["index"], p["id"], p["score"]) for p in body["predictions"]),
+        unknown=body["unknown"],
+        timing_ms=Timing(*(body["timing_ms"][stage] for stage in ("queue", "decode", "infer"))),
+        request_id=body["request_id"],
+    )
+
+
+def _results(body: Mapping[str, Any]) -> list[Result | ProblemError]:
+    shared = {"model": body["model"], "request_id": body["request_id"]}
+    return [_problem(one["problem"]) if "problem" in one else _result({**one, **shared}) for one in body["results"]]
+
+
+def _health(body: Mapping[str, Any]) -> Health:
+    return Health(body["status"] == "ready", body["reason"], _model(body), body["precision"], body["uptime_s"])
+
+
+def _labels(body: Mapping[str, Any]) -> tuple[Label, ...]:
+    return tuple(Label(one["index"], one["label"], one["id"]) for one in body["labels"])
+
+
+def _model(body: Mapping[str, Any]) -> ModelRef:
+    return ModelRef(body["model"]["name"], body["model"]["version"])
+
+
+def _problem(body: Mapping[str, Any]) -> ProblemError:
+    return ProblemError(body["status"], body["type"], body["title"], body["detail"], body.get("request_id"))
+
+
+def _problem_in(response: httpx.Response) -> ProblemError:
+    if response.headers.get("content-type") == PROBLEM:
+        return _problem(response.json())
+    request_id = response.headers.get("x-request-id")
+    return ProblemError(
+        response.status_code, "about:blank", response.reason_phrase, response.text[:200] or "no detail", request_id
+    )
+
+
+def _retry_after_s(value: str) -> float:
+    """Seconds from a Retry-After header (RFC 9110, 10.2.3): a number of them, or a date; 0 where there is none."""
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

@@ -297,11 +297,7 @@ class Classifier(_Calls[httpx.Client]):
 
 
 class AsyncClassifier(_Calls[httpx.AsyncClient]):
-    """``Classifier`` for asyncio: the same methods, to be awaited.
-
-    asyncio forgets an answer that comes while a request is still being sent, so a photo that the service refuses by its
-    size may raise Unreachable here instead of ProblemError.
-    """
+    """``Classifier`` for asyncio: the same methods, to be awaited."""
 
     _pool = httpx.AsyncClient
 

@@ -1,9 +1,10 @@
 """The HTTP server around the application: uvicorn, with deadlines for slow clients, a drain and no idle work.
 
 What uvicorn 0.54 leaves open and this adds: a client may take forever to send its request's head, and send a head of
-any size, or a minute for a TLS handshake; a client that leaves is worked for to the end; the main loop wakes up ten
-times a second to see whether it should end; connections that were accepted but not yet read are dropped at shutdown;
-the process ends by the signal instead of with exit code 0.
+any size, or a minute for a TLS handshake; a client that leaves is worked for to the end; one whose body is refused
+while it still sends never reads why; the main loop wakes up ten times a second to see whether it should end;
+connections that were accepted but not yet read are dropped at shutdown; the process ends by the signal instead of with
+exit code 0.
 """
 
 import asyncio
@@ -66,10 +67,11 @@ class State(ServerState):
 class _OneWrite:
     """A transport that sends a response's head together with the first bytes of its body: one system call less."""
 
-    __slots__ = ("_head", "_transport")
+    __slots__ = ("_hang_up", "_head", "_transport")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, hang_up: Callable[[], None]) -> None:
         self._transport = transport
+        self._hang_up = hang_up
         self._head = b""
 
     def write(self, data: bytes) -> None:
@@ -85,7 +87,7 @@ class _OneWrite:
 
     def close(self) -> None:
         self.flush()
-        self._transport.close()
+        self._hang_up()
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
@@ -125,7 +127,7 @@ class Protocol(HttpToolsProtocol):
         """The head is complete."""
         self._head_arrived()
         super().on_headers_complete()
-        self.cycle.transport = _OneWrite(self.transport)  # type: ignore[assignment]
+        self.cycle.transport = _OneWrite(self.transport, self._hang_up)  # type: ignore[assignment]
         if self.server_state.draining:
             # The answer says that this connection ends, so that the client's next request goes elsewhere.
             self.cycle.keep_alive = False
@@ -145,6 +147,8 @@ class Protocol(HttpToolsProtocol):
             self._rest_timer.cancel()
             self._rest_timer = None
         super().on_message_complete()
+        if self.cycle.response_complete and not self.cycle.keep_alive:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: nobody waits for the answer, so its place in the queue is free."""
@@ -171,6 +175,17 @@ class Protocol(HttpToolsProtocol):
         self._task = self.loop.create_task(cycle.run_asgi(app))
         self._task.add_done_callback(self.tasks.discard)
         self.tasks.add(self._task)
+
+    def _hang_up(self) -> None:
+        """Ends the connection after an answer.
+
+        A socket that is closed while bytes arrive resets the connection, and a client that still sends then never
+        reads its answer; so what is left of the body is thrown away first, as nginx does (``lingering_close``).
+        """
+        if not self.cycle.more_body:
+            self.transport.close()
+        elif self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def _expect_head(self, timeout_s: float) -> None:
         self._head_size = 0

@@ -68,7 +68,10 @@ NOT_IMPORTED = (
     "curses",
     "dbm",
     *(f"lib-dynload/{name}.*" for name in ("_sqlite3", "_tkinter", "readline", "_dbm", "_gdbm", "nis", "_crypt")),
-    *(f"lib-dynload/{name}*" for name in ("_curses", "_test", "_ctypes_test", "_xx", "xx", "_codecs_", "ossaudiodev", "audioop")),
+    *(
+        f"lib-dynload/{name}*"
+        for name in ("_curses", "_test", "_ctypes_test", "_xx", "xx", "_codecs_", "ossaudiodev", "audioop")
+    ),
 )
 
 

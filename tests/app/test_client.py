@@ -95,9 +95,12 @@ def test_a_problem_is_an_error_with_everything_in_it(kind, client):
     assert error.request_id
 
 
-def test_a_photo_that_is_too_large(client):
-    with Classifier(str(client.base_url)) as classifier, pytest.raises(ProblemError) as caught:
-        classifier.predict(b"x" * 2_000_000)
+@BOTH
+@pytest.mark.parametrize("size", [2_000_000, 20_000_000])
+def test_a_photo_that_is_too_large(client, kind, size):
+    """The answer comes while the photo is still being sent."""
+    with kind(str(client.base_url), attempts=1) as classifier, pytest.raises(ProblemError) as caught:
+        classifier.predict(b"x" * size)
     assert caught.value.slug == "body-too-large"
 
 

@@ -78,6 +78,21 @@ def test_the_rest_of_a_refused_body(impatient):
         assert answer.count(b"HTTP/1.1 ") == 1
 
 
+def test_a_body_too_large_ends_the_connection(impatient):
+    """At once for whoever listens; within the time for a head for whoever sends on."""
+    with connect(impatient) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99000000\r\n\r\nabc")
+        answer = everything(connection)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        try:
+            for _ in range(1000):
+                connection.sendall(b"x" * 1000)
+                time.sleep(0.01)
+        except OSError:
+            return
+    raise AssertionError("whoever sends on is listened to for ever")
+
+
 def test_a_huge_head(impatient):
     with connect(impatient) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (MAX_HEAD_BYTES + 10))

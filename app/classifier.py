@@ -16,6 +16,7 @@ from app.frames import Camera
 from app.imaging import load
 from app.model import Model
 from app.ranking import top_k
+from app.room import Room
 
 #: Rounds of a speed comparison; the median leaves out the first, which warms up.
 _TRIALS: Final = 9
@@ -67,18 +68,18 @@ def fastest(models: list[Model]) -> tuple[Model, str]:
 class Classifier:
     """Bytes to labels with one model; safe to call from several threads at once."""
 
-    def __init__(self, model: Model, max_pixels: int, wide: Model | None = None) -> None:
+    def __init__(self, model: Model, room: Room, wide: Model | None = None) -> None:
         """Puts the steps together.
 
         Args:
             model: the loaded model.
-            max_pixels: the most pixels that a photo's header may announce.
+            room: how large photos may be.
             wide: the same model with more threads, for a photo that has the machine to itself.
         """
         self.model = model
         self.wide = wide or model
         self.contract = model.contract
-        self.max_pixels = max_pixels
+        self.room = room
 
     def __call__(
         self, data: bytes, k: int = 5, min_score: float = 0.0, *, alone: bool = False, camera: Camera | None = None
@@ -96,7 +97,7 @@ class Classifier:
             NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
         """
         started = time.perf_counter()
-        pixels = load(data, self.contract.resize, self.max_pixels)
+        pixels = load(data, self.contract.resize, self.room)
         decoded = time.perf_counter()
         model = self.wide if alone else self.model
         if camera is None:
@@ -131,7 +132,7 @@ class Classifier:
             NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
         """
         started = time.perf_counter()
-        pixels = load(picture, self.contract.resize, self.max_pixels) if isinstance(picture, bytes) else picture
+        pixels = load(picture, self.contract.resize, self.room) if isinstance(picture, bytes) else picture
         decoded = time.perf_counter()
         scores = (self.wide if alone else self.model)(pixels[np.newaxis])[0]
         return scores, decoded - started, time.perf_counter() - decoded
@@ -150,7 +151,7 @@ class Classifier:
         """
         golden = self.contract.golden
         try:
-            pixels = load(golden.photo, self.contract.resize, self.max_pixels)
+            pixels = load(golden.photo, self.contract.resize, self.room)
             scores = self.model(pixels[np.newaxis])[0]
         except Exception as error:
             raise ModelError(f"the model cannot classify its own golden photo: {error}") from error

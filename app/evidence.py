@@ -16,6 +16,7 @@ from app.classifier import Classifier, Prediction
 from app.contract import Contract
 from app.errors import InvalidParameter
 from app.imaging import load, overview, visible
+from app.room import Room
 
 #: Longest side of a picture, in pixels.
 LONGEST: Final = 1024
@@ -99,7 +100,7 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, al
     """
     contract = classifier.contract
     started = time.perf_counter()
-    pixels = load(data, contract.resize, classifier.max_pixels)
+    pixels = load(data, contract.resize, classifier.room)
     box = visible(data, contract.resize)
     decoded = time.perf_counter()
     model = classifier.wide if alone else classifier.model
@@ -116,7 +117,7 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, al
     )
 
 
-def overlay(data: bytes, explanation: Explanation, max_pixels: int) -> bytes:
+def overlay(data: bytes, explanation: Explanation, room: Room) -> bytes:
     """The whole photo; the part that the model sees in grey, with the evidence for the class laid over it in colour.
 
     The rest is darkened. Evidence is drawn from none (transparent) to the strongest in this photo (yellow,
@@ -125,7 +126,7 @@ def overlay(data: bytes, explanation: Explanation, max_pixels: int) -> bytes:
     Args:
         data: the photo that was explained.
         explanation: what came of it.
-        max_pixels: as ``imaging.load`` takes it.
+        room: as ``imaging.load`` takes it.
 
     Returns:
         A PNG file, upright, its longer side ``LONGEST`` pixels or less.
@@ -133,7 +134,7 @@ def overlay(data: bytes, explanation: Explanation, max_pixels: int) -> bytes:
     Raises:
         NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
     """
-    photo = overview(data, LONGEST, max_pixels)
+    photo = overview(data, LONGEST, room)
     height, width = photo.shape[:2]
     left, right = (round(edge * width) for edge in explanation.box[::2])
     upper, lower = (round(edge * height) for edge in explanation.box[1::2])

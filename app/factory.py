@@ -17,9 +17,11 @@ from app.errors import SettingsError
 from app.frames import Frames
 from app.headers import security_headers
 from app.lanes import Lanes
+from app.malloc import keep_little
 from app.metrics import Metrics
 from app.observer import Observer
 from app.repository import Repository, Served
+from app.room import Room, free_bytes
 from app.routes import (
     admin,
     deepstack,
@@ -90,7 +92,6 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         SettingsError: the API keys cannot be used, or traces are on and cannot be made.
     """
-    limits = settings.limits
     counted = Metrics(kind.slug for kind in (*problems.KINDS.values(), problems.INTERNAL))
     keys = _keys(settings)
     traces = None
@@ -106,9 +107,14 @@ def create_app(settings: Settings) -> FastAPI:
         cpus = settings.cpus()
         # In a thread: a start-up that is interrupted can still be.
         source = await asyncio.to_thread(settings.source)
+        room = Room(settings.max_pixels)
         served, left_out = await asyncio.to_thread(
-            swap.start, source, settings.precision, settings.default_model, settings.max_models, limits.pixels
+            swap.start, source, settings.precision, settings.default_model, settings.max_models, room
         )
+        free = free_bytes()
+        keep_little(free)
+        limits = settings.limits(free)
+        room.memory = limits.decode_bytes
         repository = Repository(served[0], served[1:])
         classifier = repository.default.classifier
         lanes = Lanes(cpus.count, settings.queue_budget_ms / 1e3)
@@ -116,11 +122,13 @@ def create_app(settings: Settings) -> FastAPI:
         await lanes.submit(classifier.check_golden)
         intake = Intake(limits)
         frames = Frames(settings.cache_seconds, settings.cache_difference)
-        loader = swap.Loader(limits.pixels, cpus.count, settings.queue_budget_ms / 1e3, settings.max_slowdown)
+        loader = swap.Loader(room, cpus.count, settings.queue_budget_ms / 1e3, settings.max_slowdown)
         updates = swap.Updates(repository, source, loader, settings.max_models, counted.count_swap)
         for path, error in left_out:
             updates.note_refused(path, error)
-        counted.watch(repository.all, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes)
+        counted.watch(
+            repository.all, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes, limits.held_bytes
+        )
         app.state.service = Service(
             repository, updates, lanes, intake, frames, limits, cpus, counted, monotonic(), keys
         )
@@ -138,6 +146,8 @@ def create_app(settings: Settings) -> FastAPI:
                     "models": repository.names(),
                     "lanes": cpus.count,
                     "lanes_reason": cpus.reason,
+                    "held_bytes": limits.held_bytes,
+                    "decode_bytes": limits.decode_bytes,
                 }
             },
         )

@@ -30,6 +30,7 @@ from PIL import (
 )
 
 from app.errors import BrokenImage, NotAnImage, TooManyPixels
+from app.room import Room
 
 # Imported here, so that the first photo does not wait for it. WebP and AVIF cost 3 ms and 0.8 MB together; JPEG needs
 # MPO's and TIFF's anyway.
@@ -116,7 +117,7 @@ class _Whole(Resize):
 Rule = Callable[[int, int], Resize]
 
 
-def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
+def load(data: bytes, resize: Resize, room: Room) -> NDArray[np.uint8]:
     """Decodes one photo into the model's input.
 
     EXIF orientation is honoured, transparency is composited on white, the first frame of an animation is taken,
@@ -125,7 +126,7 @@ def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
     Args:
         data: an encoded image in one of ``FORMATS``.
         resize: the model's resize rule.
-        max_pixels: the most pixels the header may announce; checked before anything is decoded.
+        room: how large it may be; compared with its header before anything is decoded.
 
     Returns:
         ``uint8 [resize.height, resize.width, 3]``, RGB, 0 to 255.
@@ -133,18 +134,18 @@ def load(data: bytes, resize: Resize, max_pixels: int) -> NDArray[np.uint8]:
     Raises:
         NotAnImage: the bytes are none of the supported formats.
         BrokenImage: the bytes begin like an image, but are truncated or damaged.
-        TooManyPixels: the header announces more than ``max_pixels``.
+        TooManyPixels: the header announces more than there is room for.
     """
-    return _decode(data, lambda _width, _height: resize, max_pixels)
+    return _decode(data, lambda _width, _height: resize, room)
 
 
-def overview(data: bytes, longest: int, max_pixels: int) -> NDArray[np.uint8]:
+def overview(data: bytes, longest: int, room: Room) -> NDArray[np.uint8]:
     """Decodes the whole of one photo, upright, for people to look at; otherwise as ``load``.
 
     Args:
         data: an encoded image in one of ``FORMATS``.
         longest: the most pixels on its longer side; a larger photo is scaled down.
-        max_pixels: the most pixels the header may announce.
+        room: how large it may be before.
 
     Returns:
         ``uint8 [height, width, 3]``, RGB, 0 to 255.
@@ -157,7 +158,7 @@ def overview(data: bytes, longest: int, max_pixels: int) -> NDArray[np.uint8]:
         scale = min(1.0, longest / max(width, height))
         return _Whole(max(1, round(height * scale)), max(1, round(width * scale)), 1.0, "bilinear")
 
-    return _decode(data, whole, max_pixels)
+    return _decode(data, whole, room)
 
 
 def visible(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
@@ -174,37 +175,47 @@ def visible(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
     return (left / width, upper / height, right / width, lower / height)
 
 
-def _decode(data: bytes, rule: Rule, max_pixels: int) -> NDArray[np.uint8]:
+def _decode(data: bytes, rule: Rule, room: Room) -> NDArray[np.uint8]:
     image = _open(data)
-    if image.width * image.height > max_pixels:
+    if image.width * image.height > room.pixels:
         raise TooManyPixels(
-            f"The image has {image.width} x {image.height} = {image.width * image.height} pixels; at most {max_pixels} "
-            "are decoded. Send a smaller picture."
+            f"The image has {image.width} x {image.height} = {image.width * image.height} pixels; at most "
+            f"{room.pixels} are decoded. Send a smaller picture."
         )
+    what = f"this {image.width} x {image.height} {image.format}"
+    needed = image.width * image.height * _decoder_bytes(image, data)
     try:
-        # All of it is in memory: one call of the decoder instead of one for each 64 KiB.
-        image.decodermaxblock = len(data)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             _reduce(image, _upright(image, rule)[1])
-        image.load()
-        # Asked again: Pillow turns a TIFF by itself while loading it.
-        orientation, resize = _upright(image, rule)
-        picture = _eight_bit(image)
-        picture = picture.resize(
-            (resize.width, resize.height),
-            FILTERS[resize.filter],
-            box=resize.box(picture.width, picture.height),
-            reducing_gap=2.0,
-        )
-        if orientation in _UPRIGHT:
-            picture = picture.transpose(_UPRIGHT[orientation])
-        return np.asarray(_rgb_on_white(picture))
+        needed += image.width * image.height * _picture_bytes(image)
+        with room.take(needed, what):
+            return _pixels(image, rule, len(data))
+    except TooManyPixels:
+        raise
     except Exception as error:
         # Pillow's decoders answer damaged files with whatever their arithmetic runs into: OSError, SyntaxError,
         # ValueError, struct.error, IndexError, zlib.error, ...; all of them mean the same to the sender.
         raise BrokenImage(
             f"The {image.format} image is truncated or damaged ({_one_line(error)}). Send the complete file."
         ) from error
+
+
+def _pixels(image: ImageFile.ImageFile, rule: Rule, size: int) -> NDArray[np.uint8]:
+    # All of it is in memory: one call of the decoder instead of one for each 64 KiB.
+    image.decodermaxblock = size
+    image.load()
+    # Asked again: Pillow turns a TIFF by itself while loading it.
+    orientation, resize = _upright(image, rule)
+    picture = _eight_bit(image)
+    picture = picture.resize(
+        (resize.width, resize.height),
+        FILTERS[resize.filter],
+        box=resize.box(picture.width, picture.height),
+        reducing_gap=2.0,
+    )
+    if orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[orientation])
+    return np.asarray(_rgb_on_white(picture))
 
 
 def _is_heic(data: bytes) -> bool:
@@ -260,6 +271,38 @@ def _reduce(image: JpegImagePlugin.JpegImageFile, rule: Resize) -> None:
     scale = min((right - left) / rule.width, (lower - upper) / rule.height)
     if scale >= 2:
         image.draft(None, (int(image.width / scale), int(image.height / scale)))
+
+
+def _decoder_bytes(image: ImageFile.ImageFile, data: bytes) -> int:
+    """The most memory that the format's decoder takes beside its result, for each pixel in the file.
+
+    Measured with Pillow 12.3; ``tests/app/test_room.py`` measures it again.
+    """
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        # A pixel's coefficients of all components, 16 bits each, are kept until the last scan has come.
+        return 0 if _one_scan(data) else 2 * len(image.getbands())
+    return {"WEBP": 14, "AVIF": 8, "HEIF": 8, "TIFF": 8, "BMP": 4}.get(str(image.format), 0)
+
+
+def _one_scan(data: bytes) -> bool:
+    """Whether all of a JPEG comes in one scan, so that its decoder keeps a few rows only (ITU-T T.81, B.2)."""
+    at, components = 2, 0
+    while at + 9 < len(data):
+        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker in (0xC0, 0xC1):
+            components = data[at + 9]
+        elif marker == 0xDA:
+            return data[at + 4] == components
+        # Markers may be preceded by fill bytes.
+        at += 1 if marker == 0xFF else 2 + size
+    return False
+
+
+def _picture_bytes(image: ImageFile.ImageFile) -> int:
+    """The most memory that a pixel takes from the decoder's result to a resized picture; measured likewise."""
+    if image.mode in ("RGB", "L"):
+        return 12 if "transparency" in image.info else 4
+    return 8
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

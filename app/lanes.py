@@ -177,3 +177,5 @@ class Lanes:
             # The loop may be closed by a shutdown that did not wait.
             with contextlib.suppress(RuntimeError):
                 job.loop.call_soon_threadsafe(self._finish, job, started_at, service_s, value, error)
+            # A lane that waits for its next job must not keep the last one's photo.
+            del job, value, error

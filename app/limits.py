@@ -11,12 +11,12 @@ class Limits:
         body_bytes: of one request.
         body_timeout_s: seconds that a body may take to arrive.
         held_bytes: of all bodies in memory together.
-        pixels: of one image, from its header.
+        decode_bytes: memory for all photos that are decoded at once.
         batch_images: photos in one batch.
     """
 
     body_bytes: int
     body_timeout_s: float
     held_bytes: int
-    pixels: int
+    decode_bytes: int
     batch_images: int

@@ -65,6 +65,7 @@ class Metrics:
             "classifier_service_seconds", "Moving average of a photo's time in its lane.", registry=self._registry
         )
         self._held = Gauge("classifier_held_bytes", "Request bodies in memory.", registry=self._registry)
+        self._most_held = Gauge("classifier_held_bytes_limit", "Above it, bodies are refused.", registry=self._registry)
         self._info = Gauge(
             "classifier_model_info", "The models served.", ["name", "version", "precision"], registry=self._registry
         )
@@ -80,12 +81,14 @@ class Metrics:
         depth: Callable[[], int],
         service_s: Callable[[], float],
         held: Callable[[], int],
+        most_held: int,
     ) -> None:
         """Reads these when somebody asks, not while photos pass."""
         self._served = served
         self._depth.set_function(depth)
         self._service.set_function(service_s)
         self._held.set_function(held)
+        self._most_held.set(most_held)
 
     def observe(self, scope: Scope, seen: Observation, duration_s: float) -> None:
         """Counts one request that has ended."""

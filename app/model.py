@@ -1,7 +1,5 @@
 """One ONNX file: its contract, and a session that turns pixels into scores."""
 
-import contextlib
-import ctypes
 import os
 from pathlib import Path
 from typing import Final
@@ -17,6 +15,7 @@ import onnxruntime as ort
 
 from app.contract import Contract
 from app.errors import ModelError, NotExplainable
+from app.malloc import give_back_freed_memory
 
 INPUT: Final = "image"
 SCORES: Final = "scores"
@@ -133,9 +132,3 @@ class Model:
         if SCORES not in outputs or outputs[SCORES].shape[-1] != classes:
             raise ModelError(f"it has no output {SCORES} with the contract's {classes} classes")
         self._explainable = EVIDENCE in outputs
-
-
-def give_back_freed_memory() -> None:
-    """Loading and dropping a model frees several times its weights, which glibc keeps; others have no such call."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -1,6 +1,7 @@
 """The ``CLASSIFIER_*`` environment variables, read and validated once; nothing else reads the environment."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,6 +18,10 @@ from app.swap import Source
 MODELS = Path("models")
 #: The model in the box, beside its card: what is served where nothing else is configured or built.
 BUNDLED = Path(__file__).parent / "bundled"
+#: Bytes of request bodies; more would only wait longer than ``queue_budget_ms`` on any machine of this size.
+_MOST_HELD = 64_000_000
+#: Bytes for decoding: a Full HD PNG, which takes 4 a pixel.
+_LEAST_DECODING = 8_400_000
 
 
 def _split(value: object) -> object:
@@ -72,9 +77,20 @@ class Settings(BaseSettings):
     body_timeout_seconds: float = Field(
         30.0, gt=0, le=3600, description="how long a client may take to send a body (408 after)"
     )
-    max_held_bytes: int = Field(64_000_000, ge=1, description="request bodies in memory at once, in bytes; 503 above")
+    max_held_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="request bodies in memory at once, in bytes; 503 above, and 413 where one body alone is more; "
+        "unset: a quarter of the memory that is free at the start, 64 MB at most",
+    )
     max_body_bytes: int = Field(10_000_000, ge=1, description="largest request body, in bytes (413 above)")
     max_pixels: int = Field(50_000_000, ge=1, description="largest image, width x height from its header (413 above)")
+    max_decode_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="memory for all photos that are decoded at once, in bytes; a photo that needs more gets 413; "
+        "unset: half of the memory that is free at the start",
+    )
     max_batch_images: int = Field(16, ge=1, le=1024, description="most photos in one batch request (413 above)")
     cache_seconds: float = Field(
         0.0,
@@ -154,14 +170,20 @@ class Settings(BaseSettings):
                 raise ValueError(f"CLASSIFIER_{one.upper()} needs CLASSIFIER_{other.upper()} too")
         return self
 
-    @property
-    def limits(self) -> Limits:
-        """The request limits as plain values, for the core."""
+    def limits(self, free: int | None) -> Limits:
+        """The request limits as plain values, for the core.
+
+        Args:
+            free: bytes of memory that may still be taken; None: nobody knows.
+        """
+        # What remains of it is for what grows under load: threads, buffers, the allocator's gaps, a second model.
+        held = self.max_held_bytes or (_MOST_HELD if free is None else min(_MOST_HELD, max(0, free) // 4))
+        decoding = sys.maxsize if free is None else max(_LEAST_DECODING, free // 2)
         return Limits(
-            body_bytes=self.max_body_bytes,
+            body_bytes=min(self.max_body_bytes, held),
             body_timeout_s=self.body_timeout_seconds,
-            held_bytes=self.max_held_bytes,
-            pixels=self.max_pixels,
+            held_bytes=held,
+            decode_bytes=self.max_decode_bytes or decoding,
             batch_images=self.max_batch_images,
         )
 

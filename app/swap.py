@@ -18,9 +18,11 @@ import numpy as np
 
 from app.classifier import Classifier, fastest
 from app.errors import ModelError
-from app.model import Model, give_back_freed_memory
+from app.malloc import give_back_freed_memory
+from app.model import Model
 from app.modelfile import ModelFile, Verify
 from app.repository import Repository, Served
+from app.room import Room
 from app.watch import Watch, directories_of
 
 log = logging.getLogger(__name__)
@@ -140,13 +142,13 @@ class Loader:
     """Makes a file ready to serve, or says why not.
 
     Attributes:
-        max_pixels: of one photo.
+        room: how large photos may be.
         threads_alone: of the second session, which the default model has; 1: it has none.
         budget_s: the queue's; a model that needs more for one photo could never answer.
         max_slowdown: how many times as long as the model that it replaces a new one may take.
     """
 
-    max_pixels: int
+    room: Room
     threads_alone: int
     budget_s: float
     max_slowdown: float
@@ -171,7 +173,7 @@ class Loader:
                     "add one with `python -m model_build sign`"
                 )
             model = Model(file.path, data=data)
-            classifier = Classifier(model, self.max_pixels)
+            classifier = Classifier(model, self.room)
             guard = threading.Timer(_PATIENCE_S, model.abandon)
             guard.daemon = True
             guard.start()
@@ -357,7 +359,7 @@ class Updates:
 
 
 def start(
-    source: Source, precision: str | None, default: str | None, max_models: int, max_pixels: int
+    source: Source, precision: str | None, default: str | None, max_models: int, room: Room
 ) -> tuple[list[Served], list[tuple[Path, ModelError]]]:
     """Loads what there is; blocks.
 
@@ -368,7 +370,7 @@ def start(
         precision: ``fp32``, ``int8``, ``auto`` (the faster one on this CPU) or None.
         default: name of the default model; None: the first by name.
         max_models: the most models that may be served.
-        max_pixels: of one photo.
+        room: how large photos may be.
 
     Returns:
         The models, the default one first, and the files that were left out. Those of a folder have classified their
@@ -396,7 +398,7 @@ def start(
             try:
                 # Read again, like everywhere: what was checked is what is loaded.
                 read, data = ModelFile.read(file.path, source.verify)
-                classifier = Classifier(Model(read.path, data=data), max_pixels)
+                classifier = Classifier(Model(read.path, data=data), room)
                 if source.folder is not None:
                     classifier.check_golden()
             except ModelError as error:

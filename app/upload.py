@@ -1,6 +1,7 @@
 """An HTTP body to image bytes: read within limits, never on disk, the same for every form a photo may come in."""
 
 import asyncio
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -146,7 +147,8 @@ class _Held:
         too_large = f"The body has more than {most} bytes. Send a smaller or more compressed photo."
         if announced.isdecimal() and int(announced) > most:
             raise BodyTooLarge(too_large)
-        chunks: list[bytes] = []
+        # Grows in place; a list of chunks would be in memory twice when it is joined.
+        buffer = io.BytesIO()
         more = True
         while more:
             message = await self._request.receive()
@@ -154,7 +156,12 @@ class _Held:
                 raise ClientDisconnected("The client closed the connection before its request was complete.")
             more = message.get("more_body", False)
             chunk: bytes = message.get("body", b"")
-            chunks.append(chunk)
+            if self._size:
+                buffer.write(chunk)
+            else:
+                # The first chunk, often the only one, is not copied.
+                buffer = io.BytesIO(chunk)
+                buffer.seek(len(chunk))
             self._size += len(chunk)
             self._intake.held_bytes += len(chunk)
             if self._size > most:
@@ -165,7 +172,7 @@ class _Held:
                     "fewer at a time.",
                     retry_after_s=1.0,
                 )
-        return b"".join(chunks)
+        return buffer.getvalue()
 
     def _release(self) -> None:
         self._intake.held_bytes -= self._size

@@ -17,6 +17,7 @@ from PIL import Image
 from app.classifier import Classifier
 from app.cpus import usable_cpus
 from app.model import Model
+from app.room import Room
 from bench import photos
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     data = photos.read(Path(folder[0]) if folder else None)
     count = usable_cpus().count
     narrow = Model(Path(path))
-    classifier = Classifier(narrow, 10**9, Model(Path(path), count) if count > 1 else None)
+    classifier = Classifier(narrow, Room(10**9), Model(Path(path), count) if count > 1 else None)
 
     def plain(photo: bytes) -> None:
         """What a tutorial does: whole picture to RGB, squashed, normalised in float, then the same session."""

@@ -18,6 +18,7 @@ from PIL import Image
 from app.classifier import Classifier
 from app.frames import Camera
 from app.model import Model
+from app.room import Room
 from app.settings import Settings
 from bench import photos
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="?")
     parser.add_argument("--model", type=Path, default=Settings().model_paths()[0])
     options = parser.parse_args()
-    classifier, random = Classifier(Model(options.model), 10**9), np.random.default_rng(0)
+    classifier, random = Classifier(Model(options.model), Room(10**9)), np.random.default_rng(0)
     defaults = Settings.model_fields
     scenes = [
         np.asarray(Image.open(io.BytesIO(photo)).convert("RGB").resize((SIZE, SIZE)))

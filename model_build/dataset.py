@@ -15,7 +15,7 @@ from app.errors import RequestError
 from app.imaging import Resize
 from model_build.errors import InputError
 from model_build.labels import Labels, of_folder
-from model_build.photos import MAX_PIXELS, images_in
+from model_build.photos import ROOM, images_in
 
 T = TypeVar("T")
 Part = Literal["train", "validation", "test"]
@@ -169,7 +169,7 @@ def decode(
     kept: list[Item] = []
     for item in track(folder.items):
         try:
-            pixels = imaging.load(item.path.read_bytes(), resize, MAX_PIXELS)
+            pixels = imaging.load(item.path.read_bytes(), resize, ROOM)
         except (RequestError, OSError) as error:
             folder.left_out.append(f"{item.path.relative_to(folder.root)}: {error}")
             continue

@@ -11,12 +11,13 @@ from PIL import Image
 from app import imaging
 from app.errors import RequestError
 from app.imaging import Resize
+from app.room import Room
 from model_build.errors import InputError
 from model_build.labels import Labels, of_folder
 
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
 #: A workshop reads files that its owner chose; the limit is there for decompression bombs among them.
-MAX_PIXELS: Final = 200_000_000
+ROOM: Final = Room(200_000_000)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Pho
     pixels, classes, skipped = [], [], []
     for path in track(files):
         try:
-            pixels.append(imaging.load(path.read_bytes(), resize, MAX_PIXELS))
+            pixels.append(imaging.load(path.read_bytes(), resize, ROOM))
         except (RequestError, OSError) as error:
             skipped.append(f"{path.name}: {error}")
             continue

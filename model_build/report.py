@@ -25,7 +25,7 @@ from app.errors import RequestError
 from app.imaging import Resize
 from model_build.errors import InputError
 from model_build.evaluate import BINS, Evaluation
-from model_build.photos import MAX_PIXELS
+from model_build.photos import ROOM
 
 #: With more classes than this a confusion matrix has no room for their names.
 _NAMED_CLASSES: Final = 30
@@ -187,7 +187,7 @@ def _line(said: Said) -> str:
 def _thumbnail(path: Path) -> str:
     """A photo as a data URI; empty if it can no longer be read."""
     try:
-        pixels = imaging.load(path.read_bytes(), Resize(_THUMBNAIL, _THUMBNAIL, 1.0, "bilinear"), MAX_PIXELS)
+        pixels = imaging.load(path.read_bytes(), Resize(_THUMBNAIL, _THUMBNAIL, 1.0, "bilinear"), ROOM)
     except (RequestError, OSError):
         return "data:,"
     buffer = io.BytesIO()

@@ -15,7 +15,7 @@ from app.errors import ModelError, RequestError
 from app.model import Model
 from model_build.errors import InputError
 from model_build.labels import Labels
-from model_build.photos import MAX_PIXELS
+from model_build.photos import ROOM
 
 #: How many of the best classes are asked for.
 BEST: Final = 5
@@ -68,7 +68,7 @@ class InProcess:
             InputError: the file cannot be served.
         """
         try:
-            self._classifier = Classifier(Model(path), MAX_PIXELS)
+            self._classifier = Classifier(Model(path), ROOM)
             self._classifier.check_golden()
         except ModelError as error:
             raise InputError(str(error)) from error

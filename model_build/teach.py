@@ -24,7 +24,7 @@ from model_build.dataset import Folder, Part
 from model_build.errors import InputError
 from model_build.head import POOLED
 from model_build.linear import Linear
-from model_build.photos import MAX_PIXELS
+from model_build.photos import ROOM
 
 #: Shares of each class that are not learned from.
 VALIDATION: Final = 0.2
@@ -176,7 +176,7 @@ def _scores(model: Model, paths: list[Path], track: Track) -> NDArray[np.float32
     resize = model.contract.resize
     return np.concatenate(
         [
-            model(imaging.load(path.read_bytes(), resize, MAX_PIXELS)[np.newaxis])
+            model(imaging.load(path.read_bytes(), resize, ROOM)[np.newaxis])
             for path in track(paths, "Testing the finished model")
         ]
     )

@@ -26,7 +26,7 @@ from app.imaging import Resize, load
 from model_build import dataset, temperature
 from model_build.dataset import Folder, Part
 from model_build.export import PIXEL_RANGES
-from model_build.photos import MAX_PIXELS, Photos
+from model_build.photos import ROOM, Photos
 from model_build.weights import Source
 
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -352,7 +352,7 @@ def predict(model: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32
 
 def decoded(folder: Folder, indices: NDArray[np.int64], resize: Resize) -> NDArray[np.uint8]:
     """Pictures as the service would decode them with this geometry: ``uint8 [N, H, W, 3]``."""
-    return np.stack([load(folder.items[i].path.read_bytes(), resize, MAX_PIXELS) for i in indices])
+    return np.stack([load(folder.items[i].path.read_bytes(), resize, ROOM) for i in indices])
 
 
 class Run:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import ssl
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 if "KERAS_HOME" not in os.environ and (SHARED / "keras").is_dir():
     os.environ["KERAS_HOME"] = str(SHARED / "keras")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so, and what they start inherits it; the tests send SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

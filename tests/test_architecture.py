@@ -27,7 +27,7 @@ CORE = {
 }
 # Wire formats: plain functions from bytes to pictures and back.
 CORE |= {"wire", "open_inference"}
-CORE |= {"modelfile", "repository", "swap", "watch"}
+CORE |= {"malloc", "modelfile", "repository", "room", "swap", "watch"}
 
 
 def imports(path: Path) -> set[str]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from app.cli import photos
 from app.cli.photos import Photo
 from app.cli.results import Csv, Form, JsonLines, Row, Table, append_to
+from app.room import Room
 
 #: Classes of a photo where --top-k does not say; a person is shown fewer.
 _TOP_K: Final = 5
@@ -146,7 +147,7 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
     from app.settings import Settings
 
     settings = Settings()
-    classifier = Classifier(load(settings)[0], settings.max_pixels)
+    classifier = Classifier(load(settings)[0], Room(settings.max_pixels))
     if options.top_k:
         classifier.check_k(options.top_k)
     contract = classifier.contract
@@ -163,11 +164,7 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
 
 @contextmanager
 def _remote(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
-    """Asks a service.
-
-    In threads too: asyncio's connections forget an answer that comes while they still send, as the refusal of a photo
-    that is too large does.
-    """
+    """Asks a service; in threads, because files are read in between."""
     from app.client import Classifier, ProblemError, Unreachable
 
     api_key = options.api_key_file.read_text().strip() if options.api_key_file else None

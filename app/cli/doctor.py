@@ -4,7 +4,7 @@ import argparse
 import json
 import platform
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +15,15 @@ from pydantic import ValidationError
 
 from app.classifier import Classifier, fastest
 from app.cli.local import load, wrong_settings
-from app.cpus import cgroup_limit, cgroup_quota
+from app.cpus import cgroup_quota
 from app.errors import ModelError
 from app.model import Model
+from app.room import Room, free_bytes
 from app.settings import Settings
 
-#: Resident MB under load (README, "Speed"), and what a pixel costs in the worst case: 200 pictures of 48 megapixels at
-#: once reached 1688 MB with two lanes (README, `python -m bench.scenarios memory`).
-_LOADED_MB: Final = {"int8": 123, "fp32": 174}
-_BYTES_A_PIXEL: Final = 16
+#: Bytes that decoding takes for a pixel where it takes most (WebP, ``imaging``), and a camera's usual pixels.
+_MOST_A_PIXEL: Final = 18
+_FULL_HD: Final = 1920 * 1080
 #: No clock that is right says an earlier time.
 _WRITTEN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -66,7 +66,7 @@ def findings() -> Iterator[Finding]:
     yield port(settings)
     try:
         model, reason = load(settings)
-        Classifier(model, settings.max_pixels).check_golden()
+        Classifier(model, Room(settings.max_pixels)).check_golden()
     except ModelError as error:
         fix = "point CLASSIFIER_MODEL to a file that `make model` wrote, or unset it to serve the bundled model"
         yield Finding("model", "fail", str(error), fix)
@@ -75,9 +75,9 @@ def findings() -> Iterator[Finding]:
     found = f"{contract.name} {contract.version} {contract.precision} classified its golden photo correctly ({reason})"
     yield Finding("model", "ok", found)
     yield from precision(settings, model)
-    available = available_bytes(Path("/proc"), Path("/sys/fs/cgroup"))
-    if available is not None:
-        yield memory(settings, contract.precision, available)
+    free = free_bytes()
+    if free is not None:
+        yield memory(settings, settings.cpus().count, free)
 
 
 def processor(machine: str, cpuinfo: Path) -> Finding:
@@ -145,7 +145,7 @@ def port(settings: Settings) -> Finding:
 def precision(settings: Settings, served: Model) -> Iterator[Finding]:
     """Whether the other precision of the same model is faster here; nothing where there is none."""
     name = served.path.name.removesuffix(f".{served.contract.precision}.onnx")
-    paths = [served.path.with_name(f"{name}.{precision}.onnx") for precision in _LOADED_MB]
+    paths = [served.path.with_name(f"{name}.{precision}.onnx") for precision in ("int8", "fp32")]
     if not all(path.is_file() for path in paths):
         return
     try:
@@ -160,41 +160,16 @@ def precision(settings: Settings, served: Model) -> Iterator[Finding]:
         yield Finding("precision", "warn", found, f"CLASSIFIER_PRECISION={quickest.contract.precision}, or auto")
 
 
-def available_bytes(proc: Path, cgroups: Path) -> int | None:
-    """Memory that may still be used: the cgroup's limit, or what the machine has left; None where neither is known.
-
-    Sources: cgroup v2 ``memory.max``, cgroup v1 ``memory.limit_in_bytes``, ``MemAvailable`` of proc(5).
-    """
-
-    def read(name: str) -> Callable[[Path], float | None]:
-        def limit(directory: Path) -> float | None:
-            try:
-                return float((directory / name).read_text())
-            except (OSError, ValueError):
-                return None
-
-        return limit
-
-    limits = [cgroup_limit(proc, cgroups, "memory", read("memory.max"), read("memory.limit_in_bytes"))]
-    try:
-        lines = (proc / "meminfo").read_text().splitlines()
-        limits += [float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except OSError:
-        pass
-    return min((int(limit) for limit in limits if limit is not None), default=None)
-
-
-def memory(settings: Settings, precision: str, available: int) -> Finding:
-    """Whether the largest photos that are allowed fit in all lanes at once."""
-    lanes = settings.cpus().count
-    base = _LOADED_MB[precision] * 10**6 + settings.max_held_bytes
-    worst = base + lanes * settings.max_pixels * _BYTES_A_PIXEL
-    found = f"{available / 1e6:.0f} MB; {_LOADED_MB[precision]} MB serve ordinary photos"
-    if available < base:
-        fix = f"allow at least {base / 1e6:.0f} MB, or lower CLASSIFIER_MAX_HELD_BYTES"
+def memory(settings: Settings, lanes: int, free: int) -> Finding:
+    """Whether there is memory for photos, with the model loaded."""
+    limits = settings.limits(free)
+    decoding = min(limits.decode_bytes, lanes * settings.max_pixels * _MOST_A_PIXEL)
+    held_mb, decoding_mb = limits.held_bytes / 1e6, decoding / 1e6
+    found = f"{free / 1e6:.0f} MB are free: {held_mb:.0f} for request bodies, {decoding_mb:.0f} for decoding"
+    if limits.held_bytes + decoding > free:
+        fix = "allow the service more memory, or lower CLASSIFIER_MAX_HELD_BYTES and CLASSIFIER_MAX_DECODE_BYTES"
         return Finding("memory", "fail", found, fix)
-    if available < worst:
-        pixels = (available - base) // (lanes * _BYTES_A_PIXEL)
-        found += f", the largest that are allowed may take {worst / 1e6:.0f} MB"
-        return Finding("memory", "warn", found, f"CLASSIFIER_MAX_PIXELS={pixels}, or allow more memory")
-    return Finding("memory", "ok", f"{found}, the largest that are allowed at most {worst / 1e6:.0f} MB")
+    if decoding < _FULL_HD * _MOST_A_PIXEL:
+        fix = "allow the service more memory, or send baseline JPEG, whose size does not matter"
+        return Finding("memory", "warn", f"{found}; a Full HD WebP may not fit", fix)
+    return Finding("memory", "ok", found)

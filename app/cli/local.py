@@ -4,6 +4,7 @@ from pydantic import ValidationError
 
 from app import swap
 from app.model import Model
+from app.room import Room
 from app.settings import Settings
 
 
@@ -29,6 +30,6 @@ def load(settings: Settings) -> tuple[Model, str]:
         ModelError: there is none that can be.
     """
     (served, *_), _ = swap.start(
-        settings.source(), settings.precision, settings.default_model, settings.max_models, settings.limits.pixels
+        settings.source(), settings.precision, settings.default_model, settings.max_models, Room(settings.max_pixels)
     )
     return served.classifier.model, f"{served.source}; {served.precision_reason}"

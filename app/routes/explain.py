@@ -62,7 +62,7 @@ async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> 
         if query.format == "json":
             return explained, b"", 0.0
         started = perf_counter()
-        return explained, evidence.overlay(photo, explained, service.limits.pixels), perf_counter() - started
+        return explained, evidence.overlay(photo, explained, classifier.room), perf_counter() - started
 
     started = perf_counter()
     async with service.intake.hold(request) as body:

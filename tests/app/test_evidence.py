@@ -12,12 +12,13 @@ from app.classifier import Classifier
 from app.errors import InvalidParameter, NotExplainable
 from app.imaging import Resize, load, visible
 from app.model import Model
+from app.room import Room
 from app.schemas import ExplainResponse
 from tests import tiny_model
 from tests.conftest import assert_problem, serving
 from tests.photos import encode, quarters, solid
 
-MOST = 10**8
+MOST = Room(10**8)
 #: Upright to stored, for each EXIF orientation: the inverse of what a viewer does.
 STORED = {
     1: lambda picture: picture,

@@ -103,6 +103,9 @@ def sent_examples(client) -> int:
                     examples += said.get("schema", {}).get("examples", [])
                     assert examples, f"{method} {path} has no example of {form}"
                     bodies += [{"json": example} for example in examples]
+            if path.startswith("/admin/"):
+                # This service has no API keys, and says so; test_swap sends them with one.
+                good = {403}
             for body in bodies or [{}]:
                 response = client.request(method, url, **body)
                 assert response.status_code in good, (method, url, body, response.text)

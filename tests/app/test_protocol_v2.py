@@ -16,6 +16,7 @@ from app import __version__
 from app.imaging import load
 from app.model import Model
 from app.open_inference import Inference
+from app.room import Room
 from app.settings import BUNDLED
 from tests import tiny_model
 from tests.conftest import scores_of, serving
@@ -175,7 +176,7 @@ def test_the_same_bits_as_predict(box, box_server, fifty):
     (model,) = BUNDLED.glob("*.onnx")
     resize = Model(model).contract.resize
     expected = np.stack([scores_of(box, photo) for photo in fifty])
-    decoded = np.stack([load(photo, resize, 50_000_000) for photo in fifty])
+    decoded = np.stack([load(photo, resize, Room(50_000_000)) for photo in fifty])
 
     def scores(tensor, **asked) -> np.ndarray:
         return box_server.infer("everyday_202", [tensor], **asked).as_numpy("scores")

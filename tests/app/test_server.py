@@ -107,17 +107,25 @@ def test_not_http(impatient):
         assert everything(connection).startswith(b"HTTP/1.1 400 ")
 
 
-def test_bodies_in_memory_are_bounded(impatient):
-    response = impatient.post("/predict", content=b"x" * 300_000)
-    assert response.status_code == 503
-    assert response.headers["retry-after"] == "1"
-    assert response.json()["type"].endswith(":overloaded")
-    assert impatient.post("/predict", content=RED).status_code == 200
-    assert "classifier_held_bytes 0.0" in impatient.get("/metrics").text
+def test_bodies_in_memory_are_bounded(tiny):
+    with serving(tiny, max_held_bytes=200_000, lanes=1) as client:
+        assert client.post("/predict", content=b"x" * 300_000).status_code == 413
+        with connect(client) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 150000\r\n\r\n" + b"x" * 149_999)
+            while "classifier_held_bytes 149999.0" not in client.get("/metrics").text:
+                pass
+            response = client.post("/predict", content=b"x" * 150_000)
+            assert response.status_code == 503
+            assert response.headers["retry-after"] == "1"
+            assert response.json()["type"].endswith(":overloaded")
+            connection.sendall(b"x")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
+        assert client.post("/predict", content=RED).status_code == 200
+        assert "classifier_held_bytes 0.0" in client.get("/metrics").text
 
 
 def test_what_was_held_is_given_back():
-    limits = Limits(body_bytes=100, body_timeout_s=10, held_bytes=1000, pixels=1, batch_images=1)
+    limits = Limits(body_bytes=100, body_timeout_s=10, held_bytes=1000, decode_bytes=1, batch_images=1)
 
     class Request:
         headers = httpx.Headers({"content-type": "image/jpeg"})

@@ -9,6 +9,7 @@ import pytest
 
 from app.imaging import load
 from app.model import Model
+from app.room import Room
 from app.settings import BUNDLED
 from tests import tiny_model
 from tests.conftest import scores_of, serving
@@ -115,7 +116,7 @@ def test_the_same_bits_as_predict(box, fifty):
 
     single = np.concatenate([scores(b64(photo)) for photo in fifty])
     batch = np.concatenate([scores(*map(b64, fifty[at : at + 5])) for at in range(0, 50, 5)])
-    decoded = np.concatenate([scores(load(photo, resize, 50_000_000).tolist()) for photo in fifty])
+    decoded = np.concatenate([scores(load(photo, resize, Room(50_000_000)).tolist()) for photo in fifty])
     for found in (single, batch, decoded):
         assert found.shape == (50, 202)
         assert found.tobytes() == expected.tobytes()

@@ -1,8 +1,6 @@
 """How much memory a service needs, as measured: docs/kubernetes.md, "Memory"."""
 
-import math
 
-
-def needed_bytes(lanes: float, max_pixels: int) -> float:
-    """Bytes for photos of ``max_pixels`` pixels in every lane; a part of a CPU makes a lane."""
-    return 200e6 + math.ceil(lanes) * max_pixels * 17
+def needed_bytes(megapixels: float) -> float:
+    """Bytes for a container that takes pictures of this size in every format."""
+    return 130e6 + 2 * 18 * megapixels * 1e6

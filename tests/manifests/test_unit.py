@@ -34,9 +34,7 @@ UNIT = directives()
 
 
 def test_it_fits_the_service():
-    (max_pixels,) = [value.removeprefix("CLASSIFIER_MAX_PIXELS=") for value in UNIT["Environment"]]
-    lanes = int(UNIT["CPUQuota"][0].rstrip("%")) / 100
-    assert int(UNIT["MemoryMax"][0].rstrip("M")) * 2**20 >= needed_bytes(lanes, int(max_pixels))
+    assert int(UNIT["MemoryMax"][0].rstrip("M")) * 2**20 >= needed_bytes(12)
     settings = Settings()
     assert UNIT["SocketBindAllow"] == [f"tcp:{settings.port}"]
     longest = settings.drain_seconds + settings.body_timeout_seconds + settings.queue_budget_ms / 1e3

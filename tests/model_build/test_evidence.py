@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 from app.imaging import Resize, load
 from app.model import Model
+from app.room import Room
 from app.settings import BUNDLED
 from model_build import evidence, graph, masking, photos, publish, quantize
 from model_build.__main__ import main
@@ -213,7 +214,10 @@ def test_the_model_in_the_box():
     (path,) = BUNDLED.glob("*.onnx")
     model, proto = Model(path), onnx.load(path)
     assert model.contract.version == graph.digest(proto)[:12]
-    check(proto, np.stack([load((SKIMAGE / n).read_bytes(), model.contract.resize, 10**8) for n in ("chelsea.png",)]))
+    check(
+        proto,
+        np.stack([load((SKIMAGE / n).read_bytes(), model.contract.resize, Room(10**8)) for n in ("chelsea.png",)]),
+    )
 
 
 def test_a_real_network_with_random_weights():
@@ -275,7 +279,7 @@ def pictures_of(model: Model) -> np.ndarray:
         return found.pixels[found.classes >= 0]
     names = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "motorcycle_left.png")
     files = [SKIMAGE / name for name in names if (SKIMAGE / name).is_file()]
-    return np.stack([load(path.read_bytes(), model.contract.resize, 10**8) for path in files])
+    return np.stack([load(path.read_bytes(), model.contract.resize, Room(10**8)) for path in files])
 
 
 def test_masking_the_evidence_costs_the_most():

@@ -11,6 +11,7 @@ import pytest
 from app.contract import Contract
 from app.imaging import Resize
 from app.model import Model
+from app.room import Room
 from model_build import cost, export, graph, labels, network, parity, photos, weights
 from model_build.__main__ import main
 from model_build.architecture import ARTICLE, LAYOUTS, REFERENCE, SIZES, WIDTHS, plan
@@ -70,7 +71,7 @@ def test_keras_weights_give_the_same_scores(alpha, size):
 def test_keras_imagenet_weights_give_the_same_scores_on_photos():
     files = photos.images_in(SHARED / "images" / "imagenet")[::5][:50]
     resize = Resize(224, 224, 0.875, "bilinear")
-    images = np.stack([photos.imaging.load(path.read_bytes(), resize, 10**8) for path in files])
+    images = np.stack([photos.imaging.load(path.read_bytes(), resize, Room(10**8)) for path in files])
     theirs, ours = (weights.load("imagenet", 1.0, None, None, name).model for name in ("keras", "reference"))
     assert len(images) == 50
     expected = scores(theirs, images)

@@ -13,6 +13,7 @@ from PIL import Image
 from app.classifier import Classifier
 from app.imaging import load
 from app.model import Model
+from app.room import Room
 from model_build import golden, graph, quantize
 from model_build.__main__ import main
 from tests import tiny_model
@@ -101,7 +102,7 @@ def base(request, tmp_path_factory, bins):
     model = network()
     if request.param == "int8":
         rule = tiny_model.contract().resize
-        pixels = [load(path.read_bytes(), rule, 10**6) for path in sorted(bins.rglob("*.png"))]
+        pixels = [load(path.read_bytes(), rule, Room(10**6)) for path in sorted(bins.rglob("*.png"))]
         model = quantize.quantize(model, np.stack(pixels))
     return save(model, folder / f"base.{request.param}.onnx", request.param)
 
@@ -151,7 +152,7 @@ def test_the_same_folder_gives_the_same_bytes(taught, base, bins, tmp_path):
 def test_the_file_says_everything(taught, base):
     model = Model(taught[0])
     contract = model.contract
-    Classifier(model, 10**6).check_golden()
+    Classifier(model, Room(10**6)).check_golden()
     assert contract.labels == ("blue bin", "green bin", "red bin", "yellow bin")
     assert contract.version == graph.digest(onnx.load(taught[0]))[:12]
     assert contract.golden.tolerance == golden.TOLERANCE[contract.precision]

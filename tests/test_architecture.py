@@ -1,6 +1,7 @@
 """Who may import what, and where the things stand that may stand in one place only."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,10 @@ def test_images_are_decoded_in_one_place():
 
 def test_the_environment_is_read_in_one_place():
     readers = [p.name for p in APP if "os.environ" in p.read_text() or "getenv" in p.read_text()]
-    # The model module only writes: the runtime's telemetry switch.
-    assert readers == ["model.py"]
-    assert 'os.environ["ORT_DISABLE_TELEMETRY"] = "1"' in (ROOT / "app/model.py").read_text()
+    # These only write: the runtime's telemetry switch, NumPy's threads.
+    assert readers == ["__init__.py", "model.py"]
+    writers = (ROOT / "app/cli/__init__.py").read_text() + (ROOT / "app/model.py").read_text()
+    assert re.findall(r"environ.*", writers) == [
+        'environ["OPENBLAS_NUM_THREADS"] = "1"',
+        'environ["ORT_DISABLE_TELEMETRY"] = "1"',
+    ]

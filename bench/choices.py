@@ -1,0 +1,105 @@
+"""What was chosen, beside what was not: ``python -m bench.choices {processes,lanes,arena}``.
+
+Prints ratios to what was chosen; above 1 the other choice has more.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bench import photos
+from bench.client import closed_loop
+from bench.compare import ROOT, resident_mb, running
+from bench.scenarios import newest_int8, peak, service
+
+#: Prints the resident MB and the CPU ms of one picture, after batches of all sizes. Arguments: model, arena (0 or 1).
+_ARENA = """
+import json, sys, time
+import numpy as np, onnxruntime as ort
+from app.malloc import keep_little
+keep_little(None)
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+options.enable_cpu_mem_arena = sys.argv[2] == "1"
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+name, (_, height, width, _) = session.get_inputs()[0].name, session.get_inputs()[0].shape
+pixels = np.zeros((16, height, width, 3), np.uint8)
+for size in [*range(1, 17), *range(16, 0, -1)]:
+    session.run(["scores"], {name: pixels[:size]})
+started = time.process_time()
+for _ in range(200):
+    session.run(["scores"], {name: pixels[:1]})
+taken = (time.process_time() - started) / 200 * 1e3
+status = open("/proc/self/status").read()
+print(json.dumps([int(status.split("VmRSS:")[1].split()[0]) / 1e3, taken]))
+"""
+
+
+def processes(model: Path, data: list[bytes], rounds: int) -> None:
+    """Two processes of one lane each, each with half of the connections, instead of one process of two lanes."""
+    figures = []
+    for _ in range(rounds):
+        with running(service(model), data[0]) as (url, pid, _):
+            one, one_mb = peak(url, data).rps, resident_mb(pid)
+        with contextlib.ExitStack() as stack:
+            both = [stack.enter_context(running(service(model, lanes="1"), data[0])) for _ in range(2)]
+            with ThreadPoolExecutor() as pool:
+                halves = [pool.submit(closed_loop, url, "/predict", data, 8, 6) for url, _, _ in both]
+            two, two_mb = sum(half.result().rps for half in halves), sum(resident_mb(pid) for _, pid, _ in both)
+            figures.append((two / one, two_mb / one_mb))
+    rps, memory = (statistics.median(values) for values in zip(*figures, strict=True))
+    print(f"two processes / one: throughput {rps:.2f}, resident memory under load {memory:.2f}")
+
+
+def lanes(model: Path, data: list[bytes], rounds: int) -> None:
+    """As many lanes as a host of eight CPUs has, in a container that may use one of them."""
+    cpus = os.sched_getaffinity(0)
+    figures = []
+    for _ in range(rounds):
+        found = {}
+        for count in ("0", "8"):
+            # The client keeps all CPUs; the service is started from a process that has only one.
+            os.sched_setaffinity(0, {min(cpus)})
+            with running(service(model, lanes=count), data[0]) as (url, pid, _):
+                os.sched_setaffinity(0, cpus)
+                load = peak(url, data)
+                found[count] = (load.rps, load.p99, resident_mb(pid))
+        figures.append([eight / one for eight, one in zip(found["8"], found["0"], strict=True)])
+    rps, p99, memory = (statistics.median(values) for values in zip(*figures, strict=True))
+    print(f"eight lanes / one on one CPU: throughput {rps:.2f}, p99 {p99:.2f}, resident memory {memory:.2f}")
+
+
+def arena(model: Path, _: list[bytes], rounds: int) -> None:
+    """ONNX Runtime's arena instead of malloc, after batches of 1 to 16 pictures."""
+    figures = []
+    for _ in range(rounds):
+        with_arena, without = (
+            json.loads(subprocess.check_output([sys.executable, "-c", _ARENA, str(model), on], cwd=ROOT, text=True))
+            for on in ("1", "0")
+        )
+        figures.append((with_arena[0] - without[0], with_arena[1] / without[1]))
+    more, cpu = (statistics.median(values) for values in zip(*figures, strict=True))
+    print(f"with the arena: {more:+.0f} MB resident, {cpu:.2f} x the CPU time of one picture")
+
+
+def main() -> None:
+    """Runs one."""
+    choices = {"processes": processes, "lanes": lanes, "arena": arena}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("choice", choices=choices)
+    parser.add_argument("--model", type=Path, help="ONNX file (default: the newest int8 one in models/)")
+    parser.add_argument("--photos", type=Path, help="folder of JPEG files (default: scikit-image's photos)")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    model = (options.model or newest_int8()).resolve()
+    choices[options.choice](model, photos.read(options.photos), options.rounds)
+
+
+if __name__ == "__main__":
+    main()

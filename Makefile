@@ -4,10 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Photos to calibrate int8 and to check parity on. Yours are better than the ones that scikit-image ships.
 CALIBRATION ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('skimage').submodule_search_locations[0])" 2>/dev/null)/data
+# What builds and runs the image; podman needs the image's whole format for its HEALTHCHECK.
+ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)))
+IMAGE ?= edge-classifier:0.1.0
 # More options for the export, e.g. make model EXPORT="--alpha 0.35 --input-size 128"
 EXPORT ?=
 
-.PHONY: help serve model test lint bench load format screenshots alerts lock clean
+.PHONY: help serve model test lint bench load format image image-test screenshots alerts lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -19,7 +22,7 @@ model: .venv/build  ## export Keras's MobileNetV2 to models/, fp32 and int8
 	$(BIN)/python -m model_build export --calibration $(CALIBRATION) $(EXPORT)
 
 test: .venv/all  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/all  ## style and types
 	$(BIN)/ruff check .
@@ -39,6 +42,15 @@ load: .venv/all bench-models  ## realistic users (locust), with an HTML report
 .PHONY: bench-models
 bench-models:
 	@if ! ls models/*.int8.onnx models/*.fp32.onnx >/dev/null 2>&1; then $(MAKE) --no-print-directory model; fi
+
+image:  ## the container image, with docker or podman; MODEL=FILE.onnx, PLATFORM=linux/arm64, EXTRAS="heic ..."
+	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker --isolation chroot) \
+	  $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(MODEL),--build-arg MODEL=$(MODEL)) \
+	  --build-arg EXTRAS="$(EXTRAS)" --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) \
+	  -t $(IMAGE) .
+
+image-test: .venv/all image  ## runs it as a gateway does, and POSTs photos to it
+	ENGINE="$(ENGINE)" IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/image
 
 screenshots: .venv/all  ## the pictures of the web page in docs/
 	$(BIN)/python -m tests.e2e.screenshots

@@ -28,6 +28,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# The image's tests need an image and an engine: `make image-test` names both.
+collect_ignore = [] if "IMAGE" in os.environ else ["image"]
+
+
 @contextlib.contextmanager
 def serving(model: Path, verify: ssl.SSLContext | bool = True, **settings) -> Iterator[httpx.Client]:
     """The service as it is run, on a free port in a thread, and a client for it; ``verify`` is the client's."""

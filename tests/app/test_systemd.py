@@ -92,6 +92,7 @@ def test_the_watchdog_hears_nothing_while_a_lane_is_dead(systemd):
 
 
 def test_it_serves_where_systemd_does_not_listen(tmp_path, caplog):
+    caplog.set_level("WARNING")
     Manager(str(tmp_path / "nobody"), None, lambda: True).leaving()
     assert "systemd cannot be told" in caplog.text
 

@@ -50,13 +50,14 @@ def launch():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+# Not longer: while it runs, so does an event loop in the tests' thread.
+@pytest.fixture(scope="module")
 def browser():
     with launch() as browser:
         yield browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def box() -> Iterator:
     """The service with the model in the box."""
     (model,) = BUNDLED.glob("*.onnx")

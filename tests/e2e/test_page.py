@@ -303,8 +303,15 @@ def test_names_and_labels_are_text(opened, tmp_path):
 @contextlib.contextmanager
 def full(client):
     """The one lane of a service is taken, for longer than its budget allows."""
-    lanes, gate = client.server.config.app.state.service.lanes, threading.Event()
-    job = asyncio.run_coroutine_threadsafe(lanes.submit(gate.wait), client.server.loop)
+    lanes = client.server.config.app.state.service.lanes
+    taken, gate = threading.Event(), threading.Event()
+
+    def work():
+        taken.set()
+        gate.wait()
+
+    job = asyncio.run_coroutine_threadsafe(lanes.submit(work), client.server.loop)
+    assert taken.wait(10)
     try:
         assert client.post("/predict", content=b"x").status_code == 503
         yield

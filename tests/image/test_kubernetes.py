@@ -1,0 +1,51 @@
+"""The rendered Deployment, really run: podman plays it."""
+
+import json
+import subprocess
+
+import httpx
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.image.conftest import wait_until_ready
+from tests.manifests.tools import tool
+from tests.photos import encode, solid
+
+
+def test_the_deployment_runs(engine, tmp_path):
+    """With its settings, limits and security context; its probes answer (podman does not ask named ports itself)."""
+    if not engine.is_podman:
+        pytest.skip("docker plays no manifests")
+    kustomize = [tool("kubectl"), "kustomize", str(ROOT / "k8s/overlays/cloud")]
+    rendered = list(yaml.safe_load_all(subprocess.check_output(kustomize, text=True)))
+    played = [document for document in rendered if document["kind"] in ("Deployment", "ConfigMap")]
+    (deployment,) = [document for document in played if document["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert engine.image.endswith(container["image"])
+    path = tmp_path / "play.yaml"
+    path.write_text(yaml.safe_dump_all(played))
+    engine("kube", "play", "--log-driver", "k8s-file", str(path))
+    try:
+        name = "edge-classifier-pod-0-edge-classifier"
+        with httpx.Client(base_url="http://127.0.0.1:8000", timeout=60) as client:
+            wait_until_ready(client)
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert client.get(container[probe]["httpGet"]["path"]).status_code == 200
+            assert client.post("/predict", content=encode(solid((9, 200, 9)), "JPEG")).status_code == 200
+            lanes = client.get("/health").json()["cpus"]["lanes"]
+        limits = container["resources"]["limits"]
+        program = (
+            "import json; said = dict(line.split(':', 1) for line in open('/proc/1/status').read().splitlines()); "
+            "mounts = [line.split() for line in open('/proc/self/mounts')]; "
+            "print(json.dumps([said['Uid'].split()[0], int(said['CapEff'], 16), said['NoNewPrivs'].strip(), "
+            "said['Seccomp'].strip(), next(m[3].split(',')[0] for m in mounts if m[1] == '/')]))"
+        )
+        found = json.loads(engine("exec", name, "python", "-c", program).stdout)
+        assert found == ["10001", 0, "1", "2", "ro"]
+        host = engine.inspect(name)["HostConfig"]
+        assert host["Memory"] == int(limits["memory"].removesuffix("Gi")) * 2**30
+        assert host["NanoCpus"] == int(limits["cpu"]) * 10**9
+        assert lanes <= int(limits["cpu"])
+    finally:
+        engine("kube", "down", str(path), check=False)

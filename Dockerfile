@@ -6,8 +6,10 @@
 #   docker build -t edge-classifier --platform linux/arm64 .        (needs no emulation: nothing of arm64 is run)
 
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
+# The same for the other processor; it has a name of its own only where no registry knows both by one.
+ARG TARGET_BASE=${BASE}
 
-FROM --platform=$TARGETPLATFORM ${BASE} AS target
+FROM ${TARGET_BASE} AS target
 
 FROM --platform=$BUILDPLATFORM ${BASE} AS builder
 ARG TARGETARCH
@@ -18,6 +20,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_REQUIRE_HASHES=1 PIP_
 WORKDIR /build
 COPY requirements requirements
 RUN python -m venv /tools && /tools/bin/pip install -r requirements/image.txt
+# What "$@" has are lock files, every line with its version and hash.
+# hadolint ignore=DL3013
 RUN case "$TARGETARCH" in amd64) machine=x86_64 ;; arm64) machine=aarch64 ;; esac \
  && set -- -r requirements/runtime.txt \
  && for extra in $EXTRAS; do set -- "$@" -r "requirements/$extra.txt"; done \

@@ -106,6 +106,9 @@ class Lanes:
             if job.started_at is None:
                 self._settle(job)
             raise
+        finally:
+            # An error's traceback leads here; with the job, and so its future, that is a cycle, which keeps the photo.
+            del job
 
     def admit(self) -> None:
         """Raises what ``submit`` would refuse a job with now: worth asking before a job is even read.

@@ -1,7 +1,9 @@
 """Lanes with jobs that events hold and release: no clock, no sleep."""
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -148,3 +150,35 @@ def test_a_drain_that_takes_too_long_says_so():
         await running
 
     run(main())
+
+
+def test_a_job_that_fails_is_not_kept():
+    """Neither by its error, whose traceback leads to it, nor by a lane that waits: a photo is too much to keep."""
+
+    class Photo:
+        pass
+
+    kept = []
+
+    async def main():
+        lanes = Lanes(1, 10)
+
+        def work(photo):
+            raise ValueError(photo)
+
+        for _ in range(3):
+            photo = Photo()
+            kept.append(weakref.ref(photo))
+            with pytest.raises(ValueError, match="Photo"):
+                await lanes.submit(lambda photo=photo: work(photo))
+            del photo
+        await lanes.submit(lambda: None)
+        await lanes.drain(1)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert [ref() for ref in kept] == [None] * 3
+    finally:
+        gc.enable()

@@ -1,0 +1,129 @@
+"""Coverage-guided fuzzing of everything that reads a stranger's bytes: ``python -m bench.fuzz {bodies,images,models}``.
+
+Needs atheris beside the runtime (``pip install -r requirements/runtime.txt atheris``). Ends with the input in a file as
+soon as something else is raised than what the function documents, a run takes longer than 10 s, or the process more
+than 1 GB.
+"""
+
+import argparse
+import base64
+import contextlib
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+from PIL import Image
+
+with atheris.instrument_imports(include=["app", "python_multipart", "PIL"]):
+    from app import imaging
+    from app.contract import Contract
+    from app.errors import ModelError, RequestError
+    from app.imaging import Resize
+    from app.modelfile import digest
+    from app.open_inference import ENCODED, Inference
+    from app.room import Room
+    from app.routes.tensorflow_serving import _Predict
+    from app.settings import BUNDLED
+    from app.upload import Body
+
+RULE = Resize(height=64, width=64, crop=0.875, filter="bilinear")
+ROOM = Room(1_000_000, 50_000_000)
+(MODEL,) = BUNDLED.glob("*.onnx")
+CONTRACT = Contract.from_metadata(digest(MODEL.read_bytes())[1])
+
+
+def images(data: bytes) -> None:
+    """A picture: its header, its pixels, the part that the model sees, the overview."""
+    try:
+        imaging.load(data, RULE, ROOM)
+        imaging.visible(data, RULE)
+        imaging.overview(data, 100, ROOM)
+    except RequestError:
+        pass
+
+
+def bodies(data: bytes) -> None:
+    """A body in each form; the first byte says which."""
+    form, rest = data[:1], data[1:]
+    try:
+        match form:
+            case b"m":
+                body = Body("multipart/form-data", {"boundary": "b"}, rest)
+                body.text("api_key")
+                body.image()
+            case b"n":
+                Body("multipart/form-data", {"boundary": "b"}, rest).images(3, "image")
+            case b"j":
+                Body("application/json", {}, rest).image()
+            case b"t":
+                _Predict.parse(rest, CONTRACT, 4)
+            case b"v":
+                Inference.parse(rest, None, CONTRACT, 4)
+            case _:
+                length, _, body_ = rest.partition(b"\n")
+                Inference.parse(body_, length.decode("latin-1"), CONTRACT, 4)
+    except RequestError:
+        pass
+
+
+def models(data: bytes) -> None:
+    """A model file: its checksum and its contract."""
+    with contextlib.suppress(ModelError):
+        Contract.from_metadata(digest(data)[1])
+
+
+def seeds(target: Callable[[bytes], None]) -> list[bytes]:
+    """Inputs to begin with."""
+    picture = Image.effect_noise((40, 30), 90).convert("RGB")
+    files = []
+    for kind in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"):
+        for one in (picture, picture.convert("L"), picture.quantize(16) if kind in ("PNG", "GIF") else picture):
+            buffer = io.BytesIO()
+            one.save(buffer, kind, **({"progressive": True} if one is picture and kind == "JPEG" else {}))
+            files.append(buffer.getvalue())
+    if target is images:
+        return files
+    if target is models:
+        # The metadata come last; a fuzzer has no use for megabytes of weights before them.
+        whole = MODEL.read_bytes()
+        return [whole[whole.index(b"golden") - 20 :], whole[-3000:], b"\x08\x0a\x72\x08\x0a\x03key\x12\x01v"]
+    text = base64.b64encode(files[3]).decode()
+    part = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    tensor = {"name": ENCODED, "datatype": "BYTES", "shape": [1]}
+    asked = {
+        "inputs": [tensor | {"data": [text]}],
+        "outputs": [{"name": "scores", "parameters": {"classification": 3}}],
+    }
+    head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": len(files[3]) + 4}}]}).encode()
+    return [
+        b"m" + part % (b"file", files[0]) + part % (b"api_key", b"k") + b"--b--\r\n",
+        b"n" + part % (b"image", files[0]) + part % (b"image", files[1]) + b"--b--\r\n",
+        b"j" + json.dumps({"image": text}).encode(),
+        b"t" + json.dumps({"instances": [{"b64": text}]}).encode(),
+        b"t" + json.dumps({"inputs": {"image": [[[1, 2, 3]]]}, "signature_name": "serving_default"}).encode(),
+        b"v" + json.dumps(asked).encode(),
+        b"b%d\n" % len(head) + head + len(files[3]).to_bytes(4, "little") + files[3],
+    ]
+
+
+def main() -> None:
+    """Runs one for a while; what was found lies in the working directory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", choices=["bodies", "images", "models"])
+    parser.add_argument("--seconds", type=int, default=200)
+    options = parser.parse_args()
+    target = {"bodies": bodies, "images": images, "models": models}[options.target]
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, seed in enumerate(seeds(target)):
+            Path(corpus, str(number)).write_bytes(seed)
+        limits = [f"-max_total_time={options.seconds}", "-timeout=10", "-rss_limit_mb=1000", "-max_len=20000"]
+        atheris.Setup([sys.argv[0], *limits, "-print_final_stats=1", corpus], target)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -43,11 +43,11 @@ load: .venv/all bench-models  ## realistic users (locust), with an HTML report
 bench-models:
 	@if ! ls models/*.int8.onnx models/*.fp32.onnx >/dev/null 2>&1; then $(MAKE) --no-print-directory model; fi
 
-image:  ## the container image, with docker or podman; MODEL=FILE.onnx, PLATFORM=linux/arm64, EXTRAS="heic ..."
+image:  ## the container image; MODEL=FILE.onnx, PLATFORM=linux/arm64, EXTRAS="heic ...", BUILD="<more options>"
 	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker --isolation chroot) \
 	  $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(MODEL),--build-arg MODEL=$(MODEL)) \
 	  --build-arg EXTRAS="$(EXTRAS)" --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) \
-	  -t $(IMAGE) .
+	  $(BUILD) -t $(IMAGE) .
 
 image-test: .venv/all image  ## runs it as a gateway does, and POSTs photos to it
 	ENGINE="$(ENGINE)" IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/image
@@ -55,18 +55,16 @@ image-test: .venv/all image  ## runs it as a gateway does, and POSTs photos to i
 screenshots: .venv/all  ## the pictures of the web page in docs/
 	$(BIN)/python -m tests.e2e.screenshots
 
+lock: UPGRADE := --upgrade
 lock: .venv/all  ## lock the newest allowed versions of everything
 	$(BIN)/python -m pip install --quiet uv
-	for set in "all:--all-extras" "build:--extra build --constraint requirements/all.txt" \
-	           "runtime:--constraint requirements/all.txt"; do \
-	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-emit-find-links --custom-compile-command 'make lock' $${set#*:} pyproject.toml \
-	    -o requirements/$${set%%:*}.txt || exit; \
+	for set in "all:pyproject.toml --all-extras" "build:pyproject.toml --extra build" "runtime:pyproject.toml" \
+	           "heic:pyproject.toml --extra heic" "signatures:pyproject.toml --extra signatures" \
+	           "traces:pyproject.toml --extra traces" "image:--group image"; do \
+	  $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --custom-compile-command 'make lock' $${set#*:} \
+	    $$([ "$${set%%:*}" = all ] || echo --constraint requirements/all.txt) -o requirements/$${set%%:*}.txt || exit; \
 	done
-
-alerts:  ## put monitoring/alerts.yml into the PrometheusRule beside it
-	{ sed '/^spec:/q' monitoring/prometheusrule.yaml; sed 's/^./  &/' monitoring/alerts.yml; } > monitoring/.made
-	mv monitoring/.made monitoring/prometheusrule.yaml
 
 clean:  ## forget the environment and all caches; models stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -27,6 +27,7 @@ keep_little(None)
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
 options.enable_cpu_mem_arena = sys.argv[2] == "1"
+options.log_severity_level = 3
 session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 name, (_, height, width, _) = session.get_inputs()[0].name, session.get_inputs()[0].shape
 pixels = np.zeros((16, height, width, 3), np.uint8)

@@ -63,6 +63,26 @@ class Engine:
             self("rm", "-f", name, check=False)
 
 
+_LOOK = """
+import json, os
+said = dict(line.split(":", 1) for line in open("/proc/1/status").read().splitlines())
+mounts = [line.split() for line in open("/proc/1/mounts")]
+files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+print(json.dumps({
+    "uid": said["Uid"].split()[0],
+    "capabilities": int(said["CapEff"], 16),
+    "no_new_privileges": said["NoNewPrivs"].strip(),
+    "root": next(m[3].split(",")[0] for m in mounts if m[1] == "/"),
+    "memory": int(open(next(filter(os.path.exists, files))).read()),
+}))
+"""
+
+
+def look_from_inside(engine: Engine, name: str) -> dict:
+    """What holds for the container's first process, and for its control group."""
+    return json.loads(engine("exec", name, "python", "-c", _LOOK).stdout)
+
+
 def wait_until_ready(client: httpx.Client) -> None:
     """Waits until the container answers, a minute at most."""
     ends = time.monotonic() + 60

@@ -30,6 +30,7 @@ def photos() -> list[bytes]:
 @pytest.mark.skipif(ROOT is None, reason="needs ARM64_ROOT, the arm64 image's files, and root to change into them")
 def test_the_same_labels_as_on_amd64():
     emulator = shutil.which("qemu-aarch64-static")
+    assert emulator, "apt-get install qemu-user-static"
     shutil.copy(emulator, ROOT)
     port = free_port()
     program = "import os, runpy; os.chdir('/srv'); runpy.run_module('app', run_name='__main__', alter_sys=True)"

@@ -1,6 +1,5 @@
 """The rendered Deployment, really run: podman plays it."""
 
-import json
 import subprocess
 
 import httpx
@@ -8,7 +7,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.image.conftest import wait_until_ready
+from tests.image.conftest import look_from_inside, wait_until_ready
 from tests.manifests.tools import tool
 from tests.photos import encode, solid
 
@@ -35,16 +34,14 @@ def test_the_deployment_runs(engine, tmp_path):
             assert client.post("/predict", content=encode(solid((9, 200, 9)), "JPEG")).status_code == 200
             lanes = client.get("/health").json()["cpus"]["lanes"]
         limits = container["resources"]["limits"]
-        program = (
-            "import json; said = dict(line.split(':', 1) for line in open('/proc/1/status').read().splitlines()); "
-            "mounts = [line.split() for line in open('/proc/self/mounts')]; "
-            "print(json.dumps([said['Uid'].split()[0], int(said['CapEff'], 16), said['NoNewPrivs'].strip(), "
-            "said['Seccomp'].strip(), next(m[3].split(',')[0] for m in mounts if m[1] == '/')]))"
-        )
-        found = json.loads(engine("exec", name, "python", "-c", program).stdout)
-        assert found == ["10001", 0, "1", "2", "ro"]
+        assert look_from_inside(engine, name) == {
+            "uid": "10001",
+            "capabilities": 0,
+            "no_new_privileges": "1",
+            "root": "ro",
+            "memory": int(limits["memory"].removesuffix("Gi")) * 2**30,
+        }
         host = engine.inspect(name)["HostConfig"]
-        assert host["Memory"] == int(limits["memory"].removesuffix("Gi")) * 2**30
         assert host["NanoCpus"] == int(limits["cpu"]) * 10**9
         assert lanes <= int(limits["cpu"])
     finally:

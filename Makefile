@@ -22,7 +22,8 @@ model: .venv/build  ## export Keras's MobileNetV2 to models/, fp32 and int8
 	$(BIN)/python -m model_build export --calibration $(CALIBRATION) $(EXPORT)
 
 test: .venv/all  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# The files that take longest come first, so that no core waits at the end.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/model_build tests
 
 lint: .venv/all  ## style and types
 	$(BIN)/ruff check .
@@ -76,9 +77,11 @@ clean:  ## forget the environment and all caches; models stay
 
 .venv/%: requirements/%.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
-	  $(if $(filter runtime,$*),--no-compile) -r $<
+	  --no-compile -r $<
 	@# ONNX Runtime's wheel carries its library twice; Python loads the other one.
 	@rm -f .venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*
 	@# Bytecode of what serving imports, and of nothing else: a faster start for a few megabytes.
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import app.cli.serve, uvicorn.loops.uvloop"
+	@# TensorFlow is much: by all cores, where pip would use one. Templates among the files do not compile: no matter.
+	@$(if $(filter runtime,$*),,$(BIN)/python -m compileall -qq -j 0 .venv/lib || true)
 	@touch $@

@@ -76,12 +76,12 @@ clean:  ## forget the environment and all caches; models stay
 	$(PYTHON) -m venv .venv
 
 .venv/%: requirements/%.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
-	  --no-compile -r $<
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
+	  --only-binary :all: -r $<
 	@# ONNX Runtime's wheel carries its library twice; Python loads the other one.
 	@rm -f .venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*
 	@# Bytecode of what serving imports, and of nothing else: a faster start for a few megabytes.
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import app.cli.serve, uvicorn.loops.uvloop"
-	@# TensorFlow is much: by all cores, where pip would use one. Templates among the files do not compile: no matter.
-	@$(if $(filter runtime,$*),,$(BIN)/python -m compileall -qq -j 0 .venv/lib || true)
+	@# TensorFlow is much: by all cores, where pip would use one. Like pip, this does not mind a file that fails.
+	@$(if $(filter-out runtime,$*),$(BIN)/python -m compileall -qq -j 0 .venv/lib || true)
 	@touch $@

@@ -78,6 +78,7 @@ def create_server(settings: Settings) -> Server:
         tls=tls,
         headers=security_headers(settings.hsts_seconds),
         head_timeout_s=settings.head_timeout_seconds,
+        send_timeout_s=settings.send_timeout_seconds,
         drain_s=settings.drain_seconds,
         on_listening=arrive,
         on_drain=leave,

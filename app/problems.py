@@ -59,6 +59,7 @@ KINDS: Final[dict[type[errors.RequestError], Kind]] = {
 NOT_HTTP: Final = Kind(400, "not-http", "Not HTTP")
 HEAD_TOO_SLOW: Final = Kind(408, "head-timeout", "Request head too slow")
 HEAD_TOO_LARGE: Final = Kind(431, "head-too-large", "Request head too large")
+TOO_MANY_CONNECTIONS: Final = Kind(503, "too-many-connections", "Too many connections")
 NOT_FOUND: Final = Kind(404, "not-found", "Not found")
 METHOD: Final = Kind(405, "method-not-allowed", "Method not allowed")
 INTERNAL: Final = Kind(500, "internal-error", "Internal error")

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     body_timeout_seconds: float = Field(
         30.0, gt=0, le=3600, description="how long a client may take to send a body (408 after)"
     )
+    send_timeout_seconds: float = Field(
+        30.0, gt=0, le=3600, description="how long a client may take to read an answer (the connection is closed after)"
+    )
     max_held_bytes: int | None = Field(
         None,
         ge=1,

@@ -5,17 +5,23 @@ import re
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import problems
-from app.errors import RequestError, SettingsError, Unauthorized, UnknownHost
+from app.errors import BadHost, RequestError, SettingsError, Unauthorized, UnknownHost
 from app.watched import Watched
+
+if TYPE_CHECKING:
+    from app.dialects import Dialect
 
 #: RFC 6750's token characters; 16 of them, chosen at random, are out of reach for guessing over a network.
 _KEY: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
+#: RFC 3986, 3.2.2 and 3.2.3, without names that consist of other characters than DNS has; empty where the target has no
+#: host (RFC 9110, 7.2).
+_HOST: Final = re.compile(r"([A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.%A-Za-z]+\])(:[0-9]*)?")
 #: Probes carry no key, and a kubelet addresses a pod by its IP address. They say nothing about any photo.
 _PROBES: Final = re.compile(r"/health(/.*)?|/v2/health/.*")
 #: What the web page and the documentation consist of: the same for everybody.
@@ -97,6 +103,28 @@ class Access:
             self._keys.check(sent)
 
 
+class OneHost:
+    """ASGI middleware that answers requests which do not name exactly one host (RFC 9112, 3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers why not."""
+        if scope["type"] == "http":
+            hosts = _values(scope, b"host")
+            if len(hosts) != 1 and (hosts or scope["http_version"] != "1.0"):
+                detail = f"The request has {len(hosts)} Host fields. HTTP/1.1 wants exactly one: 'Host: <name>'."
+            elif hosts and not _HOST.fullmatch(hosts[0]):
+                detail = "The Host field is no host name or address with or without a port. Send 'Host: <name>'."
+            else:
+                await self._app(scope, receive, send)
+                return
+            await problems.answer(Request(scope), BadHost(detail))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 def needs_no_key(path: str) -> bool:
     """Whether a path is open to everybody: probes, and files that hold no photo."""
     return bool(_PROBES.fullmatch(path) or _STATIC.fullmatch(path))
@@ -107,15 +135,21 @@ def is_probe(path: str) -> bool:
     return bool(_PROBES.fullmatch(path))
 
 
-def describe(document: dict[str, Any]) -> None:
-    """Adds to a service's OpenAPI document how a key is sent, where one is needed, and the answer without it."""
+def describe(document: dict[str, Any], dialects: "tuple[Dialect, ...]") -> None:
+    """Adds to a service's OpenAPI document how a key is sent, where one is needed, and the answer without it.
+
+    Args:
+        document: is changed.
+        dialects: how protocols with paths of their own tell errors.
+    """
     document.setdefault("components", {})["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    refused = {str(status): answer for status, answer in problems.responses(Unauthorized).items()}
     for path, operations in document["paths"].items():
         if not needs_no_key(path):
+            told_by = next((dialect for dialect in dialects if dialect.speaks(path)), problems)
+            refused = {str(status): answer for status, answer in told_by.responses(Unauthorized).items()}
             for operation in operations.values():
                 operation["security"] = [{"bearer": []}, {"header": []}]
                 operation["responses"] |= refused

@@ -1,15 +1,14 @@
 """What the standard protocols beside our own API have in common: how pictures are scored, how errors are told."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
-from fastapi import Request, Response
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
+from fastapi import Request
 from numpy.typing import NDArray
 
 from app import errors, problems
@@ -56,36 +55,21 @@ A = TypeVar("A", bound=Asked)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one protocol tells errors.
+    """How one protocol tells errors, whoever finds them: its routes, the middlewares around them, or nobody.
 
     Attributes:
+        paths: a regular expression for the beginning of the paths that are its own.
         body: from the message and the milliseconds since the request began to the answer's JSON.
         statuses: status codes that differ from those of our own API.
     """
 
+    paths: str
     body: Callable[[str, float], dict[str, Any]]
     statuses: Mapping[type[errors.RequestError], int] = field(default_factory=dict)
 
-    def route(self) -> type[APIRoute]:
-        """The route class for a router whose errors are told in this dialect."""
-        dialect = self
-
-        class Route(APIRoute):
-            def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-                handler = super().get_route_handler()
-
-                async def answered(request: Request) -> Response:
-                    started = perf_counter()
-                    try:
-                        return await handler(request)
-                    except errors.RequestError as error:
-                        Observation.of(request.scope).problem = problems.KINDS[type(error)].slug
-                        content = dialect.body(str(error), (perf_counter() - started) * 1e3)
-                        return JSONResponse(content, dialect.status(type(error)), problems.headers_for(error))
-
-                return answered
-
-        return Route
+    def speaks(self, path: str) -> bool:
+        """Whether what is wrong with a request to ``path`` is told in this dialect."""
+        return re.match(self.paths, path) is not None
 
     def status(self, kind: type[errors.RequestError]) -> int:
         """The status code of an error."""

@@ -7,6 +7,7 @@
     ├── SettingsError           a setting names something that cannot be used; the service does not start
     └── RequestError            the request cannot be answered; the message says what to do about it
         ├── Unauthorized        no API key, or none of the service's
+        ├── BadHost             not exactly one Host
         ├── UnknownHost         addressed by a name that CLASSIFIER_ALLOWED_HOSTS does not list
         ├── BodyTooLarge        more bytes than CLASSIFIER_MAX_BODY_BYTES
         ├── BodyTimeout         the body did not arrive in time
@@ -46,6 +47,10 @@ class RequestError(ClassifierError):
 
 class Unauthorized(RequestError):
     """The request has no API key, or one that the service does not know."""
+
+
+class BadHost(RequestError):
+    """The request does not name exactly one host."""
 
 
 class UnknownHost(RequestError):

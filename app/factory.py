@@ -20,6 +20,7 @@ from app.lanes import Lanes
 from app.malloc import keep_little
 from app.metrics import Metrics
 from app.observer import Observer
+from app.paths import Paths
 from app.repository import Repository, Served
 from app.room import Room, free_bytes
 from app.routes import (
@@ -183,15 +184,17 @@ def create_app(settings: Settings) -> FastAPI:
         admin.router,
         metrics.router,
     )
+    dialects = (protocol_v2.DIALECT, deepstack.DIALECT, tensorflow_serving.DIALECT)
     for router in (*ours, protocol_v2.router, deepstack.router, tensorflow_serving.router):
         app.include_router(router)
     if settings.ui == "on":
         app.include_router(page.router)
     if keys is not None:
-        access.describe(app.openapi())
+        access.describe(app.openapi(), dialects)
     # Around FastAPI's own middlewares, which a photo does not need.
     inner = _protected(predict.Express(app.build_middleware_stack()), settings, keys)
-    app.middleware_stack = Observer(inner, counted, security_headers(settings.hsts_seconds), traces)
+    headers = security_headers(settings.hsts_seconds)
+    app.middleware_stack = Paths(Observer(access.OneHost(inner), counted, headers, dialects, traces))
     return app
 
 

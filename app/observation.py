@@ -3,9 +3,13 @@
 import random
 import re
 from dataclasses import dataclass, field
-from typing import Final, Self
+from time import perf_counter
+from typing import TYPE_CHECKING, Final, Self
 
 from starlette.types import Scope
+
+if TYPE_CHECKING:
+    from app.dialects import Dialect
 
 _KEY: Final = "classifier.observation"
 #: What is taken over from a client: short, and harmless in a log line and a header.
@@ -26,6 +30,7 @@ class Observation:
     """One request as the log and the metrics see it.
 
     Attributes:
+        dialect: how its protocol tells errors; None: as problem documents.
         request_id: the client's ``X-Request-ID``, or one of ours.
         status: HTTP status that was sent; 0 before, 499 if the client left first.
         bytes_in: size of the body.
@@ -35,6 +40,8 @@ class Observation:
         timings_s: seconds by stage (read, queue, decode, infer, draw).
         cached: whether an earlier frame's scores were given; None where frames are not remembered.
         problem: kind of problem that was answered with, if any.
+        unexpected: what the service did wrong, if anything.
+        started_at: by ``time.perf_counter``, in seconds.
         trace_id: 32 hexadecimal digits, where traces are on.
     """
 
@@ -46,6 +53,9 @@ class Observation:
     images: int = 0
     timings_s: dict[str, float] = field(default_factory=dict)
     problem: str | None = None
+    unexpected: BaseException | None = None
+    dialect: "Dialect | None" = None
+    started_at: float = field(default_factory=perf_counter)
     cached: bool | None = None
     trace_id: str | None = None
 

@@ -1,26 +1,34 @@
-"""The one middleware: every request gets its id, is counted, and leaves one log line."""
+"""The one middleware: every request gets its id, is counted, and leaves one log line, whatever happens to it."""
 
 import asyncio
 import logging
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import problems
 from app.metrics import Metrics
 from app.observation import CLIENT_LEFT, Observation
 
 if TYPE_CHECKING:
+    from app.dialects import Dialect
+
     # What it needs is optional.
     from app.traces import Traces
 
 log = logging.getLogger("app.request")
 
+#: Characters of a path in a log line.
+_MOST_PATH = 200
+
 
 class Observer:
     """ASGI middleware around everything: gives each request its id; counts and logs it when it has ended.
 
-    Every answer gets the security headers that it does not have. A start-up that fails reaches the server as one line
+    Every answer gets the security headers that it does not have. What nobody has expected ends here, as its protocol's
+    own answer with the status 500. A start-up that fails reaches the server as one line
     instead of Starlette's traceback.
     """
 
@@ -29,6 +37,7 @@ class Observer:
         app: ASGIApp,
         metrics: Metrics,
         headers: tuple[tuple[bytes, bytes], ...],
+        dialects: "tuple[Dialect, ...]",
         traces: "Traces | None" = None,
     ) -> None:
         """Configures it.
@@ -37,11 +46,13 @@ class Observer:
             app: what is observed.
             metrics: what counts.
             headers: names and values that every answer has.
+            dialects: how protocols with paths of their own tell errors.
             traces: what makes a trace of a request, if anything.
         """
         self._app = app
         self._metrics = metrics
         self._headers = headers
+        self._dialects = dialects
         self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,8 +61,8 @@ class Observer:
             await self._app(scope, receive, _shortened(send))
             return
         observation = Observation.begin(scope)
+        observation.dialect = next((d for d in self._dialects if d.speaks(scope["path"])), None)
         header = (b"x-request-id", observation.request_id.encode())
-        started = perf_counter()
         self._metrics.in_flight.inc()
 
         async def observed_receive() -> Message:
@@ -74,20 +85,26 @@ class Observer:
         except asyncio.CancelledError:
             # The server cancels what nobody waits for any more.
             observation.status = observation.status or CLIENT_LEFT
+        except Exception as error:  # noqa: BLE001 - there is nobody else who could answer
+            observation.unexpected = error
+            if not observation.status:
+                await problems.answer(Request(scope), error)(scope, observed_receive, observed_send)
         finally:
             self._metrics.in_flight.dec()
-            duration_s = perf_counter() - started
+            duration_s = perf_counter() - observation.started_at
             self._metrics.observe(scope, observation, duration_s)
             if self._traces is not None:
                 self._traces.observe(scope, observation, duration_s)
             _write(scope, observation, duration_s)
+            # It leads to all that it has passed through, this frame included: a cycle, which would keep the photo.
+            observation.unexpected = None
 
 
 def _write(scope: Scope, seen: Observation, duration_s: float) -> None:
     fields: dict[str, Any] = {
         "request_id": seen.request_id,
         "method": scope["method"],
-        "path": scope["path"],
+        "path": scope["path"][:_MOST_PATH],
         "status": seen.status,
         "bytes_in": seen.bytes_in,
         "bytes_out": seen.bytes_out,
@@ -100,7 +117,8 @@ def _write(scope: Scope, seen: Observation, duration_s: float) -> None:
         fields["problem"] = seen.problem
     if seen.trace_id:
         fields["trace_id"] = seen.trace_id
-    log.info("request", extra={"fields": fields})
+    level = logging.INFO if seen.unexpected is None else logging.ERROR
+    log.log(level, "request", extra={"fields": fields}, exc_info=seen.unexpected)
 
 
 def _shortened(send: Send) -> Send:

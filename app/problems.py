@@ -1,26 +1,26 @@
-"""How each error is answered: the one table from exceptions to problem JSON (RFC 9457)."""
+"""How each error is answered: the one table from exceptions to problem JSON (RFC 9457), or to a protocol's own form."""
 
-import logging
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
+from time import perf_counter
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from app import errors
 from app.observation import Observation
 from app.schemas import Problem
 
-log = logging.getLogger(__name__)
-
 MEDIA_TYPE: Final = "application/problem+json"
 #: Where the OpenAPI document has the Problem schema.
 SCHEMA: Final = "#/components/schemas/Problem"
+#: Characters of a message, whatever a client has sent.
+_MOST_DETAIL: Final = 1000
 _TYPE: Final = "urn:edge-classifier:problem:"
 #: What a 503 says beside its body, for the OpenAPI document.
 RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
@@ -49,6 +49,7 @@ KINDS: Final[dict[type[errors.RequestError], Kind]] = {
     errors.InvalidParameter: Kind(422, "invalid-parameter", "Invalid parameter"),
     errors.UnknownModel: Kind(404, "unknown-model", "Unknown model"),
     errors.NotExplainable: Kind(422, "not-explainable", "Not explainable"),
+    errors.BadHost: Kind(400, "bad-host", "Not one host"),
     errors.UnknownHost: Kind(421, "unknown-host", "Unknown host"),
     errors.ModelRefused: Kind(409, "model-refused", "Model refused"),
     errors.NoPreviousModel: Kind(409, "no-previous-model", "No previous model"),
@@ -66,8 +67,10 @@ INTERNAL: Final = Kind(500, "internal-error", "Internal error")
 
 
 def problem(kind: Kind, detail: str, request_id: str) -> Problem:
-    """One problem, ready to be sent."""
-    return Problem(type=_TYPE + kind.slug, title=kind.title, status=kind.status, detail=detail, request_id=request_id)
+    """One problem, ready to be sent; a detail that quotes too much of a request is cut."""
+    return Problem(
+        type=_TYPE + kind.slug, title=kind.title, status=kind.status, detail=_short(detail), request_id=request_id
+    )
 
 
 def describe(error: errors.RequestError, request_id: str) -> Problem:
@@ -94,15 +97,19 @@ def responses(*kinds: type[errors.RequestError] | Kind) -> dict[int | str, dict[
     return documented
 
 
+def _short(detail: str) -> str:
+    return detail if len(detail) <= _MOST_DETAIL else f"{detail[: _MOST_DETAIL - 1]}…"
+
+
 def _summary(error: type[errors.RequestError]) -> str:
     return (error.__doc__ or "").partition("\n")[0]
 
 
 def answer(request: Request, error: Exception) -> Response:
-    """The response to an error of the core, of a parameter, or of the framework."""
+    """The response to an error of the core, of a parameter, of the framework, or of ours."""
     match error:
         case errors.RequestError():
-            return _response(request, KINDS[type(error)], str(error), headers_for(error))
+            return _response(request, KINDS[type(error)], str(error), headers_for(error), type(error))
         case RequestValidationError() | ValidationError():
             found = error.errors()
             # FastAPI puts where a parameter came from before its name.
@@ -122,7 +129,6 @@ def answer(request: Request, error: Exception) -> Response:
             title = HTTPStatus(error.status_code).phrase
             kind = Kind(error.status_code, title.lower().replace(" ", "-"), title)
             return _response(request, kind, str(error.detail), dict(error.headers or {}))
-    log.error("unexpected error", exc_info=error)
     detail = "The service made a mistake; its log has the details under this request id."
     return _response(request, INTERNAL, detail)
 
@@ -152,7 +158,17 @@ def headers_for(error: errors.RequestError) -> dict[str, str]:
     return {}
 
 
-def _response(request: Request, kind: Kind, detail: str, headers: dict[str, str] | None = None) -> Response:
+def _response(
+    request: Request,
+    kind: Kind,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    error: type[errors.RequestError] | None = None,
+) -> Response:
     seen = Observation.of(request.scope)
     seen.problem = kind.slug
+    if (dialect := seen.dialect) is not None:
+        status = kind.status if error is None else dialect.status(error)
+        content = dialect.body(_short(detail), (perf_counter() - seen.started_at) * 1e3)
+        return JSONResponse(content, status, headers)
     return Response(problem(kind, detail, seen.request_id).model_dump_json(), kind.status, headers, MEDIA_TYPE)

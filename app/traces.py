@@ -61,7 +61,7 @@ class Traces:
                 "http.response.status_code": seen.status,
                 "http.request.body.size": seen.bytes_in,
                 "http.response.body.size": seen.bytes_out,
-                "url.path": scope["path"],
+                "url.path": scope["path"][:200],
                 "url.scheme": scope["scheme"],
                 "network.protocol.version": scope["http_version"],
                 "client.address": scope["client"][0] if scope.get("client") else "",

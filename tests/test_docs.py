@@ -36,7 +36,7 @@ def test_every_setting_is_documented_as_it_is():
 
 def test_every_problem_is_documented():
     kinds = [*problems.KINDS.values(), problems.NOT_FOUND, problems.METHOD, problems.INTERNAL]
-    kinds += [problems.HEAD_TOO_SLOW, problems.HEAD_TOO_LARGE, problems.NOT_HTTP]
+    kinds += [problems.HEAD_TOO_SLOW, problems.HEAD_TOO_LARGE, problems.NOT_HTTP, problems.TOO_MANY_CONNECTIONS]
     assert {slug: row[0] for slug, row in rows("Errors").items()} == {kind.slug: str(kind.status) for kind in kinds}
 
 

@@ -20,11 +20,13 @@ _FIELD: Final = "image"
 _KEY: Final = "api_key"
 #: DeepStack has one status for everything that is wrong with a picture, and its clients know only that one.
 _BAD_PICTURE: Final = (errors.UnsupportedBody, errors.NotAnImage, errors.BrokenImage, errors.TooManyPixels)
-_DIALECT: Final = Dialect(
-    lambda message, ms: {"success": False, "error": message, "duration": round(ms, 3)}, dict.fromkeys(_BAD_PICTURE, 400)
+DIALECT: Final = Dialect(
+    r"/v1/vision/",
+    lambda message, ms: {"success": False, "error": message, "duration": round(ms, 3)},
+    dict.fromkeys(_BAD_PICTURE, 400),
 )
 
-router = APIRouter(tags=["deepstack"], route_class=_DIALECT.route())
+router = APIRouter(tags=["deepstack"])
 
 
 class Scene(BaseModel):
@@ -39,7 +41,7 @@ class Scene(BaseModel):
 @router.post(
     "/v1/vision/scene",
     summary="Classify one photo, as DeepStack does",
-    responses=_DIALECT.responses(errors.UnsupportedBody, *REFUSALS),
+    responses=DIALECT.responses(errors.UnsupportedBody, *REFUSALS),
     openapi_extra={
         "requestBody": {
             "required": True,

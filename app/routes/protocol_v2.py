@@ -12,11 +12,11 @@ from app.schemas import TINY_PNG
 from app.service import Service
 
 _HEADER: Final = "Inference-Header-Content-Length"
-_DIALECT: Final = Dialect(lambda message, _ms: {"error": message})
+DIALECT: Final = Dialect(r"/v2(/|$)", lambda message, _ms: {"error": message})
 _MODEL: Final = "/v2/models/{name}"
 _VERSION: Final = "/v2/models/{name}/versions/{version}"
 
-router = APIRouter(tags=["open inference protocol"], route_class=_DIALECT.route())
+router = APIRouter(tags=["open inference protocol"])
 
 
 class ServerMetadata(BaseModel):
@@ -86,7 +86,7 @@ class InferenceResponse(BaseModel):
     outputs: list[ResponseOutput]
 
 
-_UNKNOWN: Final = _DIALECT.responses(errors.UnknownModel)
+_UNKNOWN: Final = DIALECT.responses(errors.UnknownModel)
 _NAMED: Final = {"parameters": [NAME]}
 _VERSIONED: Final = {"parameters": [NAME, VERSION]}
 _LENGTH: Final = {
@@ -169,7 +169,7 @@ _INFERRED: Final[dict[int | str, dict[str, Any]]] = {
             }
         },
     },
-    **_DIALECT.responses(errors.UnknownModel, errors.TooManyImages, *REFUSALS),
+    **DIALECT.responses(errors.UnknownModel, errors.TooManyImages, *REFUSALS),
 }
 
 
@@ -177,7 +177,6 @@ _READY: Final[dict[int | str, dict[str, Any]]] = {503: {"model": ModelReady}, **
 
 
 @router.get("/v2", summary="Server metadata")
-@router.get("/v2/", include_in_schema=False)
 async def server_metadata() -> ServerMetadata:
     """Name, version and the protocol extensions that are spoken."""
     return ServerMetadata(name="edge-classifier", version=__version__, extensions=list(EXTENSIONS))

@@ -22,11 +22,11 @@ _PIXELS: Final = "image"
 _ENCODED: Final = "bytes"
 _SIGNATURE: Final = "serving_default"
 _HINT: Final = 'Send {"instances": [{"b64": "<base64>"}]}, one object for each photo.'
-_DIALECT: Final = Dialect(lambda message, _ms: {"error": message})
+DIALECT: Final = Dialect(r"/v1/models/", lambda message, _ms: {"error": message})
 _MODEL: Final = "/v1/models/{name}"
 _VERSION: Final = "/v1/models/{name}/versions/{version}"
 
-router = APIRouter(tags=["tensorflow serving"], route_class=_DIALECT.route())
+router = APIRouter(tags=["tensorflow serving"])
 
 
 class Status(BaseModel):
@@ -124,7 +124,7 @@ def _picture(value: Any, size: tuple[int, int, int]) -> Picture:
     raise errors.MalformedBody(f'A photo is neither {{"b64": "<base64>"}} nor a list of {list(size)} pixels. {_HINT}')
 
 
-_UNKNOWN: Final = _DIALECT.responses(errors.UnknownModel)
+_UNKNOWN: Final = DIALECT.responses(errors.UnknownModel)
 _NAMED: Final = {"parameters": [NAME]}
 _VERSIONED: Final = {"parameters": [NAME, VERSION]}
 _BODY: Final = {
@@ -144,7 +144,7 @@ _BODY: Final = {
         }
     },
 }
-_PREDICTED: Final = _DIALECT.responses(errors.UnknownModel, errors.TooManyImages, *REFUSALS)
+_PREDICTED: Final = DIALECT.responses(errors.UnknownModel, errors.TooManyImages, *REFUSALS)
 
 
 @router.get(_MODEL, summary="Model status", responses=_UNKNOWN, openapi_extra=_NAMED)

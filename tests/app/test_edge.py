@@ -427,3 +427,43 @@ def test_both_families(tiny):
             with socket.create_connection((address, port)) as connection:
                 connection.sendall(post(CLOSE))
                 assert Answers(connection)()[0] == 200
+
+
+@pytest.mark.parametrize("path", [b"/predict", b"/health/live", b"/nothing", b"/v2/models/tiny/infer", b"/"])
+@pytest.mark.parametrize(
+    ("hosts", "right"),
+    [
+        (b"", False),
+        (b"Host: a\r\nHost: a\r\n", False),
+        (b"Host: a\r\nHost: b\r\n", False),
+        (b"Host: a, b\r\n", False),
+        (b"Host: a b\r\n", False),
+        (b"Host: a/b\r\n", False),
+        (b"Host: user@a\r\n", False),
+        (b"Host: a:port\r\n", False),
+        (b"Host: a\r\n", True),
+        (b"Host: a_b.local:8000\r\n", True),
+        (b"Host: 10.0.0.5:8000\r\n", True),
+        (b"Host: [fe80::1%25eth0]:8000\r\n", True),
+        (b"Host:\r\n", True),
+    ],
+)
+def test_exactly_one_host(client, hosts, right, path):
+    statuses, body = exchange(client, b"GET " + path + b" HTTP/1.1\r\n" + hosts + CLOSE + b"\r\n\r\n")
+    assert (statuses == [400]) == (not right)
+    if not right:
+        assert b"Host" in body
+
+
+@pytest.mark.parametrize(
+    "path", [b"/predict/", b"//predict", b"//predict//", b"/predict/?top_k=1", b"http://x/predict"]
+)
+def test_a_slash_too_many(client, path):
+    assert exchange(client, post(CLOSE).replace(b"/predict", path, 1))[0] == [200]
+
+
+def test_paths_with_a_slash_too_many_are_locked_too(tiny):
+    with serving(tiny, api_keys="the-kitchen-camera-1", metrics_without_key=True) as client:
+        for path, status in ((b"//predict", 401), (b"/model/", 401), (b"//metrics/", 200), (b"/health//live", 200)):
+            head = b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            assert exchange(client, head)[0] == [status], path

@@ -19,6 +19,7 @@ import ssl
 import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from typing import Any, Final
@@ -98,6 +99,19 @@ class State(ServerState):
     def default_headers(self, _value: list[tuple[bytes, bytes]]) -> None:
         """Uvicorn sets it in its constructor."""
 
+    def make_room(self) -> None:
+        """Ends an idle connection: of the client that has the most connections, the one that has been idle longest."""
+        counts = Counter(map(_host, self.connections))
+        most = max(counts, key=counts.__getitem__)
+        idlest = next((connection for connection in self.idle if _host(connection) == most), next(iter(self.idle)))
+        # Not again, before it is really closed.
+        del self.idle[idlest]
+        idlest.transport.abort()
+
+
+def _host(connection: Any) -> str:
+    return connection.client[0] if connection.client else ""
+
 
 class _Refused(Exception):
     """Ends the parsing of a request that is not taken; said to the parser, which passes it on."""
@@ -146,9 +160,7 @@ class Protocol(HttpToolsProtocol):
         idle = self.server_state.idle
         if len(self.connections) > self.server_state.most_connections:
             if idle:
-                idlest = next(iter(idle))
-                del idle[idlest]
-                idlest.transport.abort()
+                self.server_state.make_room()
             else:
                 self._refuse(
                     TOO_MANY_CONNECTIONS,

@@ -1,4 +1,4 @@
-"""The ugly world, measured: ``python -m bench.reliability {soak,bad,flood,idle,kill,disk,clock}``.
+"""The ugly world, measured: ``python -m bench.reliability {soak,bad,flood,idle,kill,disk,clock,attack}``.
 
 Each starts the service as a process of its own, does something to it that gateways see in the course of years, and ends
 with code 1 if a request was lost, answered with a 5xx that is not a refusal, or never answered.
@@ -28,6 +28,7 @@ from PIL import Image
 
 from app.client import AsyncClassifier, ClientError
 from bench import photos
+from bench.attack import attack
 from bench.client import closed_loop
 from bench.compare import OURS, cpu_s, interpreter, resident_mb, running
 from bench.photos import multipart
@@ -410,7 +411,7 @@ def year(url: str) -> str:
 def main() -> None:
     """Runs one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trouble", choices=["soak", "bad", "flood", "idle", "kill", "disk", "clock"])
+    parser.add_argument("trouble", choices=["soak", "bad", "flood", "idle", "kill", "disk", "clock", "attack"])
     parser.add_argument("--model", type=Path, help="ONNX file (default: the newest int8 one in models/)")
     parser.add_argument("--photos", type=Path, help="folder of JPEG files (default: scikit-image's photos)")
     parser.add_argument("--seconds", type=float, default=60, help="of load (soak: 1800 makes half an hour)")
@@ -436,6 +437,8 @@ def main() -> None:
             disk(model, data, options.seconds)
         case "clock":
             clock(model, data, options.seconds)
+        case "attack":
+            attack(model, data)
 
 
 if __name__ == "__main__":

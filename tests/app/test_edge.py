@@ -388,6 +388,20 @@ def test_the_idlest_connection_makes_room(tiny, monkeypatch):
             connection.close()
 
 
+def test_a_crowd_makes_room_of_its_own(tiny, monkeypatch):
+    """One client's many connections do not cost another client's single one, however long it has been idle."""
+    monkeypatch.setattr("app.server._MOST_CONNECTIONS", 20)
+    with serving(tiny) as client:
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, source_address=("127.0.0.2", 0)) as single:
+            crowd = [connect(client) for _ in range(60)]
+            wait_until(lambda: len(client.server.server_state.connections) <= 21)
+            single.sendall(post())
+            assert Answers(single)()[0] == 200
+            for connection in crowd:
+                connection.close()
+
+
 def test_no_idle_connection_to_make_room(tiny, monkeypatch):
     """Those that send a photo are not given up for one more."""
     monkeypatch.setattr("app.server._MOST_CONNECTIONS", 5)

@@ -31,6 +31,7 @@ from app.routes import (
     metrics,
     model,
     models,
+    openapi,
     page,
     predict,
     protocol_v2,
@@ -167,7 +168,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="A photo in, its labels out.",
         lifespan=lifespan,
-        # FastAPI's own pages load from a CDN, which a gateway does not reach; ours is in routes/page.py.
+        # FastAPI's own pages load from a CDN, which a gateway does not reach; ours are in routes/{openapi,page}.py.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -183,6 +185,7 @@ def create_app(settings: Settings) -> FastAPI:
         model.router,
         admin.router,
         metrics.router,
+        openapi.router,
     )
     dialects = (protocol_v2.DIALECT, deepstack.DIALECT, tensorflow_serving.DIALECT)
     for router in (*ours, protocol_v2.router, deepstack.router, tensorflow_serving.router):

@@ -2,7 +2,7 @@
 
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -105,6 +105,11 @@ def needs_no_key(path: str) -> bool:
 def is_probe(path: str) -> bool:
     """Whether it is a probe that asks."""
     return bool(_PROBES.fullmatch(path))
+
+
+def client_of(scope: Scope) -> Hashable:
+    """Whose request it is: its address."""
+    return scope["client"][0] if scope.get("client") else ""
 
 
 def describe(document: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ possible in time is decided before any work starts. All bookkeeping happens on t
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, Final, TypeVar
@@ -82,7 +82,7 @@ class Lanes:
         """Moving average of how long a job runs, in seconds; 0 before the first one has ended."""
         return self._service_s
 
-    async def submit(self, work: Callable[[], T]) -> tuple[T, float]:
+    async def submit(self, work: Callable[[], T], client: Hashable = None) -> tuple[T, float]:
         """Runs ``work`` in a lane.
 
         A caller that is cancelled while its job waits gives its place back at once, and the job is never run.
@@ -95,7 +95,7 @@ class Lanes:
             Draining: the lanes are shutting down.
             Exception: whatever ``work`` raised.
         """
-        self.admit()
+        self.admit(client)
         job = _Job(work, asyncio.get_running_loop())
         self._pending += 1
         self._empty.clear()
@@ -110,7 +110,7 @@ class Lanes:
             # An error's traceback leads here; with the job, and so its future, that is a cycle, which keeps the photo.
             del job
 
-    def admit(self) -> None:
+    def admit(self, client: Hashable = None) -> None:
         """Raises what ``submit`` would refuse a job with now: worth asking before a job is even read.
 
         Raises:

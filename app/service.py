@@ -1,11 +1,12 @@
 """What hangs on the application for as long as it runs; every route reads it."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import cast
 
 from fastapi import Request
 
-from app.access import Keys, keys_in_head
+from app.access import Keys, client_of, keys_in_head
 from app.classifier import Classifier
 from app.cpus import Cpus
 from app.frames import Frames
@@ -57,6 +58,11 @@ class Service:
             UnknownModel: no model of that name is served.
         """
         return self.repository.get(name).classifier
+
+    @staticmethod
+    def client_of(request: Request) -> Hashable:
+        """Whose request it is, for the lanes: what is shared is shared between clients."""
+        return client_of(request.scope)
 
     def check_form_key(self, request: Request, key: str | None) -> None:
         """For a route whose clients send their API key in the form (``access`` lists them): checks it.

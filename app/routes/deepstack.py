@@ -64,7 +64,8 @@ async def scene(request: Request) -> Scene:
     service, seen = Service.of(request), Observation.of(request.scope)
     classifier = service.classifier
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
-    service.lanes.admit()
+    client = service.client_of(request)
+    service.lanes.admit(client)
     async with service.intake.hold(request) as body:
         seen.timings_s["read"] = perf_counter() - started
 
@@ -72,7 +73,7 @@ async def scene(request: Request) -> Scene:
             service.check_form_key(request, body.text(_KEY))
             return classifier(body.image(_FIELD), 1, alone=service.lanes.alone)
 
-        result, queued_s = await service.lanes.submit(classify)
+        result, queued_s = await service.lanes.submit(classify, client)
     seen.images = 1
     seen.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
     best = result.predictions[0]

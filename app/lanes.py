@@ -20,8 +20,9 @@ T = TypeVar("T")
 
 #: Weight of the newest service time in its moving average: about the last 40 jobs count.
 _SMOOTHING: Final = 0.05
-#: A job counts in that average as this many average ones at most: a single one, however long, then raises it by 15 %,
-#: while 17 in a row still make it follow when all jobs take ten times as long as before.
+#: A job counts in that average as this many average ones at most, so that a single one, however long, raises it by
+#: 15 %. It still follows what changes for good: after 25 jobs that take ten times as long as those before, it is at 7.1
+#: times the value before, instead of at 7.5.
 _OUTLIER: Final = 4.0
 #: The estimate is a mean, and half of all waits are longer than their mean; under overload every admitted job waits as
 #: long as is allowed.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import sys
@@ -216,7 +217,18 @@ def _protected(app: ASGIApp, settings: Settings, keys: access.Keys | None) -> AS
             allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "traceparent", "tracestate"),
             expose_headers=("Retry-After", "X-Request-ID"),
         )
+    if settings.trusted_proxies is not None:
+        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+        # Outside: who asks is known before it is asked whether they may.
+        app = ProxyHeadersMiddleware(app, _both_families(settings.trusted_proxies))  # type: ignore[assignment,arg-type]
     return app
+
+
+def _both_families(networks: tuple[str, ...]) -> list[str]:
+    """The networks, and for IPv4 ones how a socket that listens on IPv6 too names them (RFC 4291, 2.5.5.2)."""
+    old = [network for network in map(ipaddress.ip_network, networks) if network.version == 4]
+    return [*networks, *(f"::ffff:{network.network_address}/{96 + network.prefixlen}" for network in old)]
 
 
 async def _settle_in(default: Served, threads: int, source: swap.Source, updates: swap.Updates) -> None:

@@ -59,12 +59,6 @@ class Body:
             f"A photo cannot be read from Content-Type {self.content_type!r}. Send it as {_forms(field)}."
         )
 
-    def text(self, field: str) -> str | None:
-        """The first multipart part named ``field``, as text; None if there is none."""
-        boundary = self.options.get("boundary") if self.content_type == "multipart/form-data" else None
-        found = _parts(self.data, boundary, field)[1] if boundary else []
-        return found[0].decode(errors="replace") if found else None
-
     def images(self, max_images: int, field: str = FIELD) -> list[bytes]:
         """The photos of a multipart body, in order: its parts named ``field``.
 

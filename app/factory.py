@@ -13,7 +13,7 @@ from time import monotonic
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app import __version__, access, problems, swap
+from app import __version__, access, logs, problems, swap
 from app.errors import SettingsError
 from app.frames import Frames
 from app.headers import security_headers
@@ -128,7 +128,12 @@ def create_app(settings: Settings) -> FastAPI:
         for path, error in left_out:
             updates.note_refused(path, error)
         counted.watch(
-            repository.all, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes, limits.held_bytes
+            repository.all,
+            lambda: lanes.depth,
+            lambda: lanes.service_s,
+            lambda: intake.held_bytes,
+            limits.held_bytes,
+            logs.dropped,
         )
         app.state.service = Service(
             repository, updates, lanes, intake, frames, limits, cpus, counted, monotonic(), keys

@@ -1,8 +1,10 @@
-"""Who may use the service: API keys and host names, looked at before a request's body is read."""
+"""Who asks, and who may: clients, API keys and host names, known before a request's body is read."""
 
 import hmac
+import ipaddress
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +19,8 @@ from app.watched import Watched
 if TYPE_CHECKING:
     from app.dialects import Dialect
 
+log = logging.getLogger(__name__)
+
 #: RFC 6750's token characters; 16 of them, chosen at random, are out of reach for guessing over a network.
 _KEY: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 #: RFC 3986, 3.2.2 and 3.2.3, without names that consist of other characters than DNS has; empty where the target has no
@@ -26,8 +30,10 @@ _HOST: Final = re.compile(r"([A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.%A-Za-z]+\])(:[0-9]
 _PROBES: Final = re.compile(r"/health(/.*)?|/v2/health/.*")
 #: What the web page and the documentation consist of: the same for everybody.
 _STATIC: Final = re.compile(r"/|/docs|/openapi\.json|/page/.*")
-#: DeepStack's clients send their key in the form, with the photo: these routes ask ``Service.check_form_key``.
+#: DeepStack's clients send their key in the form, with the photo: these routes ask ``Service.let_in_by_form``.
 _KEY_IN_FORM: Final = frozenset({"/v1/vision/scene"})
+#: Where a request's scope has the digest of the key that it was let in with.
+_SHOWN: Final = "classifier.key"
 _HOW: Final = "Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
 
 
@@ -39,13 +45,19 @@ class Keys:
 
         Args:
             keys: separated by commas.
-            path: a file with one key a line and ``#`` comments; it is read again when it changes.
+            path: a file with one key a line and ``#`` comments. It is read again when it changes, and what it then
+                has not, or not in the right form, is no key any more: a door that is to be closed does not stay open
+                because the file is gone, empty or wrong.
 
         Raises:
             SettingsError: there is none, one is too short, or the file cannot be read.
         """
-        self._given = [] if keys is None else _digests("CLASSIFIER_API_KEYS", keys.split(","))
-        self._file = Watched(lambda: _read(path), path) if path else None
+        self._given, faults = _digests("CLASSIFIER_API_KEYS", [] if keys is None else keys.split(","))
+        if keys is not None and faults:
+            raise SettingsError(faults[0])
+        self._file: Watched[list[bytes]] | None = None
+        if path:
+            self._file = Watched(lambda: self._read(path), path)
 
     def accepts(self, key: str) -> bool:
         """Whether ``key`` is one of the keys; takes equally long for every wrong one."""
@@ -55,10 +67,29 @@ class Keys:
             found |= hmac.compare_digest(known, digest)
         return found
 
-    def check(self, sent: list[str]) -> None:
-        """Raises Unauthorized unless one of the keys that were sent is right."""
-        if not any(self.accepts(key) for key in sent):
-            raise Unauthorized(f"This is none of the service's API keys. {_HOW}" if sent else f"No API key. {_HOW}")
+    def check(self, scope: Scope, sent: list[str]) -> None:
+        """Lets a request in, and notes with which key.
+
+        Args:
+            scope: the request's.
+            sent: the keys that came with it.
+
+        Raises:
+            Unauthorized: none of them is right.
+        """
+        for key in sent:
+            if self.accepts(key):
+                scope[_SHOWN] = sha256(key.encode()).digest()
+                return
+        raise Unauthorized(f"This is none of the service's API keys. {_HOW}" if sent else f"No API key. {_HOW}")
+
+    def _read(self, path: Path) -> list[bytes]:
+        digests, faults = _read(path)
+        if faults and self._file is None:
+            raise SettingsError(faults[0])
+        for fault in faults:
+            log.error("not accepted as long as it stays so: %s", fault)
+        return digests
 
 
 class Access:
@@ -100,7 +131,12 @@ class Access:
             return
         sent = keys_in_head(scope)
         if sent or path not in _KEY_IN_FORM:
-            self._keys.check(sent)
+            self._keys.check(scope, sent)
+
+
+def is_let_in(scope: Scope) -> bool:
+    """Whether a request has shown a right key."""
+    return _SHOWN in scope
 
 
 class OneHost:
@@ -133,6 +169,27 @@ def needs_no_key(path: str) -> bool:
 def is_probe(path: str) -> bool:
     """Whether it is a probe that asks."""
     return bool(_PROBES.fullmatch(path))
+
+
+def client_of(scope: Scope) -> Hashable:
+    """Whose request it is: the key's that it was let in with, where keys are needed, else its address's.
+
+    An IPv6 address counts by its first 64 bits, the rest of which a host chooses as it likes (RFC 7421); a link-local
+    one as it is, since all hosts on a link have the same 64 bits.
+    """
+    if is_let_in(scope):
+        key: bytes = scope[_SHOWN]
+        return key
+    host: str = scope["client"][0] if scope.get("client") else ""
+    if ":" not in host:
+        return host
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return host if address.is_link_local else int(address) >> 64
 
 
 def describe(document: dict[str, Any], dialects: "tuple[Dialect, ...]") -> None:
@@ -175,23 +232,29 @@ def _matches(host: str, allowed: tuple[str, ...]) -> bool:
     return any(name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:])) for pattern in allowed)
 
 
-def _read(path: Path) -> list[bytes]:
+def _read(path: Path) -> tuple[list[bytes], list[str]]:
+    """The digests of the keys in a file, and what is wrong with it, if anything."""
+    name = f"CLASSIFIER_API_KEYS_FILE ({path})"
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeError) as error:
-        raise SettingsError(f"CLASSIFIER_API_KEYS_FILE: {path} cannot be read: {error}") from error
-    return _digests(f"CLASSIFIER_API_KEYS_FILE ({path})", [line.partition("#")[0] for line in lines])
+        data = path.read_bytes()
+    except OSError as error:
+        return [], [f"{name}: it cannot be read: {error.strerror}"]
+    if b"\0" in data:
+        return [], [f"{name}: it is no text in UTF-8, but perhaps in UTF-16. Save it as UTF-8."]
+    # Editors on Windows put a byte order mark before UTF-8. What is not UTF-8 is no key, and its line is named.
+    lines = data.decode("utf-8-sig", "replace").splitlines()
+    return _digests(name, [line.partition("#")[0] for line in lines])
 
 
-def _digests(source: str, keys: Iterable[str]) -> list[bytes]:
-    """Never says what a key is, only which one."""
+def _digests(source: str, keys: Iterable[str]) -> tuple[list[bytes], list[str]]:
+    """The digests of the keys that can be ones, and a sentence about each that cannot: which it is, not what it is."""
     found = [key for key in map(str.strip, keys) if key]
+    faults = [
+        f"{source}: key {number} is not at least 16 characters out of A-Z a-z 0-9 . _ ~ + / = -. "
+        "Make one with: openssl rand -hex 32"
+        for number, key in enumerate(found, 1)
+        if not _KEY.fullmatch(key)
+    ]
     if not found:
-        raise SettingsError(f"{source}: there is no key in it. Put one there, or do not set it.")
-    for number, key in enumerate(found, 1):
-        if not _KEY.fullmatch(key):
-            raise SettingsError(
-                f"{source}: key {number} is not at least 16 characters out of A-Z a-z 0-9 . _ ~ + / = -. "
-                "Make one with: openssl rand -hex 32"
-            )
-    return [sha256(key.encode()).digest() for key in found]
+        faults = [f"{source}: there is no key in it. Put one there, or do not set it."]
+    return [sha256(key.encode()).digest() for key in found if _KEY.fullmatch(key)], faults

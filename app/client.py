@@ -21,10 +21,13 @@ Pool = TypeVar("Pool", httpx.Client, httpx.AsyncClient)
 #: A photo: the image file's bytes, where it is, or an open binary file.
 Photo = bytes | Path | BinaryIO
 
+JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 #: Seconds before the first repetition, doubled for each further one up to the second figure; a random share of it is
 #: waited ("full jitter"), so that clients that were refused together do not come back together.
 _BACKOFF_S: Final = (0.2, 5.0)
+#: What reading an answer raises that is no JSON, or not the JSON that is expected.
+_MALFORMED: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class ClientError(Exception):
@@ -32,18 +35,18 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """No answer came: the service cannot be connected to, or the connection broke each time."""
+    """No whole answer came: the service cannot be connected to, or the connection broke each time."""
 
 
 class ProblemError(ClientError):
-    """The service answered with an error (RFC 9457).
+    """The service answered with an error (RFC 9457), or somebody else did, or with something else.
 
     Attributes:
-        status: HTTP status code.
+        status: HTTP status code; 200 where the answer is not what the service answers with.
         type: ``urn:edge-classifier:problem:...``, as the service's README lists them; ``about:blank`` if the answer
             was not the service's own, but e.g. a proxy's.
         title: the type in words.
-        detail: what happened and what to do about it.
+        detail: what happened and what to do about it; of an answer that does not say it, its beginning.
         request_id: finds the request in the service's log; None if the answer named none.
     """
 
@@ -143,10 +146,10 @@ class _Call(Generic[T]):
         Raises:
             ProblemError: the answer is an error, and asking again is no use or no longer allowed.
         """
-        if response.status_code in self._accepted and response.headers.get("content-type") == "application/json":
+        if response.status_code in self._accepted and _media_type(response) == JSON:
             try:
                 return self._read(response.json())
-            except (ValueError, KeyError, TypeError) as error:
+            except _MALFORMED as error:
                 raise _problem_in(response) from error
         if response.status_code in (429, 503):
             wait_s = self._wait_s(_retry_after_s(response.headers.get("retry-after", "")))
@@ -154,7 +157,7 @@ class _Call(Generic[T]):
                 return wait_s
         raise _problem_in(response)
 
-    def failed(self, error: httpx.TransportError) -> float:
+    def failed(self, error: httpx.RequestError) -> float:
         """The seconds to wait before asking again.
 
         Raises:
@@ -287,7 +290,7 @@ class Classifier(_Calls[httpx.Client]):
         while True:
             try:
                 response = self._http.send(call.request())
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 outcome: float | T = call.failed(error)
             else:
                 outcome = call.answered(response)
@@ -337,7 +340,7 @@ class AsyncClassifier(_Calls[httpx.AsyncClient]):
         while True:
             try:
                 response = await self._http.send(call.request())
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 outcome: float | T = call.failed(error)
             else:
                 outcome = call.answered(response)
@@ -385,17 +388,49 @@ def _model(body: Mapping[str, Any]) -> ModelRef:
     return ModelRef(body["model"]["name"], body["model"]["version"])
 
 
-def _problem(body: Mapping[str, Any]) -> ProblemError:
-    return ProblemError(body["status"], body["type"], body["title"], body["detail"], body.get("request_id"))
+def _problem(body: Mapping[str, Any], status: int = 0, phrase: str = "", request_id: str | None = None) -> ProblemError:
+    """A problem document's problem. All its members are optional, and one of another type counts as absent (RFC 9457).
+
+    Args:
+        body: the document.
+        status: of the answer; 0 where the document is one of several in an answer and has to say it.
+        phrase: the status in words.
+        request_id: the answer's.
+    """
+
+    def text(name: str, default: str) -> str:
+        value = body.get(name)
+        return value if isinstance(value, str) else default
+
+    return ProblemError(
+        status or int(body["status"]),
+        text("type", "about:blank"),
+        text("title", phrase),
+        text("detail", "no detail"),
+        text("request_id", request_id or "") or None,
+    )
 
 
 def _problem_in(response: httpx.Response) -> ProblemError:
-    if response.headers.get("content-type") == PROBLEM:
-        return _problem(response.json())
+    status = response.status_code
+    phrase = response.reason_phrase or httpx.codes.get_reason_phrase(status) or "no reason"
     request_id = response.headers.get("x-request-id")
-    return ProblemError(
-        response.status_code, "about:blank", response.reason_phrase, response.text[:200] or "no detail", request_id
-    )
+    if _media_type(response) == PROBLEM:
+        try:
+            return _problem(response.json(), status, phrase, request_id)
+        except _MALFORMED:
+            pass
+    # Not by the charset that it names, which may be any of Python's codecs.
+    detail = response.content.decode(errors="replace")[:200] or "no detail"
+    if response.has_redirect_location:
+        detail = f"moved to {response.headers['location']}"
+    return ProblemError(status, "about:blank", phrase, detail, request_id)
+
+
+def _media_type(response: httpx.Response) -> str:
+    """The answer's Content-Type without its parameters, e.g. a charset."""
+    value: str = response.headers.get("content-type", "")
+    return value.partition(";")[0].strip().lower()
 
 
 def _retry_after_s(value: str) -> float:
@@ -404,5 +439,5 @@ def _retry_after_s(value: str) -> float:
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0

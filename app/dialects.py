@@ -135,7 +135,8 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
     service, seen = Service.of(request), Observation.of(request.scope)
     lanes = service.lanes
     # Before the body is read: what arrives of a refused request is thrown away unseen.
-    lanes.admit()
+    client = service.client_of(request)
+    lanes.admit(client)
     started = perf_counter()
     async with service.intake.hold(request) as body:
         seen.timings_s["read"] = perf_counter() - started
@@ -145,10 +146,10 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
             return asked, classifier.scores(asked.pictures[0], alone=lanes.alone) if len(asked.pictures) == 1 else None
 
         async def one(picture: Picture) -> NDArray[np.float32]:
-            (scores, _, _), _ = await lanes.submit(lambda: classifier.scores(picture, alone=lanes.alone))
+            (scores, _, _), _ = await lanes.submit(lambda: classifier.scores(picture, alone=lanes.alone), client)
             return scores
 
-        (asked, alone), queued_s = await lanes.submit(begin)
+        (asked, alone), queued_s = await lanes.submit(begin, client)
         if alone is not None:
             scores, decode_s, infer_s = alone
             seen.timings_s |= {"queue": queued_s, "decode": decode_s, "infer": infer_s}

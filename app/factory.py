@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import sys
@@ -12,7 +13,7 @@ from time import monotonic
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app import __version__, access, problems, swap
+from app import __version__, access, logs, problems, swap
 from app.errors import SettingsError
 from app.frames import Frames
 from app.headers import security_headers
@@ -130,7 +131,12 @@ def create_app(settings: Settings) -> FastAPI:
         for path, error in left_out:
             updates.note_refused(path, error)
         counted.watch(
-            repository.all, lambda: lanes.depth, lambda: lanes.service_s, lambda: intake.held_bytes, limits.held_bytes
+            repository.all,
+            lambda: lanes.depth,
+            lambda: lanes.service_s,
+            lambda: intake.held_bytes,
+            limits.held_bytes,
+            logs.dropped,
         )
         app.state.service = Service(
             repository, updates, lanes, intake, frames, limits, cpus, counted, monotonic(), keys
@@ -223,7 +229,18 @@ def _protected(app: ASGIApp, settings: Settings, keys: access.Keys | None) -> AS
             allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "traceparent", "tracestate"),
             expose_headers=("Retry-After", "X-Request-ID"),
         )
+    if settings.trusted_proxies is not None:
+        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+        # Outside: who asks is known before it is asked whether they may.
+        app = ProxyHeadersMiddleware(app, _both_families(settings.trusted_proxies))  # type: ignore[assignment,arg-type]
     return app
+
+
+def _both_families(networks: tuple[str, ...]) -> list[str]:
+    """The networks, and for IPv4 ones how a socket that listens on IPv6 too names them (RFC 4291, 2.5.5.2)."""
+    old = [network for network in map(ipaddress.ip_network, networks) if network.version == 4]
+    return [*networks, *(f"::ffff:{network.network_address}/{96 + network.prefixlen}" for network in old)]
 
 
 async def _settle_in(default: Served, threads: int, source: swap.Source, updates: swap.Updates) -> None:

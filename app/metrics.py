@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from app.observation import Observation
@@ -15,6 +17,18 @@ _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 #: A photo's way through the service.
 STAGES: Final = ("read", "queue", "decode", "infer", "draw")
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class _Counted(Collector):
+    """A counter that somebody else keeps."""
+
+    def __init__(self, name: str, documentation: str, read: Callable[[], int]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._read = read
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._documentation, self._read())
 
 
 class Metrics:
@@ -82,6 +96,7 @@ class Metrics:
         service_s: Callable[[], float],
         held: Callable[[], int],
         most_held: int,
+        dropped: Callable[[], int],
     ) -> None:
         """Reads these when somebody asks, not while photos pass."""
         self._served = served
@@ -89,6 +104,9 @@ class Metrics:
         self._service.set_function(service_s)
         self._held.set_function(held)
         self._most_held.set(most_held)
+        self._registry.register(
+            _Counted("classifier_log_lines_dropped", "Log lines that nobody took in time.", dropped)
+        )
 
     def observe(self, scope: Scope, seen: Observation, duration_s: float) -> None:
         """Counts one request that has ended."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("app.request")
 
 #: Characters of a path in a log line.
-_MOST_PATH = 200
+_MOST_PATH = 1000
 
 
 class Observer:

@@ -1,13 +1,17 @@
 """What hangs on the application for as long as it runs; every route reads it."""
 
+import asyncio
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import cast
 
 from fastapi import Request
 
-from app.access import Keys, keys_in_head
+from app import formkey
+from app.access import Keys, client_of, is_let_in
 from app.classifier import Classifier
 from app.cpus import Cpus
+from app.errors import BodyTimeout, Unauthorized
 from app.frames import Frames
 from app.lanes import Lanes
 from app.limits import Limits
@@ -58,18 +62,43 @@ class Service:
         """
         return self.repository.get(name).classifier
 
-    def check_form_key(self, request: Request, key: str | None) -> None:
+    @staticmethod
+    def client_of(request: Request) -> Hashable:
+        """Whose request it is, for the lanes: what is shared is shared between clients."""
+        return client_of(request.scope)
+
+    async def let_in_by_form(self, request: Request, field: str) -> Request:
         """For a route whose clients send their API key in the form (``access`` lists them): checks it.
 
+        Of the body no more is read than a key needs, and nothing is done for a request without one.
+
         Args:
-            request: the request; a key in its head counts as well.
-            key: what the form has, if anything.
+            request: its body has not been read; a key in its head has been checked already.
+            field: the name of the form's field.
+
+        Returns:
+            The request to go on with, whose body is still whole.
 
         Raises:
-            Unauthorized: keys are configured, and none of them was sent.
+            Unauthorized: keys are configured, and no right one was sent.
+            BodyTimeout: the key did not arrive in time.
+            ClientDisconnected: the client left before that.
         """
-        if self.keys is not None:
-            self.keys.check([*keys_in_head(request.scope), *([key] if key else [])])
+        if self.keys is None or is_let_in(request.scope):
+            return request
+        timeout_s = self.limits.body_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                key, whole = await formkey.find(request, field)
+        except TimeoutError as error:
+            raise BodyTimeout(f"No API key arrived within {timeout_s:g} s. Send it faster.") from error
+        if key is None:
+            raise Unauthorized(
+                f"No API key. Send it as 'Authorization: Bearer <key>', as 'X-API-Key: <key>', or in the form's field "
+                f"{field!r}, which has to come before the photo, within the first {formkey.MOST_BYTES} bytes."
+            )
+        self.keys.check(request.scope, [key])
+        return whole
 
     def readiness(self) -> tuple[bool, str]:
         """Whether a photo sent now would be answered, and why (not)."""

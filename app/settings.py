@@ -1,5 +1,6 @@
 """The ``CLASSIFIER_*`` environment variables, read and validated once; nothing else reads the environment."""
 
+import ipaddress
 import re
 import sys
 from pathlib import Path
@@ -120,6 +121,11 @@ class Settings(BaseSettings):
         description="names that the service may be addressed by, separated by commas, `*.example.com` for all below "
         "(421 for others; probes excepted); unset: any",
     )
+    trusted_proxies: Several | None = Field(
+        None,
+        description="addresses and networks of the proxies before the service, separated by commas; only what they say "
+        "in `X-Forwarded-For` and `X-Forwarded-Proto` counts; unset: none",
+    )
     cors_origins: Several | None = Field(
         None,
         description="origins whose web pages may use the service, separated by commas, as `https://example.com`; `*`: "
@@ -165,6 +171,14 @@ class Settings(BaseSettings):
             if not re.fullmatch(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host):
                 raise ValueError(f"{host} is no host name; write names and addresses without scheme and port")
         return value and tuple(map(str.lower, value))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        try:
+            return value and tuple(str(ipaddress.ip_network(each)) for each in value)
+        except ValueError as error:
+            raise ValueError(f"{error}; write addresses as 10.0.0.2 and networks as 10.0.0.0/8") from error
 
     @model_validator(mode="after")
     def _tls(self) -> Self:

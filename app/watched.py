@@ -40,14 +40,14 @@ class Watched(Generic[T]):
                 log.error("not usable, so what was read before stays in use: %s", error)  # noqa: TRY400 - one line
         return self._value
 
-    def _stamps(self) -> list[tuple[int, int, int] | None]:
+    def _stamps(self) -> list[tuple[int, ...] | None]:
         return [_stamp(path) for path in self._paths]
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What differs once a file was written to, replaced or removed. Follows links, as mounted secrets need."""
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What differs once a file was written to, replaced, removed or closed to us. Follows links, as secrets need."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size

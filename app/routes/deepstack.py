@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from app import errors
-from app.classifier import Result
 from app.dialects import REFUSALS, Dialect
 from app.observation import Observation
 from app.service import Service
@@ -52,7 +51,10 @@ class Scene(BaseModel):
                         "required": [_FIELD],
                         "properties": {
                             _FIELD: {"type": "string", "format": "binary"},
-                            _KEY: {"type": "string", "description": "An API key, where keys are set."},
+                            _KEY: {
+                                "type": "string",
+                                "description": "An API key, if keys are set; before the photo.",
+                            },
                         },
                     }
                 }
@@ -65,16 +67,15 @@ async def scene(request: Request) -> Scene:
     started = perf_counter()
     service, seen = Service.of(request), Observation.of(request.scope)
     classifier = service.classifier
+    request = await service.let_in_by_form(request, _KEY)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
-    service.lanes.admit()
+    client = service.client_of(request)
+    service.lanes.admit(client)
     async with service.intake.hold(request) as body:
         seen.timings_s["read"] = perf_counter() - started
-
-        def classify() -> Result:
-            service.check_form_key(request, body.text(_KEY))
-            return classifier(body.image(_FIELD), 1, alone=service.lanes.alone)
-
-        result, queued_s = await service.lanes.submit(classify)
+        result, queued_s = await service.lanes.submit(
+            lambda: classifier(body.image(_FIELD), 1, alone=service.lanes.alone), client
+        )
     seen.images = 1
     seen.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
     best = result.predictions[0]

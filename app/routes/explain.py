@@ -54,7 +54,8 @@ async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> 
     classifier.model.check_explainable()
     index = None if query.label is None else evidence.class_of(classifier.contract, query.label)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
-    service.lanes.admit()
+    client = service.client_of(request)
+    service.lanes.admit(client)
 
     def work(body: Body) -> tuple[Explanation, bytes, float]:
         photo = body.image()
@@ -67,7 +68,7 @@ async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> 
     started = perf_counter()
     async with service.intake.hold(request) as body:
         seen.timings_s["read"] = perf_counter() - started
-        (found, picture, draw_s), queued_s = await service.lanes.submit(lambda: work(body))
+        (found, picture, draw_s), queued_s = await service.lanes.submit(lambda: work(body), client)
     seen.images = 1
     seen.timings_s |= {"queue": queued_s, "decode": found.decode_s, "infer": found.infer_s}
     if query.format == "png":

@@ -90,13 +90,15 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
-    service.lanes.admit()
+    client = service.client_of(request)
+    service.lanes.admit(client)
     camera = service.frames.camera(query.camera or (request.client.host if request.client else ""))
     started = perf_counter()
     async with service.intake.hold(request) as body:
         seen.timings_s["read"] = perf_counter() - started
         result, queued_s = await service.lanes.submit(
-            lambda: classifier(body.image(), query.top_k, query.min_score, alone=service.lanes.alone, camera=camera)
+            lambda: classifier(body.image(), query.top_k, query.min_score, alone=service.lanes.alone, camera=camera),
+            client,
         )
     seen.images = 1
     seen.cached = result.cached if camera else None
@@ -118,11 +120,14 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
-    service.lanes.admit()
+    client = service.client_of(request)
+    service.lanes.admit(client)
 
     async def one(image: bytes) -> BatchResult | BatchProblem:
         try:
-            result, queued_s = await service.lanes.submit(lambda: classifier(image, query.top_k, query.min_score))
+            result, queued_s = await service.lanes.submit(
+                lambda: classifier(image, query.top_k, query.min_score), client
+            )
         except (errors.Overloaded, errors.Draining):
             raise
         except errors.RequestError as error:
@@ -132,7 +137,7 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     started = perf_counter()
     async with service.intake.hold(request) as body:
         seen.timings_s["read"] = perf_counter() - started
-        images, _ = await service.lanes.submit(lambda: body.images(service.limits.batch_images))
+        images, _ = await service.lanes.submit(lambda: body.images(service.limits.batch_images), client)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(image)) for image in images]

@@ -1,5 +1,7 @@
 """Keys, host names, origins and headers, over a real socket."""
 
+import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -12,10 +14,11 @@ import socket
 import httpx
 import pytest
 from pydantic import ValidationError
+from starlette.requests import Request
 
-from app import access
+from app import access, formkey
 from app.errors import SettingsError
-from app.factory import create_app
+from app.factory import _protected, create_app
 from app.headers import ALWAYS
 from app.settings import Settings
 from tests.app.test_startup import COMMANDS, failure, free_port, start, until_ready
@@ -129,23 +132,100 @@ def test_every_key_is_compared_in_constant_time(monkeypatch):
     assert compared == [(known, sent) for sent in given for known in digests]
 
 
-def test_keys_are_renewed_without_a_restart(tmp_path, caplog):
+def replaced(path, data) -> None:
+    """As it should be done: no reader sees a half of it. None removes it."""
+    if data is None:
+        path.unlink()
+        return
+    replacement = path.with_name("next")
+    replacement.write_bytes(data)
+    replacement.replace(path)
+
+
+def accepted(keys) -> set[str]:
+    return {key for key in (KEY, OTHER, FILED) if keys.accepts(key)}
+
+
+@pytest.mark.parametrize(
+    ("data", "open_to", "says"),
+    [
+        (OTHER.encode(), {OTHER}, None),
+        (f"{OTHER}\n{FILED}\n".encode(), {OTHER, FILED}, None),
+        (f"# new\r\n{OTHER}\r\n\r\n{FILED} # garden\r\n".encode(), {OTHER, FILED}, None),
+        (f"{OTHER}\r{FILED}".encode(), {OTHER, FILED}, None),
+        (b"\xef\xbb\xbf" + OTHER.encode(), {OTHER}, None),
+        (b"\xef\xbb\xbf# new\n" + OTHER.encode(), {OTHER}, None),
+        (None, set(), "cannot be read: No such file"),
+        (b"", set(), "there is no key in it"),
+        (b"\n# nobody\n", set(), "there is no key in it"),
+        (b"\xef\xbb\xbf", set(), "there is no key in it"),
+        (b"short\n", set(), "key 1 is not"),
+        (f"short\n{OTHER}\n".encode(), {OTHER}, "key 1 is not"),
+        (f"{OTHER}\n{FILED}\n{KEY[:15]}".encode(), {OTHER, FILED}, "key 3 is not"),
+        (f"{OTHER}\n".encode() + b"\xff\xfe\xfd-binary-rubbish-\xff\n", {OTHER}, "key 2 is not"),
+        (OTHER.encode("utf-16"), set(), "UTF-16. Save it as UTF-8"),
+        (OTHER.encode("utf-16-be"), set(), "UTF-16. Save it as UTF-8"),
+    ],
+)
+def test_the_file_of_keys_is_the_door(tmp_path, caplog, data, open_to, says):
+    """What is no key in the file any more opens nothing, from the next request on; and it is said once."""
     path = tmp_path / "keys"
     path.write_text(KEY)
     keys = access.Keys(None, path)
-    assert keys.accepts(KEY)
-    replacement = tmp_path / "next"
-    replacement.write_text(OTHER + "\n")
-    replacement.replace(path)
-    assert (keys.accepts(OTHER), keys.accepts(KEY)) == (True, False)
-    path.write_text("short\n")
+    assert accepted(keys) == {KEY}
     with caplog.at_level(logging.ERROR):
-        assert keys.accepts(OTHER)
-        assert keys.accepts(OTHER)
-    assert len(caplog.records) == 1, "said once, not at every request"
-    assert "short" not in caplog.text
+        replaced(path, data)
+        for _ in range(3):
+            assert accepted(keys) == open_to
+    assert [says in record.getMessage() for record in caplog.records] == [True] * (says is not None)
+    assert not any(part in caplog.text for part in ("short", KEY[:15], OTHER, FILED, "rubbish"))
+    path.write_text(f"{KEY}\n{FILED}\n")
+    assert accepted(keys) == {KEY, FILED}, "it opens again"
+
+
+def test_given_keys_stay_when_the_file_is_gone(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(FILED)
+    keys = access.Keys(OTHER, path)
+    assert accepted(keys) == {OTHER, FILED}
     path.unlink()
-    assert keys.accepts(OTHER)
+    assert accepted(keys) == {OTHER}
+    path.mkdir()
+    assert accepted(keys) == {OTHER}
+
+
+def test_a_file_that_may_not_be_read_any_more_is_looked_at(tmp_path):
+    """Its contents have not changed, but its owner has said something."""
+    path = tmp_path / "keys"
+    path.write_text(KEY)
+    keys = access.Keys(None, path)
+    path.chmod(0)
+    assert accepted(keys) == ({KEY} if os.access(path, os.R_OK) else set())
+    seen = keys._file._seen
+    path.chmod(0o600)
+    assert accepted(keys) == {KEY}
+    assert keys._file._seen != seen
+
+
+def test_a_removed_key_file_closes_the_door_of_the_service(tiny, tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(FILED)
+    with serving(tiny, api_keys_file=path) as client:
+        headers = {"X-API-Key": FILED}
+        assert client.post("/predict", content=RED, headers=headers).status_code == 200
+        path.unlink()
+        assert_problem(client.post("/predict", content=RED, headers=headers), 401, "unauthorized")
+        assert client.get("/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize("data", [b"", b"# none\n", b"short", f"{KEY}\nshort".encode(), KEY.encode("utf-16"), None])
+def test_a_file_of_keys_that_is_wrong_at_the_start_ends_it(tmp_path, data):
+    path = tmp_path / "keys"
+    path.write_bytes(b"x")
+    replaced(path, data)
+    with pytest.raises(SettingsError, match=r"^CLASSIFIER_API_KEYS_FILE \(") as error:
+        access.Keys(OTHER, path)
+    assert not any(part in str(error.value) for part in ("short", KEY, OTHER))
 
 
 @pytest.mark.parametrize(
@@ -157,20 +237,217 @@ def test_weak_keys_end_the_start(tiny, key):
     assert not any(part in str(error.value) for part in re.findall(r"[\w-]{5,}", key))
 
 
-def test_the_key_for_a_form(tiny):
-    """What a route whose clients send their key in the form calls."""
-    with serving(tiny, api_keys=KEY) as client:
-        service = client.server.config.app.state.service
+def form(*parts: tuple[str, bytes]) -> bytes:
+    heads = [f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() for name, _ in parts]
+    return b"".join(head + data + b"\r\n" for head, (_, data) in zip(heads, parts, strict=True)) + b"--B--\r\n"
 
-    class Request:
-        def __init__(self, *headers):
-            self.scope = {"headers": list(headers)}
 
-    service.check_form_key(Request(), KEY)
-    service.check_form_key(Request((b"x-api-key", KEY.encode())), None)
-    for key in (None, "", "wrong"):
-        with pytest.raises(access.Unauthorized):
-            service.check_form_key(Request(), key)
+FORM = {"content-type": "multipart/form-data; boundary=B"}
+NOISE = bytes(range(256)) * 40
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (form(("api_key", KEY.encode()), ("image", RED)), FORM, 200),
+        (form(("min_confidence", b"0.4"), ("api_key", KEY.encode()), ("image", RED)), FORM, 200),
+        (form(("api_key", KEY.encode()), ("image", RED), ("more", NOISE)), FORM, 200),
+        (form(("image", RED)), {**FORM, "X-API-Key": KEY}, 200),
+        (form(("image", RED)), {**FORM, "X-API-Key": "wrong"}, 401),
+        (form(("image", RED)), FORM, 401),
+        (form(("api_key", b""), ("image", RED)), FORM, 401),
+        (form(("api_key", KEY[:-1].encode()), ("image", RED)), FORM, 401),
+        (form(("api_key", KEY.encode() + b"\xff"), ("image", RED)), FORM, 401),
+        (form(("api_key", b"wrong"), ("api_key", KEY.encode()), ("image", RED)), FORM, 401),
+        (form(("more", NOISE), ("api_key", KEY.encode()), ("image", RED)), FORM, 401),
+        (form(("image", RED + NOISE), ("api_key", KEY.encode())), FORM, 401),
+        (b"--B\r\n" + b"x" * 9000, FORM, 401),
+        (b"", FORM, 401),
+        (form(("api_key", KEY.encode()), ("image", RED)), {"content-type": "multipart/form-data"}, 401),
+        (form(("api_key", KEY.encode())), {"content-type": "multipart/form-data; boundary=" + "B" * 300}, 401),
+        (RED, {"content-type": "image/jpeg"}, 401),
+        (f"api_key={KEY}".encode(), {"content-type": "application/x-www-form-urlencoded"}, 401),
+    ],
+)
+def test_the_key_of_a_form(locked, body, headers, status):
+    answer = locked.post("/v1/vision/scene", content=body, headers=headers)
+    assert (answer.status_code, answer.json().get("success", False)) == (status, status == 200), answer.text
+
+
+def test_a_key_that_comes_too_late_is_told_where_it_belongs(locked):
+    body = form(("image", RED + NOISE), ("api_key", KEY.encode()))
+    answer = locked.post("/v1/vision/scene", content=body, headers=FORM)
+    assert "'api_key', which has to come before the photo, within the first 8192 bytes" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("chunks", [1, 7, 1000, 8191, 8192, 8193, 10**6])
+@pytest.mark.parametrize("before", [0, 10, 7000, 20_000])
+def test_the_body_is_whole_after_its_key_was_read(chunks, before):
+    """In pieces of any size; and no more of it is asked for than the key needs."""
+    body = form(("other", b"o" * before), ("api_key", KEY.encode()), ("image", NOISE * 3))
+    pieces = [body[at : at + chunks] for at in range(0, len(body), chunks)]
+    messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    messages[-1]["more_body"] = False
+    asked = 0
+
+    async def receive():
+        nonlocal asked
+        asked += 1
+        return messages[asked - 1]
+
+    async def main():
+        scope = {"type": "http", "headers": [(b"content-type", FORM["content-type"].encode())]}
+        key, whole = await formkey.find(Request(scope, receive), "api_key")
+        assert key == (KEY if before < 8000 else None)
+        end_of_key = body.index(KEY.encode()) + len(KEY) + len("\r\n--B\r\n")
+        assert asked * chunks < min(end_of_key, formkey.MOST_BYTES) + chunks
+        assert await whole.body() == body
+
+    asyncio.run(main())
+
+
+def test_who_has_no_key_takes_no_lane_and_is_not_waited_for(locked):
+    """Nothing is worked on, and the answer comes while most of the body is still to be sent."""
+    service = locked.server.config.app.state.service
+    before = service.lanes._ended
+    head = "POST /v1/vision/scene HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\nContent-Type: {}\r\n\r\n"
+    with socket.create_connection((locked.base_url.host, locked.base_url.port)) as connection:
+        connection.settimeout(20)
+        connection.sendall(head.format(FORM["content-type"]).encode() + form(("image", NOISE))[:-7])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+    assert service.lanes._ended == before
+
+
+def test_a_form_whose_key_does_not_come(tiny):
+    with (
+        serving(tiny, api_keys=KEY, body_timeout_seconds=0.2) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port)) as connection,
+    ):
+        connection.settimeout(20)
+        head = f"POST /v1/vision/scene HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['content-type']}\r\n"
+        connection.sendall(head.encode() + b"Content-Length: 900\r\n\r\n--B\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    ("address", "same", "other"),
+    [
+        ("10.0.0.7", "::ffff:10.0.0.7", "10.0.0.8"),
+        ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"),
+        ("fd00::1", "fd00:0:0:0:9::1", "fd00:1::1"),
+        ("fe80::1%eth0", "fe80::1%eth0", "fe80::2%eth0"),
+        ("", "", "unknown"),
+        ("no:address", "no:address", "no:other"),
+        ("0.0.0.0", "0.0.0.0", "::"),
+    ],
+)
+def test_who_is_one_client(address, same, other):
+    client, twin, stranger = (access.client_of({"client": (host, 1)}) for host in (address, same, other))
+    assert client == twin != stranger
+    assert len({client, twin, stranger}) == 2
+    assert access.client_of({"client": None}) == access.client_of({}) == access.client_of({"client": ("", 0)})
+
+
+def test_a_key_is_a_client_wherever_it_comes_from(tmp_path):
+    keys = access.Keys(f"{KEY},{OTHER}", None)
+    scopes = [{"client": (host, 1)} for host in ("10.0.0.1", "10.0.0.2", "10.0.0.1")]
+    for scope, key in zip(scopes, (KEY, KEY, OTHER), strict=True):
+        keys.check(scope, ["wrong", key])
+    one, same, other = map(access.client_of, scopes)
+    assert one == same != other
+    assert KEY not in str(scopes)
+    with pytest.raises(access.Unauthorized):
+        keys.check(wrong := {"client": ("10.0.0.9", 1)}, ["wrong"])
+    assert access.client_of(wrong) == "10.0.0.9"
+
+
+PROXIES = "10.0.0.1, 172.16.0.0/12, fd00::/8"
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("10.0.0.1", ["192.0.2.7"], "192.0.2.7"),
+        ("::ffff:10.0.0.1", ["192.0.2.7"], "192.0.2.7"),
+        ("172.20.0.9", ["192.0.2.7"], "192.0.2.7"),
+        ("::ffff:172.20.0.9", ["192.0.2.7"], "192.0.2.7"),
+        ("fd00::5", ["2001:db8::7"], "2001:db8::7"),
+        # Who is no trusted proxy may say what it likes.
+        ("10.0.0.2", ["192.0.2.7"], "10.0.0.2"),
+        ("::ffff:10.0.0.2", ["192.0.2.7"], "10.0.0.2"),
+        ("192.0.2.9", ["10.0.0.1", "192.0.2.7"], "192.0.2.9"),
+        # What a client has written itself stands before what the proxy has added.
+        ("10.0.0.1", ["198.51.100.1, 192.0.2.7"], "192.0.2.7"),
+        ("10.0.0.1", ["198.51.100.1", "192.0.2.7"], "192.0.2.7"),
+        ("10.0.0.1", ["10.0.0.1, 192.0.2.7, 172.16.0.3"], "192.0.2.7"),
+        ("10.0.0.1", ["192.0.2.7:4711"], "192.0.2.7"),
+        ("10.0.0.1", ["[2001:db8::7]:4711"], "2001:db8::7"),
+        # Nothing usable: whoever is connected.
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", [""], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.7,"], "10.0.0.1"),
+        # A proxy that hides who asks: all that it hides are one.
+        ("10.0.0.1", ["unknown"], "unknown"),
+        ("10.0.0.1", ["10.0.0.1"], "10.0.0.1"),
+    ],
+)
+def test_a_proxy_says_for_whom_it_asks(peer, forwarded, client):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(access.client_of(scope))
+
+    scope = {
+        "type": "http",
+        "scheme": "http",
+        "client": (peer, 4),
+        "headers": [(b"x-forwarded-for", value.encode()) for value in forwarded],
+    }
+    settings = Settings(trusted_proxies=PROXIES)
+    asyncio.run(_protected(app, settings, None)(scope, None, None))
+    assert seen == [access.client_of({"client": (client, 0)})]
+
+
+def test_without_trusted_proxies_nobody_is_believed(client):
+    service, seen = client.server.config.app.state.service, []
+    submit = service.lanes.submit
+    service.lanes.submit = lambda work, who: seen.append(who) or submit(work, who)
+    try:
+        assert client.post("/predict", content=RED, headers={"X-Forwarded-For": "192.0.2.7"}).status_code == 200
+    finally:
+        del service.lanes.submit
+    assert seen == ["127.0.0.1"]
+
+
+ROUTES = {
+    "/predict": {"content": RED},
+    "/predict/batch": {"files": {"file": RED}},
+    "/explain": {"content": RED},
+    "/v1/vision/scene": {"files": {"image": RED}},
+    "/v1/models/tiny:predict": {"json": {"instances": [{"b64": base64.b64encode(RED).decode()}] * 2}},
+    "/v2/models/tiny/infer": {
+        "json": {
+            "inputs": [{"name": "bytes", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(RED).decode()]}]
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize(
+    ("settings", "who"), [({}, "192.0.2.7"), ({"api_keys": KEY}, hashlib.sha256(KEY.encode()).digest())]
+)
+def test_every_route_says_whose_job_it_is(tiny, path, settings, who):
+    """Each job, behind a proxy and by key: nobody's photos go as another's, or as the service's own."""
+    with serving(tiny, trusted_proxies="127.0.0.1", **settings) as client:
+        lanes, seen = client.server.config.app.state.service.lanes, []
+        submit, admit = lanes.submit, lanes.admit
+        lanes.submit = lambda work, client=None: seen.append(client) or submit(work, client)
+        lanes.admit = lambda client=None: seen.append(client) or admit(client)
+        headers = {"X-Forwarded-For": "192.0.2.7", "X-API-Key": KEY}
+        assert client.post(path, headers=headers, **ROUTES[path]).status_code == 200
+        assert len(seen) >= 2
+        assert set(seen) == {who}
 
 
 def test_keys_are_in_no_output(tiny, tmp_path):
@@ -200,7 +477,7 @@ def test_keys_are_in_no_output(tiny, tmp_path):
 
 def test_an_unreadable_file_of_keys(tiny, tmp_path):
     output = failure(COMMANDS["module"], model=tiny, api_keys_file=tmp_path / "absent")
-    assert output.startswith("CLASSIFIER_API_KEYS_FILE: ")
+    assert output.startswith("CLASSIFIER_API_KEYS_FILE (")
     assert output.count("\n") == 1
 
 
@@ -306,6 +583,11 @@ def named(tiny):
         {"cors_origins": "panel.example"},
         {"cors_origins": "https://panel.example/"},
         {"cors_origins": ","},
+        {"trusted_proxies": ""},
+        {"trusted_proxies": "*"},
+        {"trusted_proxies": "nginx"},
+        {"trusted_proxies": "10.0.0.1, 10.0.0.1/8"},
+        {"trusted_proxies": "10.0.0.1:80"},
         {"tls_key": "key.pem"},
         {"tls_certificate": "certificate.pem"},
         {"hsts_seconds": 60},

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import random
 import threading
 import weakref
 
@@ -182,3 +183,227 @@ def test_a_job_that_fails_is_not_kept():
         assert [ref() for ref in kept] == [None] * 3
     finally:
         gc.enable()
+
+
+async def waiting_behind(gate, lanes, *clients, log=None):
+    """Lets the gate's job take the only lane, then one job a name wait; each notes its name when it runs."""
+    running = asyncio.create_task(lanes.submit(gate, "gate"))
+    await started(gate)
+    log = [] if log is None else log
+    tasks = [asyncio.create_task(lanes.submit(lambda name=name: log.append(name), name[0])) for name in clients]
+    await asyncio.sleep(0)
+    return running, tasks
+
+
+@pytest.mark.parametrize(
+    ("arrived", "worked"),
+    [
+        ("a1 a2 a3", "a1 a2 a3"),
+        ("a1 a2 a3 b1", "a1 b1 a2 a3"),
+        ("a1 a2 a3 a4 b1 b2 c1", "a1 b1 c1 a2 b2 a3 a4"),
+        ("b1 a1 b2 c1 a2 c2", "b1 a1 c1 b2 a2 c2"),
+    ],
+)
+def test_clients_take_turns(arrived, worked):
+    async def main():
+        lanes, gate, log = Lanes(1, 60), Gate(), []
+        running, tasks = await waiting_behind(gate, lanes, *arrived.split(), log=log)
+        gate.release.set()
+        await asyncio.gather(running, *tasks)
+        assert log == worked.split()
+        await lanes.drain(10)
+
+    run(main())
+
+
+def test_who_comes_again_waits_for_one_job_of_each_other():
+    """A client with one photo at a time beside one with many: each of its photos is next but one."""
+
+    async def main():
+        lanes, gate, log = Lanes(1, 60), Gate(), []
+        running, tasks = await waiting_behind(gate, lanes, *(f"a{i}" for i in range(20)), log=log)
+        polite = asyncio.create_task(lanes.submit(lambda: log.append("b0"), "b"))
+        await asyncio.sleep(0)
+        gate.release.set()
+        for i in range(1, 4):
+            await polite
+            between = Gate()
+            tasks.append(asyncio.create_task(lanes.submit(between, "a")))
+            polite = asyncio.create_task(lanes.submit(lambda i=i: log.append(f"b{i}"), "b"))
+            between.release.set()
+        await asyncio.gather(running, polite, *tasks)
+        assert log[:2] == ["a0", "b0"]
+        await lanes.drain(10)
+
+    run(main())
+
+
+def test_a_full_queue_is_full_for_who_filled_it():
+    """Each count is of what stands before one more job of that client under turns, and of what runs."""
+
+    async def main():
+        lanes, gate = Lanes(1, budget_s=10), Gate()
+        lanes._service_s = 1.0
+        # 0.9 of the budget is 9 s: with the one that runs and itself, seven may be ahead.
+        running, tasks = await waiting_behind(gate, lanes, *"aaaaaaa")
+        tasks.append(asyncio.create_task(lanes.submit(lambda: None, "a")))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match=r"^9 photos are ahead .* 10000 ms") as refused:
+            lanes.admit("a")
+        assert refused.value.retry_after_s == pytest.approx(1.0)
+        for _ in range(4):
+            tasks.append(asyncio.create_task(lanes.submit(lambda: None, "b")))
+            await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match=r"^10 photos are ahead"):
+            lanes.admit("b")
+        # Its turns come between the other's: one runs, four are its own, five of eight come before its fifth.
+        assert lanes.depth == 12
+        lanes.admit("c")
+        gate.release.set()
+        await asyncio.gather(running, *tasks)
+        await lanes.drain(10)
+
+    run(main())
+
+
+def test_just_in_time_is_in_time():
+    async def main():
+        lanes, gate = Lanes(1, budget_s=10), Gate()
+        lanes._service_s = 4.5
+        running, _ = await waiting_behind(gate, lanes)
+        lanes.admit("a")
+        lanes._service_s = 4.6
+        with pytest.raises(Overloaded, match=r"^1 photos"):
+            lanes.admit("a")
+        gate.release.set()
+        await running
+        await lanes.drain(10)
+
+    run(main())
+
+
+@pytest.mark.parametrize("others", [0, 1, 5])
+def test_one_client_is_refused_as_a_plain_queue_would(others):
+    """What other clients have waiting counts in full where it all comes before: a job each."""
+
+    async def main():
+        lanes, gate = Lanes(1, budget_s=10), Gate()
+        running, tasks = await waiting_behind(gate, lanes, *"bcdefg"[:others])
+        while len(tasks) < 8:
+            tasks.append(asyncio.create_task(lanes.submit(lambda: None, "a")))
+            await asyncio.sleep(0)
+        lanes._service_s = 1.0
+        with pytest.raises(Overloaded, match=r"^9 photos"):
+            lanes.admit("a")
+        gate.release.set()
+        await asyncio.gather(running, *tasks)
+        await lanes.drain(10)
+
+    run(main())
+
+
+def test_who_has_waited_too_long_is_refused_and_not_worked_for():
+    async def main():
+        lanes, gate, worked = Lanes(1, budget_s=0.001), Gate("done"), []
+        running, _ = await waiting_behind(gate, lanes)
+        with pytest.raises(Overloaded, match=r"within 0\.005 s") as refused:
+            await lanes.submit(lambda: worked.append(1), "a")
+        assert refused.value.retry_after_s == 0.001
+        assert lanes.depth == 0
+        gate.release.set()
+        assert (await running)[0] == "done", "what runs is not broken off"
+        await lanes.submit(lambda: None)
+        assert not worked
+        assert await lanes.drain(10)
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["left", "refused"])
+def test_the_photo_of_who_does_not_wait_any_more_is_not_kept(how):
+    class Photo:
+        pass
+
+    async def main():
+        lanes, gate, photo = Lanes(1, budget_s=60 if how == "left" else 0.001), Gate(), Photo()
+        running, _ = await waiting_behind(gate, lanes)
+        kept = weakref.ref(photo)
+        waiting = asyncio.create_task(lanes.submit(lambda photo=photo: photo, "a"))
+        await asyncio.sleep(0)
+        del photo
+        assert kept() is not None
+        if how == "left":
+            waiting.cancel()
+        with pytest.raises(asyncio.CancelledError if how == "left" else Overloaded):
+            await waiting
+        del waiting
+        await asyncio.sleep(0)
+        assert kept() is None, "it is gone while the lane is still held"
+        gate.release.set()
+        await running
+        await lanes.drain(10)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
+
+
+def test_no_single_job_ruins_the_estimate():
+    async def main():
+        lanes = Lanes(1, 60)
+        for _ in range(40):
+            lanes._learn(0.01)
+        lanes._learn(60.0)
+        assert lanes.service_s == pytest.approx(0.0115)
+        lanes._service_s = 0.01
+        for _ in range(25):
+            lanes._learn(0.1)
+        assert lanes.service_s == pytest.approx(0.071, rel=0.01), "what becomes the rule is followed"
+        for _ in range(100):
+            lanes._learn(0.01)
+        assert lanes.service_s < 0.011
+        await lanes.drain(1)
+
+    run(main())
+
+
+def test_the_first_jobs_count_alike():
+    """The golden photo, which is small and the first one through the model, is not half of the estimate for long."""
+
+    async def main():
+        lanes = Lanes(1, 60)
+        for service_s in (0.04, 0.01, 0.01, 0.02):
+            lanes._learn(service_s)
+        assert lanes.service_s == pytest.approx(0.02)
+        await lanes.drain(1)
+
+    run(main())
+
+
+def test_nothing_is_lost_while_clients_come_and_leave():
+    """Jobs of some clients, many cancelled at any moment: every other one is answered, and the lanes end."""
+
+    async def main():
+        chance = random.Random(4)
+        lanes = Lanes(3, 60)
+        for _ in range(20):
+            tasks = [asyncio.create_task(lanes.submit(lambda i=i: i, chance.randrange(4))) for i in range(60)]
+            leaving = set(chance.sample(range(60), 30))
+            for i in leaving:
+                for _ in range(chance.randrange(3)):
+                    await asyncio.sleep(0)
+                tasks[i].cancel()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+            for i, outcome in enumerate(found):
+                assert (i in leaving and isinstance(outcome, asyncio.CancelledError)) or outcome[0] == i
+        assert await lanes.drain(10)
+        assert lanes._queue.length == 0
+        assert not lanes._queue._jobs
+        for thread in lanes._threads:
+            await asyncio.to_thread(thread.join, 10)
+        assert not lanes.alive
+
+    run(main())

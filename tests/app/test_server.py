@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -128,6 +129,7 @@ def test_what_was_held_is_given_back():
     limits = Limits(body_bytes=100, body_timeout_s=10, held_bytes=1000, decode_bytes=1, batch_images=1)
 
     class Request:
+        scope: ClassVar = {"type": "http", "headers": [], "client": ("127.0.0.1", 1)}
         headers = httpx.Headers({"content-type": "image/jpeg"})
 
         def __init__(self, *messages):

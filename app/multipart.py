@@ -201,7 +201,7 @@ def _last(data: bytes, delimiter: bytes, start: int) -> tuple[int, bool, tuple[i
     for length in range(len(closing) - 1, 0, -1):
         for begun in (closing[:length], closing[1 : length + 1]):
             if data.endswith(begun, start):
-                return len(data) - len(begun), b"-" in begun, None
+                return len(data) - len(begun), begun.strip(b"\r\n-") != b"", None
     return len(data), False, None
 
 

@@ -73,7 +73,8 @@ class Inference:
                     "Send the length of the JSON there."
                 )
             end = int(header_length)
-        request = json_object(data[:end], _HINT)
+        size = (contract.resize.height, contract.resize.width, 3)
+        request = json_object(data[:end], _HINT, size, max_images)
         request_id = request.get("id")
         if not isinstance(request_id, str | None):
             raise MalformedBody('"id" is not a text. Send a text, or none.')
@@ -170,12 +171,12 @@ def _pictures(
     if not fits:
         raise MalformedBody(f"{quoted(name)} has the shape {quoted(shape)}. Send {[-1, *size] if decoded else [-1]}.")
     if count > max_images:
-        raise TooManyImages(f"The request has {count} pictures; at most {max_images} are taken. Send fewer.")
+        raise TooManyImages(f"The request has {quoted(count)} pictures; at most {max_images} are taken. Send fewer.")
     announced = _parameters(tensor).get("binary_data_size")
     if (0 if announced is None else announced) != len(data) - offset:
         raise MalformedBody(
-            f'"binary_data_size" is {quoted(announced)}, and {len(data) - offset} bytes follow the JSON. Send the length '
-            "of the JSON as Inference-Header-Content-Length, and the tensor's bytes right after it."
+            f'"binary_data_size" is {quoted(announced)}, and {len(data) - offset} bytes follow the JSON. Send the '
+            "JSON's length as Inference-Header-Content-Length, and the tensor's bytes right after it."
         )
     if decoded:
         if announced is None:

@@ -1,6 +1,7 @@
 """Photos inside text: base64 and numbers to bytes and pixels, without any HTTP."""
 
 import binascii
+import codecs
 import json
 import re
 from itertools import chain
@@ -33,12 +34,14 @@ _ESCAPES: Final = (
 _BACKSLASHES: Final = ((b"\\n", b"\n"), (b"\\r", b"\r"), (b"\\/", b"/"))
 _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,30}://")
 _FILE_NAME: Final = re.compile(r"[^\r\n]{0,1000}\.[A-Za-z0-9]{2,5}\s*")
+#: Lists and objects in JSON, beside those of pixels.
+_MAX_LISTS: Final = 1000
 #: How deep a picture may stand inside lists and objects, and beside how many others.
 _MAX_DEPTH: Final = 3
 _MAX_MEMBERS: Final = 32
 
 
-def json_value(data: bytes, hint: str) -> Any:
+def json_value(data: bytes, hint: str, most: int = _MAX_LISTS) -> Any:
     """What the JSON in ``data`` says: in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Line breaks within texts are taken, which base64's own tools write, and so are NULs at the end, which C programs
@@ -47,10 +50,13 @@ def json_value(data: bytes, hint: str) -> Any:
     Args:
         data: a body.
         hint: a sentence that says what to send instead.
+        most: lists and objects that may be in it; an empty one is 3 bytes of JSON, and 80 in memory.
 
     Raises:
-        MalformedBody: it is not JSON.
+        MalformedBody: it is not JSON, or has more lists and objects.
     """
+    if data.count(b"[") + data.count(b"{") > most:
+        raise MalformedBody(f"The JSON has more than {most} lists and objects. {hint}")
     try:
         text = data.decode(json.detect_encoding(data)).strip("\ufeff\0 \t\r\n")
         return json.loads(text, strict=False)
@@ -58,13 +64,14 @@ def json_value(data: bytes, hint: str) -> Any:
         raise MalformedBody(f"The body is not valid JSON ({_reason(error)}). {hint}") from error
 
 
-def json_object(data: bytes, hint: str) -> dict[str, Any]:
-    """The JSON object in ``data``; otherwise as ``json_value``.
+def json_object(data: bytes, hint: str, size: tuple[int, int, int], pictures: int) -> dict[str, Any]:
+    """The JSON object in ``data``, with ``pictures`` of ``size`` at most; otherwise as ``json_value``.
 
     Raises:
-        MalformedBody: it is not JSON, or not an object.
+        MalformedBody: it is not JSON, or not an object, or more than that.
     """
-    document = json_value(data, hint)
+    height, width, _ = size
+    document = json_value(data, hint, _MAX_LISTS + pictures * (height * (width + 1) + 1))
     if not isinstance(document, dict):
         raise MalformedBody(f"The JSON is not an object. {hint}")
     return document
@@ -109,15 +116,15 @@ def encoded_picture(data: bytes) -> bytes | None:
     """The picture whose base64, or whose data URL, ``data`` is; None if it is something else."""
     if not begins_as_base64_picture(data):
         return None
-    return from_base64(data.decode("latin-1"), "The base64 text")
+    return from_base64(data.removeprefix(codecs.BOM_UTF8).decode("latin-1"), "The base64 text")
 
 
 def begins_as_base64_picture(data: bytes) -> bool:
     """Whether ``data`` begins as the base64 of an image file does."""
-    beginning = data[:400]
-    if not beginning.removeprefix(b"\xef\xbb\xbf").isascii() or len(beginning) < 12:
+    beginning = data[:400].removeprefix(codecs.BOM_UTF8)
+    if not beginning.isascii() or len(beginning) < 12:
         return False
-    plain = _alphabet(beginning.removeprefix(b"\xef\xbb\xbf"))[:64]
+    plain = _alphabet(beginning)[:64]
     try:
         return looks_like_picture(binascii.a2b_base64(plain[: len(plain) // 4 * 4], strict_mode=True))
     except ValueError:
@@ -239,11 +246,11 @@ def _alphabet(text: bytes) -> bytes:
 
 
 def _spaces(text: bytes) -> bytes:
-    """``+`` is a space in a form; but there are also people who break base64 into words."""
+    """``+`` is a space in a form; but there are also people who indent base64, or break it into words."""
     bare = text.translate(None, _BLANK)
-    if b"+" in bare or b"-" in bare:
+    spaced = b"".join(line.strip(_BLANK) for line in text.split(b"\n"))
+    if b"+" in bare or b"-" in bare or b" " not in spaced:
         return bare
-    spaced = text.translate(None, _BLANK.replace(b" ", b""))
     if (len(spaced) % 4 == 0) != (len(bare) % 4 == 0):
         words = len(bare) % 4 == 0
     else:

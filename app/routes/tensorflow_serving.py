@@ -94,7 +94,8 @@ class _Predict:
             MalformedBody: it is no predict request, or not one for this model.
             TooManyImages: it has more than ``max_images``.
         """
-        request = json_object(data, _HINT)
+        size = (contract.resize.height, contract.resize.width, 3)
+        request = json_object(data, _HINT, size, max_images)
         if request.get("signature_name", "") not in ("", _SIGNATURE):
             raise errors.MalformedBody(f'There is one signature, "{_SIGNATURE}". Ask for it, or name none.')
         if ("instances" in request) == ("inputs" in request):
@@ -107,7 +108,6 @@ class _Predict:
             raise errors.TooManyImages(
                 f"The request has {len(values)} photos; at most {max_images} are taken. Send fewer."
             )
-        size = (contract.resize.height, contract.resize.width, 3)
         return cls([_picture(value, size) for value in values], "predictions" if row else "outputs")
 
 

@@ -80,6 +80,8 @@ class Body:
 
     def text(self, field: str) -> str | None:
         """The first field of a form named ``field``, as text; None if there is none."""
+        if looks_like_picture(self.data):
+            return None
         if self._is_multipart():
             fields: Iterator[Part] = self._parts()
         elif self.content_type == "application/x-www-form-urlencoded":

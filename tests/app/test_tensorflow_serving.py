@@ -93,6 +93,8 @@ def test_status_and_metadata(client):
         status = client.get(path).json()
         jsonschema.validate(status, STATUS)
         assert [(v["version"], v["state"]) for v in status["model_version_status"]] == [("1", "AVAILABLE")]
+        # What KServe's V1 client waits for.
+        assert (status["name"], status["ready"]) == ("tiny", True)
     for path in ("/v1/models/tiny/metadata", "/v1/models/tiny/versions/1/metadata"):
         found = client.get(path).json()
         assert found["model_spec"] == {"name": "tiny", "signature_name": "", "version": "1"}
@@ -190,7 +192,8 @@ def test_overload_and_draining(tiny):
         assert "99 photos" in assert_error(response, 503)
         assert int(response.headers["retry-after"]) > 1
         service.leaving = True
-        assert client.get("/v1/models/tiny").json()["model_version_status"][0]["state"] == "UNLOADING"
+        status = client.get("/v1/models/tiny").json()
+        assert (status["ready"], status["model_version_status"][0]["state"]) == (False, "UNLOADING")
 
 
 def test_openapi_says_what_can_happen(client):

@@ -8,21 +8,28 @@ from urllib.parse import unquote_plus
 from app.errors import MalformedBody, quoted
 from app.multipart import Part
 from app.sniff import looks_like_picture
-from app.wire import begins_as_base64_picture, encoded_picture, from_base64, names
+from app.wire import begins_as_base64_picture, encoded_picture, from_base64, names, percent_decoded
 
 #: More beside the photos is no form with photos, but an attempt to keep us busy.
 MAX_FIELDS: Final = 48
 
 
 def fields(data: bytes) -> Iterator[Part]:
-    """The fields of an urlencoded form, their values as they were sent: ``from_base64`` knows best what was meant."""
+    """The fields of an urlencoded form.
+
+    Their values are as they were sent, unless they are pictures then: of base64 ``from_base64`` knows what was meant.
+    """
     at = 0
     while at < len(data):
         end = data.find(b"&", at)
         end = len(data) if end < 0 else end
         name, equals, _ = data[at : min(end, at + 300)].partition(b"=")
-        quoted_name = unquote_plus(name.decode("latin-1"))
-        yield Part(data, at + len(name) + len(equals), end, {}, quoted_name)
+        start = at + len(name) + len(equals)
+        part = Part(data, start, end, {}, unquote_plus(name.decode("latin-1")))
+        if looks_like_picture(percent_decoded(part.beginning)):
+            decoded = percent_decoded(part.content)
+            part = Part(decoded, 0, len(decoded), {}, part.field)
+        yield part
         at = end + 1
 
 

@@ -31,6 +31,7 @@ from app.wire import begins_as_picture, encoded_picture, json_value, names, only
 #: Name of the multipart field that carries a photo, where no other protocol says otherwise.
 FIELD: Final = "file"
 _MAX_CONTENT_TYPE_BYTES: Final = 1000
+_URLENCODED: Final = "application/x-www-form-urlencoded"
 # A JSON object, whatever the Content-Type calls it.
 _OBJECT: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 
@@ -57,6 +58,11 @@ class Body:
         data, kind = self.data, self.content_type
         photo = data if looks_like_picture(data) else encoded_picture(data)
         if photo:
+            if kind == _URLENCODED and b"\0" not in photo:
+                raise MalformedBody(
+                    "The picture has lost its NUL bytes and line ends, as curl -d leaves them out. Send it with "
+                    "curl --data-binary @photo.jpg."
+                )
             return photo
         if not data:
             raise MalformedBody(f"The body is empty. Send a photo as {_forms(field)}.")
@@ -74,7 +80,7 @@ class Body:
                     raise
         if raw:
             return data
-        if kind == "application/x-www-form-urlencoded":
+        if kind == _URLENCODED:
             return forms.chosen(forms.fields(data), field, first=False)
         raise UnsupportedBody(f"A photo cannot be read from Content-Type {quoted(kind)}. Send it as {_forms(field)}.")
 
@@ -84,7 +90,7 @@ class Body:
             return None
         if self._is_multipart():
             fields: Iterator[Part] = self._parts()
-        elif self.content_type == "application/x-www-form-urlencoded":
+        elif self.content_type == _URLENCODED:
             fields = forms.fields(self.data)
         else:
             return None

@@ -34,6 +34,9 @@ _ESCAPES: Final = (
 _BACKSLASHES: Final = ((b"\\n", b"\n"), (b"\\r", b"\r"), (b"\\/", b"/"))
 _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,30}://")
 _FILE_NAME: Final = re.compile(r"[^\r\n]{0,1000}\.[A-Za-z0-9]{2,5}\s*")
+_HEX_DIGITS: Final = np.full(256, 16, np.uint8)
+for _digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
+    _HEX_DIGITS[list(_digits)] = range(16)
 #: Lists and objects in JSON, beside those of pixels.
 _MAX_LISTS: Final = 1000
 #: How deep a picture may stand inside lists and objects, and beside how many others.
@@ -130,6 +133,20 @@ def begins_as_base64_picture(data: bytes) -> bool:
         return looks_like_picture(binascii.a2b_base64(plain[: len(plain) // 4 * 4], strict_mode=True))
     except ValueError:
         return False
+
+
+def percent_decoded(data: bytes) -> bytes:
+    """What an urlencoded form's value stands for; the standard library makes a list of an item an escape for it."""
+    found = np.frombuffer(data, np.uint8)
+    at = np.flatnonzero(found[:-2] == ord("%"))
+    high, low = _HEX_DIGITS[found[at + 1]], _HEX_DIGITS[found[at + 2]]
+    right = (high < 16) & (low < 16)
+    at = at[right]
+    decoded = np.where(found == ord("+"), np.uint8(ord(" ")), found)
+    decoded[at] = high[right] * 16 + low[right]
+    kept = np.ones(len(found), bool)
+    kept[at + 1] = kept[at + 2] = False
+    return decoded[kept].tobytes()
 
 
 def begins_as_picture(value: Any, depth: int = 0) -> bool:

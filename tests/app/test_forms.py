@@ -16,6 +16,7 @@ PHOTO, OTHER = encode(solid((9, 240, 9)), "JPEG"), encode(solid((240, 9, 9)), "P
 LABEL = "green"
 TEXT = base64.b64encode(PHOTO).decode()
 LINES = base64.encodebytes(PHOTO).decode()
+URLENCODED = "application/x-www-form-urlencoded"
 FORM = "multipart/form-data; boundary=XbX"
 
 
@@ -44,7 +45,7 @@ TAKEN = {
             "application/jpeg",
             "application/octet-stream",
             "binary/octet-stream",
-            "application/x-www-form-urlencoded",
+            URLENCODED,
             "text/plain",
             "text/plain; charset=utf-8",
             "application/json",
@@ -67,7 +68,7 @@ TAKEN = {
     "dashes in the boundary": ("multipart/form-data; boundary=--XbX", ONE),
     "no boundary": ("multipart/form-data", ONE),
     "no content type": ("", ONE),
-    "the wrong content type": ("application/x-www-form-urlencoded", ONE),
+    "the wrong content type": (URLENCODED, ONE),
     "odd boundary": ("multipart/form-data; boundary==_a/b=c", ONE.replace(b"XbX", b"=_a/b=c")),
     "preamble": (FORM, b"A preamble.\r\n" + ONE),
     "line before": (FORM, b"\r\n" + ONE),
@@ -112,7 +113,7 @@ TAKEN = {
     # JSON and forms
     "JSON": ("application/json", f'{{"image": "{TEXT}"}}'),
     "JSON by another name": ("application/vnd.api+json; charset=utf-8", f'{{"image": "{TEXT}"}}'),
-    "JSON by curl -d": ("application/x-www-form-urlencoded", f'{{"image": "{TEXT}"}}'),
+    "JSON by curl -d": (URLENCODED, f'{{"image": "{TEXT}"}}'),
     "JSON as text": ("text/plain", f' {{"image": "{TEXT}"}}'),
     "JSON as nothing": ("", f'\ufeff{{"image": "{TEXT}"}}\n'),
     "JSON as an image": ("image/jpeg", f'{{"image": "{TEXT}"}}'),
@@ -130,9 +131,14 @@ TAKEN = {
     "JSON twice the same key": ("application/json", f'{{"image": "x", "image": "{TEXT}"}}'),
     "base64": ("text/plain", LINES),
     "data URL": ("", f"data:image/jpeg;base64,{TEXT}"),
-    "urlencoded form": ("application/x-www-form-urlencoded", urllib.parse.urlencode({"a": "b", "%s": TEXT})),
-    "urlencoded form of another name": ("application/x-www-form-urlencoded", urllib.parse.urlencode({"photo": TEXT})),
-    "form that is not encoded": ("application/x-www-form-urlencoded", f"%s={TEXT}&camera=yard"),
+    "urlencoded form": (URLENCODED, urllib.parse.urlencode({"a": "b", "%s": TEXT})),
+    "urlencoded form of another name": (URLENCODED, urllib.parse.urlencode({"photo": TEXT})),
+    "urlencoded form of the bytes": (URLENCODED, urllib.parse.urlencode({"%s": PHOTO})),
+    "urlencoded form of the bytes, in lower case": (
+        URLENCODED,
+        "a=1&photo=" + "".join(f"%{byte:02x}" for byte in PHOTO) + "&b=2",
+    ),
+    "form that is not encoded": (URLENCODED, f"%s={TEXT}&camera=yard"),
 }
 
 #: Path, the name of its field, and where the label is in its answer.
@@ -160,7 +166,7 @@ def test_a_photo_is_taken(client, form, route):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-@pytest.mark.parametrize("content_type", ["", "text/plain", "application/json", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/json", URLENCODED])
 def test_a_picture_of_any_format_is_seen(client, kind, content_type):
     data = encode(solid((9, 240, 9)), kind)
     for body in (data, base64.b64encode(data), json.dumps({"photo": base64.b64encode(data).decode()})):
@@ -202,7 +208,8 @@ REFUSED = {
     "deep": ("application/json", '{"image": ' + "[" * 900 + "]" * 900 + "}", 400, "base64"),
     "deeper": ("application/json", '{"image": ' + "[" * 90000, 400, "JSON"),
     "NaN": ("application/json", '{"image": NaN, "a": Infinity}', 400, "base64"),
-    "a form without a photo": ("application/x-www-form-urlencoded", "camera=yard&%FF=%00", 400, "'camera'"),
+    "what curl -d leaves": (URLENCODED, PHOTO.translate(None, b"\0\r\n"), 400, "--data-binary"),
+    "a form without a photo": (URLENCODED, "camera=yard&%FF=%00", 400, "'camera'"),
 }
 
 
@@ -333,7 +340,7 @@ ECHOED = {
     "address": ("/predict", {"json": {"image": "http://" + HUGE}}),
     "urlencoded names": (
         "/predict",
-        {"content": "&".join([LONG[:9000]] * 40), "headers": {"content-type": "application/x-www-form-urlencoded"}},
+        {"content": "&".join([LONG[:9000]] * 40), "headers": {"content-type": URLENCODED}},
     ),
     "DeepStack's names": (
         "/v1/vision/scene",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import string
 import textwrap
 import urllib.parse
 
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 
 from app.errors import MalformedBody, quoted
 from app.sniff import looks_like_picture
-from app.wire import begins_as_base64_picture, begins_as_picture, encoded_picture, from_base64, json_value, picture
+from app.wire import (
+    begins_as_base64_picture,
+    begins_as_picture,
+    encoded_picture,
+    from_base64,
+    json_value,
+    percent_decoded,
+    picture,
+)
 from tests.photos import encode, heic, quarters
 
 JPEG = encode(quarters(64, 48), "JPEG")
@@ -107,6 +116,14 @@ def test_what_a_text_is_instead_is_named(text, says):
     with pytest.raises(MalformedBody, match=says) as found:
         from_base64(text, '"image"')
     assert len(str(found.value)) < 500
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", "+", "%", "%25", "%zz", "%4", "a b"]))
+def test_percent_decoding(data, more):
+    """As the standard library does it."""
+    for safe in ("", string.ascii_letters + string.digits + "-&=/"):
+        text = urllib.parse.quote_plus(data, safe=safe) + more
+        assert percent_decoded(text.encode()) == urllib.parse.unquote_to_bytes(text.replace("+", " "))
 
 
 VALUES = {

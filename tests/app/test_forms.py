@@ -175,6 +175,15 @@ def test_a_picture_of_any_format_is_seen(client, kind, content_type):
         assert response.json()["predictions"][0]["label"] == LABEL
 
 
+@pytest.mark.parametrize("data", [PHOTO.decode("latin-1").encode(), b"\0\0\0\x18ftypmp42" + bytes(99), bytes(9)])
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "video/mp4"])
+def test_other_bytes_are_named_by_what_decodes_pictures(client, data, kind):
+    """Here: a photo that was sent as text, a film, nothing at all."""
+    response = post(client, "predict", kind, data)
+    assert response.status_code == 415 or (response.status_code, data[0]) == (422, 0xC3)
+    assert not response.json()["type"].endswith(":unsupported-body")
+
+
 def test_a_heic_is_seen(client):
     pytest.importorskip("pillow_heif")
     assert post(client, "predict", "text/plain", heic(solid((9, 240, 9)))).status_code == 200

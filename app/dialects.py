@@ -25,6 +25,7 @@ REFUSALS: Final = (
     errors.MalformedBody,
     errors.BodyTimeout,
     errors.BodyTooLarge,
+    errors.UnsupportedEncoding,
     errors.Overloaded,
     errors.Draining,
     errors.TooManyPixels,
@@ -111,7 +112,9 @@ def model(request: Request) -> Classifier:
     classifier = Service.of(request).classifier_for(name)
     served = classifier.contract.version
     if version not in (None, served):
-        raise errors.UnknownModel(f"The model {name!r} has no version {version!r} here; {served!r} is served.")
+        raise errors.UnknownModel(
+            f"The model {name!r} has no version {errors.quoted(version)} here; {served!r} is served."
+        )
     return classifier
 
 

@@ -13,6 +13,7 @@
         ├── BodyTimeout         the body did not arrive in time
         ├── ClientDisconnected  the client left before its request was complete
         ├── UnsupportedBody     a Content-Type that no photo can be read from
+        ├── UnsupportedEncoding a Content-Encoding, which nothing here undoes
         ├── MalformedBody       multipart or JSON that does not parse, or has no photo in it
         ├── TooManyImages       more parts than CLASSIFIER_MAX_BATCH_IMAGES
         ├── InvalidParameter    a query parameter out of its range
@@ -20,6 +21,7 @@
         ├── BrokenImage         a supported format, but truncated or damaged
         ├── TooManyPixels       the header announces more pixels than CLASSIFIER_MAX_PIXELS
         ├── UnknownModel        no model of that name is served
+        ├── NotOffered          a route of another server's API that stands for something that is not offered here
         ├── NotExplainable      the model's file cannot say where its evidence lies
         ├── ModelRefused        a new model file was not taken; the running model goes on
         ├── NoPreviousModel     there is no earlier model to go back to
@@ -27,6 +29,9 @@
         ├── Overloaded          no lane would be free within CLASSIFIER_QUEUE_BUDGET_MS
         └── Draining            the service is shutting down
 """
+
+import reprlib
+from typing import Any, Final
 
 
 class ClassifierError(Exception):
@@ -73,6 +78,10 @@ class UnsupportedBody(RequestError):
     """The Content-Type is none that a photo can be read from."""
 
 
+class UnsupportedEncoding(RequestError):
+    """The body is compressed, or encoded in another way."""
+
+
 class MalformedBody(RequestError):
     """The multipart or JSON body does not parse, or has no photo where one is expected."""
 
@@ -99,6 +108,10 @@ class TooManyPixels(RequestError):
 
 class UnknownModel(RequestError):
     """No model of that name is served."""
+
+
+class NotOffered(RequestError):
+    """The request is understood, but what it asks for is not offered here."""
 
 
 class NotExplainable(RequestError):
@@ -131,3 +144,14 @@ class Overloaded(RequestError):
 
 class Draining(RequestError):
     """The service is shutting down and takes no new work."""
+
+
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 6, 4
+
+
+def quoted(value: Any) -> str:
+    """Something that a client sent, for a message: printable, in quotes if it is a text, and short if it is long."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."

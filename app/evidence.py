@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.classifier import Classifier, Prediction
 from app.contract import Contract
-from app.errors import InvalidParameter
+from app.errors import InvalidParameter, quoted
 from app.imaging import load, overview, visible
 from app.room import Room
 
@@ -68,20 +68,20 @@ def class_of(contract: Contract, asked: str) -> int:
     named = [i for i, label in enumerate(labels) if label == wanted]
     if len(named) > 1:
         raise InvalidParameter(
-            f"{len(named)} classes are called {asked!r}. Ask for one by its index: {_either(named)}."
+            f"{len(named)} classes are called {quoted(asked)}. Ask for one by its index: {_either(named)}."
         )
     named += [i for i, id_ in enumerate(contract.ids) if id_ is not None and id_.casefold() == wanted]
-    if wanted.isdecimal() and int(wanted) < len(labels):
+    if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(labels):
         named.append(int(wanted))
     if named:
         return named[0]
     # Only somebody who mistypes waits for it.
     from difflib import get_close_matches
 
-    near = get_close_matches(wanted, labels, 3)
+    near = get_close_matches(wanted[:100], labels, 3)
     hint = f"Did you mean {_either([repr(contract.labels[labels.index(label)]) for label in near])}? " if near else ""
     raise InvalidParameter(
-        f"No class has the label, id or index {asked!r}. {hint}See /labels for all {len(labels)} classes."
+        f"No class has the label, id or index {quoted(asked)}. {hint}See /labels for all {len(labels)} classes."
     )
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from app.contract import Contract
-from app.errors import MalformedBody, TooManyImages
+from app.errors import MalformedBody, TooManyImages, quoted
 from app.ranking import top_k
-from app.wire import from_base64, json_object, pixels
+from app.wire import from_base64, is_unicode, json_object, names, pixels
 
 #: The extensions that are spoken, by the names that Triton gives them.
 EXTENSIONS: Final = ("binary_tensor_data", "classification")
@@ -28,6 +28,8 @@ ENCODED: Final = "bytes"
 #: The output: softmax scores.
 SCORES: Final = "scores"
 
+#: Characters of a request's name that are given back.
+_MAX_ID: Final = 1000
 _HINT: Final = "GET /v2/models/<name> says what a model takes."
 
 
@@ -63,16 +65,23 @@ class Inference:
         """
         end = len(data)
         if header_length is not None:
-            if not (header_length.isdecimal() and header_length.isascii() and int(header_length) <= len(data)):
+            # As many digits as no body has bytes are not even counted.
+            digits = header_length.isascii() and header_length.isdecimal() and len(header_length) <= 18
+            if not digits or int(header_length) > len(data):
                 raise MalformedBody(
-                    f"Inference-Header-Content-Length is {header_length!r}, and the body has {len(data)} bytes. Send "
-                    "the length of the JSON there."
+                    f"Inference-Header-Content-Length is {quoted(header_length)}, and the body has {len(data)} bytes. "
+                    "Send the length of the JSON there."
                 )
             end = int(header_length)
-        request = json_object(data[:end], _HINT)
+        size = (contract.resize.height, contract.resize.width, 3)
+        request = json_object(data[:end], _HINT, size, max_images)
         request_id = request.get("id")
         if not isinstance(request_id, str | None):
             raise MalformedBody('"id" is not a text. Send a text, or none.')
+        if request_id is not None and (len(request_id) > _MAX_ID or not is_unicode(request_id)):
+            raise MalformedBody(
+                f'"id" is {quoted(request_id)}. Send at most {_MAX_ID} characters of Unicode text (no lone surrogates).'
+            )
         tensors = _objects(request, "inputs")
         if len(tensors) != 1:
             raise MalformedBody(f'There are {len(tensors)} inputs. Send one, "{PIXELS}" or "{ENCODED}".')
@@ -127,7 +136,10 @@ def _output(request: dict[str, Any], classes: int) -> tuple[int, bool]:
     """How many classes are asked for (0: the scores), and whether the answer is to be binary."""
     asked = _objects(request, "outputs")
     if len(asked) > 1 or any(item.get("name") != SCORES for item in asked):
-        raise MalformedBody(f'There is one output, "{SCORES}". Ask for it once, or name none.')
+        found = names([item.get("name") for item in asked])
+        raise MalformedBody(
+            f'There is one output, "{SCORES}", and the request asks for {found}. Name it once, or none.'
+        )
     parameters = _parameters(asked[0]) if asked else {}
     count = parameters.get("classification", 0)
     binary = parameters.get("binary_data", _parameters(request).get("binary_data_output", False))
@@ -144,34 +156,38 @@ def _pictures(
     """The pictures of the one input, whose binary contents, if any, are in ``data`` from ``offset``."""
     name, datatype, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
     size = (contract.resize.height, contract.resize.width, 3)
-    if (name, datatype) not in ((PIXELS, "UINT8"), (ENCODED, "BYTES")):
+    # There is one input that takes pictures' bytes, by whatever name a client calls it; pixels are of this model only.
+    if datatype != "BYTES" and (name, datatype) != (PIXELS, "UINT8"):
         raise MalformedBody(
-            f'The input is "{name}" of {datatype}. Send "{PIXELS}" of UINT8 {[-1, *size]} or "{ENCODED}" of BYTES [-1].'
+            f"The input is {quoted(name)} of {quoted(datatype)}. Send {PIXELS!r} of UINT8 {[-1, *size]}, not scaled, "
+            f"or {ENCODED!r} of BYTES [-1], which are image files."
         )
     if not isinstance(shape, list) or not shape or any(type(length) is not int or length < 1 for length in shape):
         raise MalformedBody('"shape" is not a list of lengths, the number of pictures first.')
     count = shape[0]
     # Models that are told their batch size elsewhere have clients that send text as [N, 1].
-    fits = shape[1:] == list(size) if name == PIXELS else shape[1:] in ([], [1])
+    decoded = datatype == "UINT8"
+    fits = shape[1:] == list(size) if decoded else shape[1:] in ([], [1])
     if not fits:
-        raise MalformedBody(f'"{name}" has the shape {shape}. Send {[-1, *size] if name == PIXELS else [-1]}.')
+        raise MalformedBody(f"{quoted(name)} has the shape {quoted(shape)}. Send {[-1, *size] if decoded else [-1]}.")
     if count > max_images:
-        raise TooManyImages(f"The request has {count} pictures; at most {max_images} are taken. Send fewer.")
+        raise TooManyImages(f"The request has {quoted(count)} pictures; at most {max_images} are taken. Send fewer.")
     announced = _parameters(tensor).get("binary_data_size")
     if (0 if announced is None else announced) != len(data) - offset:
         raise MalformedBody(
-            f'"binary_data_size" is {announced}, and {len(data) - offset} bytes follow the JSON. Send the length of '
-            "the JSON as Inference-Header-Content-Length, and the tensor's bytes right after it."
+            f'"binary_data_size" is {quoted(announced)}, and {len(data) - offset} bytes follow the JSON. Send the '
+            "JSON's length as Inference-Header-Content-Length, and the tensor's bytes right after it."
         )
-    if name == PIXELS:
+    if decoded:
         if announced is None:
             return list(pixels(tensor.get("data"), (count, *size)))
         if announced != count * prod(size):
             raise MalformedBody(f'"{PIXELS}" has {announced} bytes; {shape} of UINT8 has {count * prod(size)}.')
         return list(np.frombuffer(data, np.uint8, offset=offset).reshape(count, *size))
-    encoded = _texts(tensor.get("data")) if announced is None else _elements(data, offset)
+    encoded = _texts(tensor.get("data")) if announced is None else _elements(data, offset, count)
     if len(encoded) != count:
-        raise MalformedBody(f'"{ENCODED}" has {len(encoded)} elements; its shape says {count}.')
+        many = "more" if len(encoded) > count else str(len(encoded))
+        raise MalformedBody(f'"{ENCODED}" has {many} elements; its shape says {count}.')
     return encoded
 
 
@@ -184,10 +200,13 @@ def _texts(values: Any) -> list[bytes]:
     return [from_base64(text, f'An element of "{ENCODED}"') for text in texts]
 
 
-def _elements(data: bytes, offset: int) -> list[bytes]:
-    """The elements of a binary BYTES tensor: each has its length before it, as 4 bytes, little-endian."""
-    found = []
-    while offset < len(data):
+def _elements(data: bytes, offset: int, count: int) -> list[bytes]:
+    """The elements of a binary BYTES tensor, one more than ``count`` at most.
+
+    Each has its length before it, as 4 bytes, little-endian.
+    """
+    found: list[bytes] = []
+    while offset < len(data) and len(found) <= count:
         start = offset + 4
         offset = start + int.from_bytes(data[offset:start], "little")
         if start > len(data) or offset > len(data):

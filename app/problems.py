@@ -44,10 +44,12 @@ KINDS: Final[dict[type[errors.RequestError], Kind]] = {
     errors.TooManyPixels: Kind(413, "too-many-pixels", "Too many pixels"),
     errors.TooManyImages: Kind(413, "too-many-images", "Too many images"),
     errors.UnsupportedBody: Kind(415, "unsupported-body", "Unsupported Content-Type"),
+    errors.UnsupportedEncoding: Kind(415, "unsupported-encoding", "Unsupported Content-Encoding"),
     errors.NotAnImage: Kind(415, "not-an-image", "Not an image"),
     errors.BrokenImage: Kind(422, "broken-image", "Broken image"),
     errors.InvalidParameter: Kind(422, "invalid-parameter", "Invalid parameter"),
     errors.UnknownModel: Kind(404, "unknown-model", "Unknown model"),
+    errors.NotOffered: Kind(403, "not-offered", "Not offered"),
     errors.NotExplainable: Kind(422, "not-explainable", "Not explainable"),
     errors.BadHost: Kind(400, "bad-host", "Not one host"),
     errors.UnknownHost: Kind(421, "unknown-host", "Unknown host"),
@@ -114,16 +116,18 @@ def answer(request: Request, error: Exception) -> Response:
             found = error.errors()
             # FastAPI puts where a parameter came from before its name.
             skip = 1 if isinstance(error, RequestValidationError) else 0
-            details = [f"{'.'.join(str(part) for part in item['loc'][skip:])}: {item['msg']}" for item in found]
+            places = [".".join(str(part)[:100] for part in item["loc"][skip:]) for item in found[:8]]
+            details = [f"{place}: {item['msg']}" for place, item in zip(places, found, strict=False)]
             detail = f"{'; '.join(details)}. See /openapi.json for the parameters."
             return _response(request, KINDS[errors.InvalidParameter], detail)
         case HTTPException(status_code=404):
             return _response(
-                request, NOT_FOUND, f"There is no {request.url.path} here. See /openapi.json for what there is."
+                request, NOT_FOUND, f"There is no {request.url.path[:200]} here. See /openapi.json for what there is."
             )
         case HTTPException(status_code=405):
             headers = dict(error.headers or {})
-            detail = f"{request.url.path} does not take {request.method}; use {headers.get('Allow', 'another method')}."
+            allowed = headers.get("Allow", "another method")
+            detail = f"{request.url.path[:200]} does not take {request.method[:20]}; use {allowed}."
             return _response(request, METHOD, detail, headers)
         case HTTPException():
             title = HTTPStatus(error.status_code).phrase
@@ -150,6 +154,9 @@ def headers_for(error: errors.RequestError) -> dict[str, str]:
             return {"Retry-After": str(math.ceil(error.retry_after_s))}
         case errors.Unauthorized():
             return {"WWW-Authenticate": "Bearer"}
+        case errors.UnsupportedEncoding():
+            # RFC 9110, 12.5.3: what would have been taken.
+            return {"Accept-Encoding": "identity"}
         case errors.Draining():
             return {"Retry-After": "1"}
         case errors.BodyTooLarge() | errors.BodyTimeout():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.classifier import Classifier
 from app.contract import Contract
-from app.errors import NoPreviousModel, UnknownModel
+from app.errors import NoPreviousModel, UnknownModel, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Repository:
             return self._models[name]
         except KeyError:
             served = ", ".join(map(repr, self.names()))
-            raise UnknownModel(f"There is no model {name!r} here; served: {served}.") from None
+            raise UnknownModel(f"There is no model {quoted(name)} here; served: {served}.") from None
 
     def previous(self, served: Served) -> Served | None:
         """What ``served`` replaced and ``roll_back`` would bring back."""

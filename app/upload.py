@@ -2,12 +2,16 @@
 
 import asyncio
 import io
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from app import forms
 from app.access import client_of
 from app.errors import (
     BodyTimeout,
@@ -17,15 +21,20 @@ from app.errors import (
     Overloaded,
     TooManyImages,
     UnsupportedBody,
+    UnsupportedEncoding,
+    quoted,
 )
 from app.limits import Limits
-from app.wire import from_base64, json_object
+from app.multipart import Part, looks_like_multipart, parts
+from app.sniff import looks_like_picture
+from app.wire import begins_as_picture, encoded_picture, json_value, names, only_picture, picture
 
 #: Name of the multipart field that carries a photo, where no other protocol says otherwise.
-FIELD = "file"
-#: More is no form with photos, but an attempt to keep us busy.
-_MAX_PARTS = 2000
-_MAX_PART_HEAD_BYTES = 8192
+FIELD: Final = "file"
+_MAX_CONTENT_TYPE_BYTES: Final = 1000
+_URLENCODED: Final = "application/x-www-form-urlencoded"
+# A JSON object, whatever the Content-Type calls it.
+_OBJECT: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 #: One client's bodies together may be this many times what is still free (Choudhury and Hahne 1998): three quarters of
 #: all while it is alone, and however many clients take all that they get, something is left for the next one.
 _SHARE = 3
@@ -40,54 +49,84 @@ class Body:
     data: bytes
 
     def image(self, field: str = FIELD) -> bytes:
-        """The one photo in the body; in multipart, the part named ``field``.
+        """The one photo in the body.
+
+        Clients are wrong about the Content-Type more often than a picture's first bytes are: a body that begins as a
+        picture is one. Of a multipart body it is the part named ``field``, else the only one that begins as a picture;
+        of ``multipart/mixed`` and the like, where names say nothing, the first one that does.
 
         Raises:
             MalformedBody: it does not parse, or there is no photo or more than one in it.
             UnsupportedBody: no photo can be read from this Content-Type.
         """
-        if self.content_type == "multipart/form-data":
-            images = self.images(max_images=2, field=field)
-            if len(images) > 1:
+        data, kind = self.data, self.content_type
+        photo = data if looks_like_picture(data) else encoded_picture(data)
+        if photo:
+            if kind == _URLENCODED and b"\0" not in photo:
                 raise MalformedBody(
-                    f"More than one part named {field!r} was sent. Use /predict/batch for several photos."
+                    "The picture has lost its NUL bytes and line ends, as curl -d leaves them out. Send it with "
+                    "curl --data-binary @photo.jpg."
                 )
-            return images[0]
-        if self.content_type == "application/json":
-            return _from_json(self.data)
-        if self.content_type.startswith("image/") or self.content_type in ("application/octet-stream", ""):
-            if not self.data:
-                raise MalformedBody(f"The body is empty. Send a photo as {_forms(field)}.")
-            return self.data
-        raise UnsupportedBody(
-            f"A photo cannot be read from Content-Type {self.content_type!r}. Send it as {_forms(field)}."
-        )
+            return photo
+        if not data:
+            raise MalformedBody(f"The body is empty. Send a photo as {_forms(field)}.")
+        if self._is_multipart():
+            first = kind.startswith("multipart/") and not kind.startswith("multipart/form-data")
+            return forms.chosen(self._parts(), field, first=first)
+        if "json" in kind:
+            return _from_json(data)
+        # No text has NULs: whatever it is called, what decodes pictures knows best what it is.
+        raw = kind.startswith("image/") or kind in ("application/octet-stream", "") or b"\0" in data[:1000]
+        if _OBJECT.match(data):
+            try:
+                return _from_json(data)
+            except MalformedBody:
+                if not raw:
+                    raise
+        if raw:
+            return data
+        if kind == _URLENCODED:
+            return forms.chosen(forms.fields(data), field, first=False)
+        raise UnsupportedBody(f"A photo cannot be read from Content-Type {quoted(kind)}. Send it as {_forms(field)}.")
 
     def images(self, max_images: int, field: str = FIELD) -> list[bytes]:
-        """The photos of a multipart body, in order: its parts named ``field``.
+        """The photos of a multipart body, in order: its parts named ``field``, else those named as its pictures are.
 
         Raises:
             MalformedBody: it does not parse, or no part has that name.
             TooManyImages: there are more than ``max_images``.
             UnsupportedBody: the body is not multipart.
         """
-        if self.content_type != "multipart/form-data":
+        if not self._is_multipart():
             raise UnsupportedBody(
-                f"Several photos cannot be read from Content-Type {self.content_type!r}. Send multipart/form-data with "
-                f"one part named {field!r} for each."
+                f"Several photos cannot be read from Content-Type {quoted(self.content_type)}. Send "
+                f"multipart/form-data with one part named {field!r} for each."
             )
-        boundary = self.options.get("boundary")
-        if not boundary:
-            raise MalformedBody("The Content-Type multipart/form-data has no boundary. Let your HTTP client set it.")
-        names, images = _parts(self.data, boundary, field)
+        most = max_images + forms.MAX_FIELDS
+        found = list(islice(self._parts(), most + 1))
+        images = [part for part in found if forms.same(part.name, field)]
         if not images:
-            found = ", ".join(repr(name) for name in names) or "none"
-            raise MalformedBody(
-                f"No part is named {field!r} (found: {found}). Send the photo in a field named {field!r}."
-            )
+            pictures = {forms.plain(part.name) for part in found if forms.is_picture(part)}
+            if len(pictures) > 1:
+                raise MalformedBody(
+                    f"There are pictures in parts named {names(sorted(pictures))}, and none named {field!r}. Send each "
+                    f"in a field named {field!r}."
+                )
+            images = [part for part in found if forms.plain(part.name) in pictures]
         if len(images) > max_images:
-            raise TooManyImages(f"The request has {len(images)} photos; at most {max_images} are taken. Send fewer.")
-        return images
+            count = f"more than {max_images}" if len(found) > most else str(len(images))
+            raise TooManyImages(f"The request has {count} photos; at most {max_images} are taken. Send fewer.")
+        if len(found) > most:
+            raise forms.too_many(most)
+        if not images:
+            raise forms.no_part(field, [part.name for part in found])
+        return [_photo(part) for part in images]
+
+    def _is_multipart(self) -> bool:
+        return self.content_type.startswith("multipart/") or looks_like_multipart(self.data)
+
+    def _parts(self) -> Iterator[Part]:
+        return parts(self.data, self.options.get("boundary", ""))
 
 
 class Intake:
@@ -102,6 +141,8 @@ class Intake:
         """``async with intake.hold(request) as body``: the whole body, counted as held until the block ends.
 
         Raises:
+            UnsupportedEncoding: it is compressed, or encoded in another way; nothing is read.
+            MalformedBody: its Content-Type is too long; nothing is read.
             BodyTooLarge: as soon as it is announced or seen to be too large; the rest is not read.
             BodyTimeout: it did not arrive in time.
             Overloaded: the bodies held are too many bytes already, all together or this client's.
@@ -168,6 +209,11 @@ class _Held:
 
     async def __aenter__(self) -> Body:
         headers = self._request.headers
+        content_type = headers.get("content-type", "")
+        if len(content_type) > _MAX_CONTENT_TYPE_BYTES:
+            raise MalformedBody(f"The Content-Type has more than {_MAX_CONTENT_TYPE_BYTES} bytes. Send a shorter one.")
+        if "content-encoding" in headers:
+            _check_encoding(headers.getlist("content-encoding"))
         timeout_s = self._limits.body_timeout_s
         self._share = self._intake.join(self._client)
         try:
@@ -179,9 +225,9 @@ class _Held:
         except BaseException:
             self._release()
             raise
-        content_type, options = parse_options_header(headers.get("content-type", ""))
+        kind, options = parse_options_header(content_type)
         return Body(
-            content_type.decode("latin-1").lower(),
+            kind.decode("latin-1").lower(),
             {key.decode("latin-1"): value.decode("latin-1") for key, value in options.items()},
             data,
         )
@@ -192,7 +238,7 @@ class _Held:
     async def _read(self, announced: str) -> bytes:
         most = self._limits.body_bytes
         too_large = f"The body has more than {most} bytes. Send a smaller or more compressed photo."
-        if announced.isdecimal() and int(announced) > most:
+        if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):
             raise BodyTooLarge(too_large)
         # Grows in place; a list of chunks would be in memory twice when it is joined.
         buffer = io.BytesIO()
@@ -226,53 +272,31 @@ def _forms(field: str) -> str:
     )
 
 
+def _photo(part: Part) -> bytes:
+    """The photo in one part of several, one of which may be wrong without the others."""
+    try:
+        return forms.photo(part)
+    except MalformedBody:
+        return part.content
+
+
+def _check_encoding(sent: list[str]) -> None:
+    """RFC 9110, 8.4: a list, in one line or in several."""
+    encodings = [name.strip() for line in sent for name in line.split(",")]
+    if named := [name for name in encodings if name and name.lower() != "identity"]:
+        raise UnsupportedEncoding(
+            f"The body's Content-Encoding is {quoted(', '.join(named))}, and it is not decoded here. Send the body as "
+            "it is, without Content-Encoding."
+        )
+
+
 def _from_json(data: bytes) -> bytes:
     hint = 'Send {"image": "<base64>"}.'
-    encoded = json_object(data, hint).get("image")
-    if not isinstance(encoded, str) or not encoded:
-        raise MalformedBody(f'The JSON has no text "image". {hint}')
-    return from_base64(encoded, '"image"')
-
-
-def _parts(data: bytes, boundary: str, field: str) -> tuple[list[str], list[bytes]]:
-    """The names of all parts, and the contents of those named ``field`` (RFC 2046, 5.1.1; RFC 7578).
-
-    The body is in memory already, so a part's end is one search for the delimiter; a streaming parser looks at the
-    bytes of a photo in Python.
-    """
-    names: list[str] = []
-    images: list[bytes] = []
-    delimiter = b"--" + boundary.encode("latin-1")
-    # What comes before the first delimiter is to be ignored.
-    at = 0 if data.startswith(delimiter) else data.find(b"\r\n" + delimiter) + 2
-    if at == 1:
-        raise MalformedBody("The multipart body does not have its Content-Type's boundary. Let your client set both.")
-    while True:
-        at += len(delimiter)
-        if data.startswith(b"--", at):
-            return names, images
-        # A client may pad the delimiter with blanks.
-        line_end = data.find(b"\r\n", at)
-        head_end = data.find(b"\r\n\r\n", line_end)
-        end = data.find(b"\r\n" + delimiter, head_end + 2)
-        if line_end < 0 or data[at:line_end].strip(b" \t") or head_end < 0 or end < 0:
-            raise MalformedBody("The multipart body ends before its closing boundary. Send it complete.")
-        if head_end - at > _MAX_PART_HEAD_BYTES or len(names) >= _MAX_PARTS:
-            raise MalformedBody(
-                "The multipart body has too many parts, or one with too large a head. Send photos only."
-            )
-        name = _name(data[line_end + 2 : head_end])
-        names.append(name)
-        if name == field:
-            images.append(data[head_end + 4 : end])
-        at = end + 2
-
-
-def _name(head: bytes) -> str:
-    """The field name in a part's head; empty if it has none."""
-    for line in head.split(b"\r\n"):
-        key, _, value = line.partition(b":")
-        if key.strip().lower() == b"content-disposition":
-            _, options = parse_options_header(value.strip())
-            return options.get(b"name", b"").decode("utf-8", "replace")
-    return ""
+    document = json_value(data, hint)
+    if isinstance(document, dict) and "image" in document:
+        return picture(document["image"], '"image"')
+    if isinstance(document, str) or begins_as_picture(document):
+        return picture(document, "The JSON")
+    if isinstance(document, dict):
+        return only_picture(document, 'The JSON has no "image", and')
+    raise MalformedBody(f'The JSON has no text "image". {hint}')

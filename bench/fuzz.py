@@ -24,6 +24,7 @@ with atheris.instrument_imports(include=["app", "python_multipart", "PIL"]):
     from app.errors import ModelError, RequestError
     from app.imaging import Resize
     from app.modelfile import digest
+    from app.multipart import parameters
     from app.open_inference import ENCODED, Inference
     from app.room import Room
     from app.routes.tensorflow_serving import _Predict
@@ -57,8 +58,18 @@ def bodies(data: bytes) -> None:
                 body.image()
             case b"n":
                 Body("multipart/form-data", {"boundary": "b"}, rest).images(3, "image")
+            case b"x":
+                Body("multipart/x-mixed-replace", {}, rest).image()
             case b"j":
                 Body("application/json", {}, rest).image()
+            case b"f":
+                body = Body("application/x-www-form-urlencoded", {}, rest)
+                body.text("api_key")
+                body.image()
+            case b"r":
+                Body("", {}, rest).image()
+            case b"h":
+                parameters(rest)
             case b"t":
                 _Predict.parse(rest, CONTRACT, 4)
             case b"v":
@@ -102,7 +113,26 @@ def seeds(target: Callable[[bytes], None]) -> list[bytes]:
     return [
         b"m" + part % (b"file", files[0]) + part % (b"api_key", b"k") + b"--b--\r\n",
         b"n" + part % (b"image", files[0]) + part % (b"image", files[1]) + b"--b--\r\n",
+        b"m" + part.replace(b"\r\n", b"\n") % (b"photo", files[0]) + b"--b\n",
+        b"m" + part.replace(b"name", b"name*") % (b"UTF-8''file", text.encode()),
+        b"m"
+        + (b'--b\r\nContent-Disposition: form-data;\r\n name="file"\r\nContent-Transfer-Encoding: base64\r\n\r\n')
+        + base64.encodebytes(files[0])
+        + b"\r\n--b--",
+        b"n--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\n" + files[0] + b"\r\n--c--\r\n--b--",
+        b"x--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\n" + files[0] + b"\r\n--frame\r\n",
         b"j" + json.dumps({"image": text}).encode(),
+        b"j" + json.dumps({"image": {"type": "Buffer", "data": list(files[3][:60])}}).encode(),
+        b"j"
+        + json.dumps({"a": [{"b64": f"data:image/png;base64,{base64.encodebytes(files[3]).decode()}"}]}).encode(
+            "utf-16"
+        ),
+        b"j" + json.dumps({"image": dict(enumerate(files[3][:60])), "b": repr(text.encode())}).encode(),
+        b"f" + b"a=b&image=" + text.replace("+", "%2B").replace("/", "%2f").encode(),
+        b"f" + b"file=" + text.replace("+", " ").encode() + b"&api_key=k",
+        b"r" + base64.urlsafe_b64encode(files[3]).rstrip(b"="),
+        b"r" + files[0],
+        b"h" + b"form-data; name='file'; filename*=UTF-8''a%20b; boundary=\"a\\\"b\"",
         b"t" + json.dumps({"instances": [{"b64": text}]}).encode(),
         b"t" + json.dumps({"inputs": {"image": [[[1, 2, 3]]]}, "signature_name": "serving_default"}).encode(),
         b"v" + json.dumps(asked).encode(),

@@ -27,7 +27,7 @@ CORE = {
     "errors",
 }
 # Wire formats: plain functions from bytes to pictures and back.
-CORE |= {"wire", "open_inference"}
+CORE |= {"sniff", "wire", "open_inference"}
 CORE |= {"malloc", "modelfile", "repository", "room", "swap", "watch"}
 
 

@@ -69,6 +69,7 @@ ERRORS: Final = (
     errors.BodyTimeout,
     errors.BodyTooLarge,
     errors.UnsupportedBody,
+    errors.UnsupportedEncoding,
     errors.InvalidParameter,
     errors.UnknownModel,
     errors.Overloaded,
@@ -84,7 +85,11 @@ ERRORS: Final = (
     openapi_extra=PHOTO,
 )
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-    """The photo as multipart field `file`, as the raw body, or as JSON with base64 in `image`."""
+    """The photo as multipart field `file`, as the raw body, or as JSON with base64 in `image`.
+
+    A body that begins as a picture is one, whatever its Content-Type; so is the only picture in a form or in JSON,
+    whatever its name.
+    """
     service, seen = Service.of(request), Observation.of(request.scope)
     classifier = service.classifier_for(query.model)
     if "top_k" in query.model_fields_set:
@@ -114,7 +119,10 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     openapi_extra=_PHOTOS,
 )
 async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-    """Several multipart fields `file`; one result each, in their order. A photo that fails fails alone."""
+    """Several multipart fields `file`; one result each, in their order. A photo that fails fails alone.
+
+    Where none is named `file`, those are taken that have the name of the pictures among them.
+    """
     service, seen = Service.of(request), Observation.of(request.scope)
     classifier = service.classifier_for(query.model)
     if "top_k" in query.model_fields_set:

@@ -1,6 +1,7 @@
 """TensorFlow Serving's REST API: ``/v1/models``.
 
-Source: https://www.tensorflow.org/tfx/serving/api_rest
+Sources: https://www.tensorflow.org/tfx/serving/api_rest; KServe's V1 protocol, whose clients ask the same routes,
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from app.contract import Contract
 from app.dialects import NAME, REFUSALS, VERSION, Dialect, Picture, model, score
 from app.schemas import TINY_PNG
 from app.service import Service
-from app.wire import from_base64, json_object, pixels
+from app.wire import begins_as_picture, from_base64, json_object, picture, pixels
 
 #: Names of the inputs, of which a request has one: pixels of the model's own size, or encoded pictures of any size.
 _PIXELS: Final = "image"
@@ -45,10 +46,12 @@ class VersionStatus(BaseModel):
 
 
 class ModelStatus(BaseModel):
-    """The versions of the model that are served."""
+    """The versions of the model that are served; `name` and `ready` are what clients of KServe's V1 protocol read."""
 
     model_config = ConfigDict(protected_namespaces=())
 
+    name: str = Field(examples=["everyday_202"])
+    ready: bool = Field(description="Whether a request sent now would be answered.")
     model_version_status: list[VersionStatus]
 
 
@@ -91,36 +94,40 @@ class _Predict:
             MalformedBody: it is no predict request, or not one for this model.
             TooManyImages: it has more than ``max_images``.
         """
-        request = json_object(data, _HINT)
+        size = (contract.resize.height, contract.resize.width, 3)
+        request = json_object(data, _HINT, size, max_images)
         if request.get("signature_name", "") not in ("", _SIGNATURE):
             raise errors.MalformedBody(f'There is one signature, "{_SIGNATURE}". Ask for it, or name none.')
         if ("instances" in request) == ("inputs" in request):
             raise errors.MalformedBody(f'The JSON has not exactly one of "instances" and "inputs". {_HINT}')
         row = "instances" in request
-        values = request["instances"] if row else _named(request["inputs"])
+        values = request["instances"] if row else _column(request["inputs"])
         if not isinstance(values, list) or not values:
             raise errors.MalformedBody(f"There is no list of photos. {_HINT}")
         if len(values) > max_images:
             raise errors.TooManyImages(
                 f"The request has {len(values)} photos; at most {max_images} are taken. Send fewer."
             )
-        size = (contract.resize.height, contract.resize.width, 3)
-        return cls([_picture(_named(v) if row else v, size) for v in values], "predictions" if row else "outputs")
+        return cls([_picture(value, size) for value in values], "predictions" if row else "outputs")
 
 
-def _named(value: Any) -> Any:
-    """What an object holds under an input's name; anything else as it is."""
-    if isinstance(value, dict) and len(value) == 1:
-        ((name, inner),) = value.items()
-        return inner if name in (_PIXELS, _ENCODED) else value
-    return value
+def _column(inputs: Any) -> Any:
+    """The one input's photos, without its name, which clients take from the model that they had before."""
+    if isinstance(inputs, dict) and len(inputs) == 1 and "b64" not in inputs:
+        (inputs,) = inputs.values()
+    return [inputs] if isinstance(inputs, dict | str) else inputs
 
 
 def _picture(value: Any, size: tuple[int, int, int]) -> Picture:
+    """One photo: pixels, or a file's bytes, under the input's name or beside what Vertex AI and AutoML put there."""
+    if isinstance(value, dict) and len(value) == 1 and "b64" not in value:
+        (value,) = value.values()
     if isinstance(value, dict) and isinstance(value.get("b64"), str):
         return from_base64(value["b64"], '"b64"')
     if isinstance(value, list):
         return pixels(value, size)
+    if begins_as_picture(value):
+        return picture(value, "The instance")
     raise errors.MalformedBody(f'A photo is neither {{"b64": "<base64>"}} nor a list of {list(size)} pixels. {_HINT}')
 
 
@@ -154,7 +161,7 @@ async def model_status(request: Request) -> ModelStatus:
     contract = model(request).contract
     ready, _ = Service.of(request).readiness()
     state = VersionStatus(version=contract.version, state="AVAILABLE" if ready else "UNLOADING", status=Status())
-    return ModelStatus(model_version_status=[state])
+    return ModelStatus(name=contract.name, ready=ready, model_version_status=[state])
 
 
 @router.get(f"{_MODEL}/metadata", summary="Signature", responses=_UNKNOWN, openapi_extra=_NAMED)

@@ -52,7 +52,7 @@ def test_a_photo(client):
         ({"files": {"image": b"hello"}}, 400, "5 bytes"),
         ({"files": {"image": RED[:-50]}}, 400, "truncated"),
         ({"files": {"image": png_bomb()}}, 400, "30000 x 30000"),
-        ({"files": {"file": RED}}, 400, "'image'"),
+        ({"files": {"file": b"rubbish"}}, 400, "'image'"),
         ({"files": [("image", RED), ("image", GREEN)]}, 400, "More than one"),
         ({"data": {"api_key": "secret"}}, 400, "'image'"),
         ({"content": b"x" * 1_000_001}, 413, "1000000"),
@@ -79,9 +79,25 @@ def test_overload(tiny):
 
 def test_openapi_says_what_can_happen(client):
     scene = client.get("/openapi.json").json()["paths"]["/v1/vision/scene"]["post"]
-    assert set(scene["responses"]) == {"200", "400", "408", "413", "503"}
-    for status in ("400", "408", "413", "503"):
+    assert set(scene["responses"]) == {"200", "400", "408", "413", "415", "503"}
+    for status in ("400", "408", "413", "415", "503"):
         content = scene["responses"][status]["content"]["application/json"]
         for example in content["examples"].values():
             jsonschema.validate(example["value"], content["schema"])
             jsonschema.validate(example["value"], ERROR)
+
+
+@pytest.mark.parametrize("path", ["detection", "face", "face/recognize", "face/list", "custom/plants"])
+@pytest.mark.parametrize("form", [{"files": {"image": RED}}, {"content": b""}])
+def test_what_is_not_offered_is_refused_as_deepstack_does_it(client, path, form):
+    """An empty list of objects would be taken for "nobody there"."""
+    response = client.post(f"/v1/vision/{path}", **form)
+    assert response.status_code == 403
+    jsonschema.validate(response.json(), ERROR)
+    assert response.json()["error"].endswith("endpoint not activated")
+
+
+def test_what_codeproject_ai_is_asked_first(client):
+    for path in ("/v1/status/ping", "/v1/server/status/ping"):
+        assert client.get(path).json()["success"] is True
+    assert client.post("/v1/vision/custom/list").json() == {"success": True, "models": []}

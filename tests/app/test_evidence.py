@@ -236,7 +236,7 @@ def test_wrong_bodies(client, query):
     assert_problem(client.post(path, content=b"hello"), 415, "not-an-image")
     assert_problem(client.post(path, content=photo[:-50]), 422, "broken-image")
     assert_problem(client.post(path, content=b""), 400, "malformed-body")
-    assert_problem(client.post(path, content=photo, headers={"content-type": "text/plain"}), 415, "unsupported-body")
+    assert_problem(client.post(path, content=b"x", headers={"content-type": "text/plain"}), 415, "unsupported-body")
     assert_problem(client.post(path, content=b"x" * 1_000_001), 413, "body-too-large")
     assert_problem(client.post(path, content=encode(solid((1, 2, 3), (2001, 2000)), "PNG")), 413, "too-many-pixels")
     assert_problem(client.post(f"/explain?model=none&{query[1:]}", content=photo), 404, "unknown-model")

@@ -90,7 +90,11 @@ def test_batch_errors(client):
     detail = assert_problem(client.post("/predict/batch", files=[("file", RED)] * 5), 413, "too-many-images")
     assert "5 photos" in detail
     assert_problem(client.post("/predict/batch", content=RED), 415, "unsupported-body")
-    assert_problem(client.post("/predict/batch", files={"photo": RED}), 400, "malformed-body")
+    assert_problem(client.post("/predict/batch", files={"photo": b"rubbish"}), 400, "malformed-body")
+    many = [("file", b"")] * 60
+    assert "more than 4" in assert_problem(client.post("/predict/batch", files=many), 413, "too-many-images")
+    mixed = {"one": RED, "two": GREEN}
+    assert "'one', 'two'" in assert_problem(client.post("/predict/batch", files=mixed), 400, "malformed-body")
 
 
 MULTIPART = {"content-type": "multipart/form-data; boundary=b"}
@@ -101,16 +105,16 @@ MULTIPART = {"content-type": "multipart/form-data; boundary=b"}
     [
         ({"content": b""}, 400, "malformed-body", "empty"),
         ({"content": b"hello"}, 415, "not-an-image", "5 bytes"),
-        ({"content": RED, "headers": {"content-type": "text/plain"}}, 415, "unsupported-body", "text/plain"),
+        ({"content": b"hello", "headers": {"content-type": "text/plain"}}, 415, "unsupported-body", "text/plain"),
         ({"content": RED[:-50]}, 422, "broken-image", "truncated"),
         ({"content": png_bomb()}, 413, "too-many-pixels", "30000 x 30000"),
         ({"content": b"x" * 1_000_001}, 413, "body-too-large", "1000000"),
         ({"content": (b"x" * 1000 for _ in range(1001))}, 413, "body-too-large", "1000000"),
-        ({"files": {"photo": RED}}, 400, "malformed-body", "'photo'"),
+        ({"files": {"photo": b"rubbish"}}, 400, "malformed-body", "'photo'"),
         ({"files": [("file", RED), ("file", GREEN)]}, 400, "malformed-body", "/predict/batch"),
-        ({"content": b"--b\r\n", "headers": MULTIPART}, 400, "malformed-body", "closing boundary"),
+        ({"content": b"--b\r\nx: y\r\n", "headers": MULTIPART}, 400, "malformed-body", "part's head"),
         ({"content": b"rubbish", "headers": MULTIPART}, 400, "malformed-body", "multipart"),
-        ({"content": RED, "headers": {"content-type": "multipart/form-data"}}, 400, "malformed-body", "boundary"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "malformed-body", "boundary"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "malformed-body", "JSON"),
         ({"json": [1]}, 400, "malformed-body", "image"),
         ({"json": {"image": 7}}, 400, "malformed-body", "image"),

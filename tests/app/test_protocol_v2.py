@@ -278,11 +278,11 @@ IMAGE = {"name": "image", "datatype": "UINT8", "shape": [1, 32, 32, 3]}
         ({"json": body() | {"id": 7}}, 400, "id"),
         ({"json": body() | {"parameters": 7}}, 400, "parameters"),
         ({"json": body() | {"outputs": [{"name": "logits"}]}}, 400, "scores"),
-        ({"json": body() | {"outputs": [{"name": "scores"}, {"name": "scores"}]}}, 400, "once"),
+        ({"json": body() | {"outputs": [{"name": "scores"}, {"name": "label"}]}}, 400, "'scores', 'label'"),
         ({"json": body() | {"outputs": [{"name": "scores", "parameters": {"classification": -1}}]}}, 400, "1 to 3"),
         ({"json": body() | {"outputs": [{"name": "scores", "parameters": {"classification": "3"}}]}}, 400, "1 to 3"),
         ({"json": body() | {"outputs": [{"name": "scores", "parameters": {"binary_data": 1}}]}}, 400, "true or false"),
-        ({"json": body(name="input0")}, 400, "input0"),
+        ({"json": {"inputs": [IMAGE | {"name": "input0", "data": [0] * 3072}]}}, 400, "input0"),
         ({"json": body(datatype="FP32")}, 400, "FP32"),
         ({"json": body(shape=[])}, 400, "shape"),
         ({"json": body(shape=[True])}, 400, "shape"),
@@ -331,7 +331,7 @@ def binary(tensor: dict, data: bytes, length: int | str | None = None) -> dict:
         (binary(IMAGE | {"parameters": {"binary_data_size": 3073}}, bytes(3073)), "3073 bytes"),
         (binary(body(data=None, parameters={"binary_data_size": 3})["inputs"][0], b"\1\0\0"), "within an element"),
         (binary(body(data=None, parameters={"binary_data_size": 5})["inputs"][0], b"\2\0\0\0x"), "within an element"),
-        (binary(body(data=None, parameters={"binary_data_size": 10})["inputs"][0], b"\1\0\0\0x" * 2), "2 elements"),
+        (binary(body(data=None, parameters={"binary_data_size": 10})["inputs"][0], b"\1\0\0\0x" * 2), "more elements"),
     ],
 )
 def test_bad_binary_requests(client, request_, says):

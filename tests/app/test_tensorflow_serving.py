@@ -93,6 +93,8 @@ def test_status_and_metadata(client):
         status = client.get(path).json()
         jsonschema.validate(status, STATUS)
         assert [(v["version"], v["state"]) for v in status["model_version_status"]] == [("1", "AVAILABLE")]
+        # What KServe's V1 client waits for.
+        assert (status["name"], status["ready"]) == ("tiny", True)
     for path in ("/v1/models/tiny/metadata", "/v1/models/tiny/versions/1/metadata"):
         found = client.get(path).json()
         assert found["model_spec"] == {"name": "tiny", "signature_name": "", "version": "1"}
@@ -156,10 +158,10 @@ def test_the_content_type_does_not_matter(client):
         ({"json": {"instances": [b64(RED)], "signature_name": "other"}}, 400, "serving_default"),
         ({"json": {"instances": []}}, 400, "list"),
         ({"json": {"instances": b64(RED)}}, 400, "list"),
-        ({"json": {"inputs": {"other": [b64(RED)]}}}, 400, "list"),
+        ({"json": {"inputs": {"one": [b64(RED)], "two": [b64(RED)]}}}, 400, "b64"),
         ({"json": {"instances": [b64(RED)] * 5}}, 413, "5 photos"),
         ({"json": {"instances": ["text"]}}, 400, "b64"),
-        ({"json": {"instances": [{"other": b64(RED)}]}}, 400, "b64"),
+        ({"json": {"instances": [{"one": b64(RED), "two": b64(RED)}]}}, 400, "b64"),
         ({"json": {"instances": [{"b64": 7}]}}, 400, "b64"),
         ({"json": {"instances": [{"b64": "%%%"}]}}, 400, "base64"),
         ({"json": {"instances": [b64(b"hello")]}}, 415, "5 bytes"),
@@ -190,7 +192,8 @@ def test_overload_and_draining(tiny):
         assert "99 photos" in assert_error(response, 503)
         assert int(response.headers["retry-after"]) > 1
         service.leaving = True
-        assert client.get("/v1/models/tiny").json()["model_version_status"][0]["state"] == "UNLOADING"
+        status = client.get("/v1/models/tiny").json()
+        assert (status["ready"], status["model_version_status"][0]["state"]) == (False, "UNLOADING")
 
 
 def test_openapi_says_what_can_happen(client):

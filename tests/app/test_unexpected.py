@@ -63,7 +63,7 @@ def form_of(response) -> str:
 
 
 def expected_form(path: str) -> str:
-    if path.startswith("/v1/vision"):
+    if path.startswith(("/v1/vision", "/v1/status", "/v1/server")):
         return "deepstack"
     return "error" if path.startswith(("/v1", "/v2")) else "problem"
 

@@ -20,6 +20,7 @@ from app.lanes import Lanes
 from app.malloc import keep_little
 from app.metrics import Metrics
 from app.observer import Observer
+from app.paths import Prefix
 from app.repository import Repository, Served
 from app.room import Room, free_bytes
 from app.routes import (
@@ -169,6 +170,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        servers=[{"url": settings.path_prefix}] if settings.path_prefix else None,
         # FastAPI can send traces, metrics and logs of its own, told by other variables; here CLASSIFIER_TRACES decides.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -190,6 +192,8 @@ def create_app(settings: Settings) -> FastAPI:
         access.describe(app.openapi())
     # Around FastAPI's own middlewares, which a photo does not need.
     inner = _protected(predict.Express(app.build_middleware_stack()), settings, keys)
+    if settings.path_prefix:
+        inner = Prefix(inner, settings.path_prefix)
     app.middleware_stack = Observer(inner, counted, security_headers(settings.hsts_seconds), traces)
     return app
 

@@ -186,8 +186,12 @@ async function picture(frame) {
 }
 
 function fill(entry, label, score = "") {
-  entry.row.cells[1].textContent = label;
-  entry.row.cells[2].textContent = score;
+  const [, first, second] = entry.row.cells;
+  first.textContent = label;
+  second.textContent = score;
+  // Words want the room that a label leaves to its score.
+  second.hidden = !score;
+  first.colSpan = score ? 1 : 2;
 }
 
 /** RFC 4180. */

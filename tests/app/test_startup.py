@@ -78,6 +78,16 @@ def test_with_wrong_settings(tiny):
     assert "eighty" in output
 
 
+@pytest.mark.parametrize("command", [["serve"], ["models"], ["classify", "-"]], ids=lambda words: words[0])
+def test_with_a_misspelt_setting(tiny, command):
+    process = start([sys.executable, "-m", "app", *command], model=tiny, prot=8080)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert output.removeprefix("edge-classifier: ") == (
+        "CLASSIFIER_PROT: there is no such setting; did you mean CLASSIFIER_PORT?\n"
+    )
+
+
 def test_a_port_that_is_taken(tiny):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from app.settings import BUNDLED
 from tests import tiny_model
 from tests.conftest import SHARED, assert_problem, serving
 from tests.e2e.conftest import CHELSEA, DESKTOP, PHONE, PHOTOS
@@ -202,7 +203,9 @@ def test_a_list_of_photos(opened, box, tmp_path):
     )
     page.set_input_files("#files", files)
     expect(page.locator("#count")).to_have_text("28 answered, 2 failed")
-    seen = [dict(reversed(part.split()) for part in text.replace("to go", "left").split(", ")) for text in seen_of(counts)]
+    seen = [
+        dict(reversed(part.split()) for part in text.replace("to go", "left").split(", ")) for text in seen_of(counts)
+    ]
     assert [int(one.get("answered", 0)) + int(one.get("failed", 0)) for one in seen] == list(range(31))
     assert [int(one.get("left", 0)) for one in seen] == list(range(30, -1, -1))
     assert page.locator("#progress").evaluate("p => p.value / p.max") == 1
@@ -681,3 +684,36 @@ def test_the_documentation_tries_things_out(opened, box):
     assert response.value.status == 200
     assert response.value.json()["predictions"][0]["label"] == "tabby"
     operation.locator(".live-responses-table").wait_for()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["the prefix left on", "the prefix taken away"])
+def test_behind_a_path_prefix(opened, told):
+    """Behind a proxy that leaves it, told by CLASSIFIER_PATH_PREFIX; and behind one that takes it away, untold."""
+    (model,) = BUNDLED.glob("*.onnx")
+    with serving(model, **({"path_prefix": "/classifier"} if told else {})) as client:
+        asked = []
+
+        def proxy(route):
+            url = route.request.url
+            asked.append(url)
+            route.continue_(url=url if told else url.replace("/classifier/", "/"))
+
+        page = opened(client, 308)
+        page.context.route("**/*", proxy)
+        for path in ("/classifier", "/classifier/") if told else ("/classifier/",):
+            page.goto(str(client.base_url.join(path)))
+            expect(page.locator("#model")).to_contain_text("everyday")
+            page.set_input_files("#files", CHELSEA)
+            assert labels(page)[0] == "tabby"
+        page.click("nav a")
+        operation = page.locator("#operations-predict-predict_predict_post")
+        operation.locator(".opblock-summary-control").click()
+        operation.locator("input[type=file]").set_input_files(CHELSEA)
+        with page.expect_response("**/predict?*") as response:
+            operation.locator(".execute").click()
+        assert asked[-1].startswith(str(client.base_url.join("/classifier/predict")))
+        assert response.value.status == 200
+        operation.locator(".live-responses-table").wait_for()
+        assert len(asked) > 10
+        inside = str(client.base_url.join("/classifier"))
+        assert [url for url in asked if not url.startswith((f"{inside}/", "blob:", "data:"))] == [inside] * told

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
 
@@ -44,8 +44,12 @@ from app.upload import Intake
 log = logging.getLogger(__name__)
 
 
-def create_server(settings: Settings) -> Server:
+def create_server(settings: Settings, on_listening: Callable[[], None] = lambda: None) -> Server:
     """The application behind its server; ``run(sockets=[server.socket])`` serves until a signal comes.
+
+    Args:
+        settings: what is configured.
+        on_listening: called when photos are answered.
 
     Raises:
         OSError: the address cannot be bound.
@@ -61,6 +65,7 @@ def create_server(settings: Settings) -> Server:
     def arrive() -> None:
         if systemd is not None:
             systemd.listening()
+        on_listening()
 
     def leave() -> None:
         app.state.service.leaving = True

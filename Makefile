@@ -83,12 +83,13 @@ clean:  ## forget the environment and all caches; models stay
 LOCKED := --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 .venv/%: requirements/%.txt | .venv/bin/python
 	@echo "Fetching what $< lists ..."
-	@# pip says a lot where it cannot reach a registry; what is to be done is one sentence.
+	@# pip says a lot where no registry answers; what to do then is one sentence.
 	@$(BIN)/python -m pip install $(LOCKED) --no-compile $(if $(WHEELS),--no-index --find-links $(WHEELS)) \
-	  -r $< 2>.venv/pip.log || { grep -v '^WARNING: Retrying' .venv/pip.log; \
-	  ! grep -q '^WARNING: Retrying' .venv/pip.log || echo "The packages could not be fetched: no package registry" \
-	    "answers. Without a network, run 'make wheels' on a machine of the same kind (Python version, processor)" \
-	    "that has one, bring its folder wheels/ here, and run: make $(MAKECMDGOALS) WHEELS=wheels"; exit 1; } >&2
+	  -r $< 2>.venv/pip.log || { if grep -q '^WARNING: Retrying' .venv/pip.log; then \
+	  echo "The packages could not be fetched, because no package registry answers ($(CURDIR)/.venv/pip.log): without a" \
+	    "network, run 'make wheels' on a machine of the same kind (Python version, processor) that has one, bring its" \
+	    "folder wheels/ here, and run 'make $(or $(MAKECMDGOALS),serve) WHEELS=wheels'."; \
+	  else cat .venv/pip.log; fi; exit 1; } >&2
 	@# ONNX Runtime's wheel carries its library twice; Python loads the other one.
 	@rm -f .venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*
 	@# Bytecode of what serving imports, and of nothing else: a faster start for a few megabytes.

@@ -10,13 +10,18 @@ IMAGE ?= edge-classifier:0.1.0
 # More options for the export, e.g. make model EXPORT="--alpha 0.35 --input-size 128"
 EXPORT ?=
 
-.PHONY: help serve model test lint bench load format image image-test screenshots alerts lock clean
+# Packages that `make wheels` has fetched elsewhere, for a machine without a network: make serve WHEELS=wheels
+WHEELS ?=
+.PHONY: help serve wheels model test lint bench load format image image-test screenshots alerts lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 serve: .venv/runtime  ## serve photos on CLASSIFIER_PORT (8000)
-	$(BIN)/python -m app
+	@$(BIN)/python -m app serve
+
+wheels: .venv/bin/python  ## what `make serve` needs, into wheels/, for a machine of the same kind without a network
+	$(BIN)/python -m pip download $(LOCKED) -d $(or $(WHEELS),wheels) -r requirements/runtime.txt
 
 model: .venv/build  ## export Keras's MobileNetV2 to models/, fp32 and int8
 	$(BIN)/python -m model_build export --calibration $(CALIBRATION) $(EXPORT)
@@ -58,10 +63,10 @@ screenshots: .venv/all  ## the pictures of the web page in docs/
 
 lock: UPGRADE := --upgrade
 lock: .venv/all  ## lock the newest allowed versions of everything
-	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install $(LOCKED) -r requirements/lock.txt
 	for set in "all:pyproject.toml --all-extras" "build:pyproject.toml --extra build" "runtime:pyproject.toml" \
 	           "heic:pyproject.toml --extra heic" "signatures:pyproject.toml --extra signatures" \
-	           "traces:pyproject.toml --extra traces" "image:--group image"; do \
+	           "traces:pyproject.toml --extra traces" "image:--group image" "lock:--group lock"; do \
 	  $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --custom-compile-command 'make lock' $${set#*:} \
 	    $$([ "$${set%%:*}" = all ] || echo --constraint requirements/all.txt) -o requirements/$${set%%:*}.txt || exit; \
@@ -75,9 +80,16 @@ clean:  ## forget the environment and all caches; models stay
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; say where: make PYTHON=...')"
 	$(PYTHON) -m venv .venv
 
+LOCKED := --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 .venv/%: requirements/%.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
-	  --only-binary :all: -r $<
+	@echo "Fetching what $< lists ..."
+	@# pip says a lot where no registry answers; what to do then is one sentence.
+	@$(BIN)/python -m pip install $(LOCKED) --no-compile $(if $(WHEELS),--no-index --find-links $(WHEELS)) \
+	  -r $< 2>.venv/pip.log || { if grep -q '^WARNING: Retrying' .venv/pip.log; then \
+	  echo "The packages could not be fetched, because no package registry answers ($(CURDIR)/.venv/pip.log): without a" \
+	    "network, run 'make wheels' on a machine of the same kind (Python version, processor) that has one, bring its" \
+	    "folder wheels/ here, and run 'make $(or $(MAKECMDGOALS),serve) WHEELS=wheels'."; \
+	  else cat .venv/pip.log; fi; exit 1; } >&2
 	@# ONNX Runtime's wheel carries its library twice; Python loads the other one.
 	@rm -f .venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*
 	@# Bytecode of what serving imports, and of nothing else: a faster start for a few megabytes.

@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
 
@@ -46,8 +46,12 @@ from app.upload import Intake
 log = logging.getLogger(__name__)
 
 
-def create_server(settings: Settings) -> Server:
+def create_server(settings: Settings, on_listening: Callable[[], None] = lambda: None) -> Server:
     """The application behind its server; ``run(sockets=[server.socket])`` serves until a signal comes.
+
+    Args:
+        settings: what is configured.
+        on_listening: called when photos are answered.
 
     Raises:
         OSError: the address cannot be bound.
@@ -63,6 +67,7 @@ def create_server(settings: Settings) -> Server:
     def arrive() -> None:
         if systemd is not None:
             systemd.listening()
+        on_listening()
 
     def leave() -> None:
         app.state.service.leaving = True
@@ -179,6 +184,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        servers=[{"url": settings.path_prefix}] if settings.path_prefix else None,
         # FastAPI can send traces, metrics and logs of its own, told by other variables; here CLASSIFIER_TRACES decides.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -202,8 +208,8 @@ def create_app(settings: Settings) -> FastAPI:
         access.describe(app.openapi(), dialects)
     # Around FastAPI's own middlewares, which a photo does not need.
     inner = _protected(predict.Express(app.build_middleware_stack()), settings, keys)
-    headers = security_headers(settings.hsts_seconds)
-    app.middleware_stack = Paths(Observer(access.OneHost(inner), counted, headers, dialects, traces))
+    inner = Paths(access.OneHost(inner), settings.path_prefix)
+    app.middleware_stack = Observer(inner, counted, security_headers(settings.hsts_seconds), dialects, traces)
     return app
 
 

@@ -30,7 +30,7 @@ class Observation:
     """One request as the log and the metrics see it.
 
     Attributes:
-        dialect: how its protocol tells errors; None: as problem documents.
+        dialects: how protocols with paths of their own tell errors.
         request_id: the client's ``X-Request-ID``, or one of ours.
         status: HTTP status that was sent; 0 before, 499 if the client left first.
         bytes_in: size of the body.
@@ -54,7 +54,7 @@ class Observation:
     timings_s: dict[str, float] = field(default_factory=dict)
     problem: str | None = None
     unexpected: BaseException | None = None
-    dialect: "Dialect | None" = None
+    dialects: "tuple[Dialect, ...]" = ()
     started_at: float = field(default_factory=perf_counter)
     cached: bool | None = None
     trace_id: str | None = None

@@ -61,7 +61,7 @@ class Observer:
             await self._app(scope, receive, _shortened(send))
             return
         observation = Observation.begin(scope)
-        observation.dialect = next((d for d in self._dialects if d.speaks(scope["path"])), None)
+        observation.dialects = self._dialects
         header = (b"x-request-id", observation.request_id.encode())
         self._metrics.in_flight.inc()
 

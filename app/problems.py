@@ -174,8 +174,9 @@ def _response(
 ) -> Response:
     seen = Observation.of(request.scope)
     seen.problem = kind.slug
-    if (dialect := seen.dialect) is not None:
-        status = kind.status if error is None else dialect.status(error)
-        content = dialect.body(_short(detail), (perf_counter() - seen.started_at) * 1e3)
-        return JSONResponse(content, status, headers)
-    return Response(problem(kind, detail, seen.request_id).model_dump_json(), kind.status, headers, MEDIA_TYPE)
+    path = request.scope["path"]
+    dialect = next((dialect for dialect in seen.dialects if dialect.speaks(path)), None)
+    if dialect is None:
+        return Response(problem(kind, detail, seen.request_id).model_dump_json(), kind.status, headers, MEDIA_TYPE)
+    status = kind.status if error is None else dialect.status(error)
+    return JSONResponse(dialect.body(_short(detail), (perf_counter() - seen.started_at) * 1e3), status, headers)

@@ -1,10 +1,13 @@
 """The ``CLASSIFIER_*`` environment variables, read and validated once; nothing else reads the environment."""
 
 import ipaddress
+import os
 import re
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -27,6 +30,41 @@ _LEAST_DECODING = 8_400_000
 
 def _split(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+#: What Kubernetes (and Docker's links) set for a Service named ``classifier`` or ``classifier-...``: nobody's setting.
+_SERVICE_LINK: Final = re.compile(
+    r"CLASSIFIER(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://.*")
+_PREFIX: Final = "CLASSIFIER_"
+
+
+def misspelt(environment: Iterable[tuple[str, str]], known: Iterable[str]) -> list[str]:
+    """A line for each environment variable that is meant for the service, but is none of its settings.
+
+    Args:
+        environment: names and values; what Kubernetes sets for a Service of our name is passed over.
+        known: the settings' names, in upper case and without their prefix.
+    """
+    settings, lines = list(known), []
+    for given, value in sorted(environment):
+        name = given.upper()
+        if _SERVICE_LINK.fullmatch(name) or _SERVICE_ADDRESS.fullmatch(value):
+            continue
+        prefix, underscore, rest = name.partition("_")
+        if prefix + underscore != _PREFIX:
+            # A slip in the prefix itself: the rest is right.
+            near = [rest] if rest in settings and get_close_matches(prefix, [_PREFIX[:-1]], cutoff=0.85) else []
+            if not near:
+                continue
+        elif rest in settings:
+            continue
+        else:
+            near = get_close_matches(rest, settings, n=1)
+        hint = f"did you mean {_PREFIX}{near[0]}?" if near else "the README has a table of those that there are"
+        lines.append(f"{given}: there is no such setting; {hint}")
+    return lines
 
 
 #: Several values, separated by commas.
@@ -108,6 +146,11 @@ class Settings(BaseSettings):
         le=255,
         description="largest difference of a cell's mean between near-identical frames, in levels of 255",
     )
+    path_prefix: str | None = Field(
+        None,
+        description="where a proxy has the service, as `/classifier`; requests are answered with it and without it; "
+        "unset: at the root",
+    )
     ui: Literal["on", "off"] = Field("on", description="the web page at `/` and the documentation at `/docs`")
     api_keys: SecretStr | None = Field(
         None, description="API keys, separated by commas; with one, `/predict` and all that is not open wants a key"
@@ -155,6 +198,28 @@ class Settings(BaseSettings):
         validation_alias="WATCHDOG_USEC",
         description="set by systemd: it restarts the service after this many silent microseconds",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelling(cls, given: Any) -> Any:
+        known = [name.upper() for name, field in cls.model_fields.items() if field.validation_alias is None]
+        if lines := misspelt(os.environ.items(), known):
+            raise ValueError("\n".join(lines))
+        return given
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _service_link(cls, value: Any) -> Any:
+        # Kubernetes sets CLASSIFIER_PORT=tcp://... for a Service named "classifier".
+        linked = isinstance(value, str) and _SERVICE_ADDRESS.fullmatch(value)
+        return cls.model_fields["port"].default if linked else value
+
+    @field_validator("path_prefix")
+    @classmethod
+    def _path(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+            raise ValueError("write it as /classifier, with a slash before it and none behind")
+        return value
 
     @field_validator("cors_origins")
     @classmethod

@@ -81,8 +81,8 @@ def test_images_are_decoded_in_one_place():
 
 def test_the_environment_is_read_in_one_place():
     readers = [p.name for p in APP if "os.environ" in p.read_text() or "getenv" in p.read_text()]
-    # These only write: the runtime's telemetry switch, NumPy's threads.
-    assert readers == ["__init__.py", "model.py"]
+    # The others only write: the runtime's telemetry switch, NumPy's threads.
+    assert readers == ["__init__.py", "model.py", "settings.py"]
     writers = (ROOT / "app/cli/__init__.py").read_text() + (ROOT / "app/model.py").read_text()
     assert re.findall(r"environ.*", writers) == [
         'environ["OPENBLAS_NUM_THREADS"] = "1"',

@@ -14,7 +14,8 @@ def main() -> None:
         gc.disable()
         from app.cli.serve import serve
 
-        serve()
+        # Who spells it out is a person; units and images, whose output is a log, do not.
+        serve(tell=sys.argv[1:] == ["serve"])
     else:
         from app.cli.commands import run
 

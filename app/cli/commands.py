@@ -87,7 +87,7 @@ def _count(text: str) -> int:
 def _serve(_options: argparse.Namespace) -> int:
     from app.cli.serve import serve
 
-    serve()
+    serve(tell=True)
     return 0
 
 

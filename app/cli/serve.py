@@ -1,7 +1,10 @@
 """``edge-classifier serve``: configured by the environment alone."""
 
+import contextlib
 import gc
+import os
 import sys
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -11,17 +14,31 @@ from app.errors import SettingsError
 from app.factory import create_server
 from app.settings import Settings
 
+#: All addresses of this machine.
+_ANY: Final = ("0.0.0.0", "::", "")  # noqa: S104 - only compared
 
-def serve() -> None:
-    """Serves until SIGTERM or SIGINT; ends with 2 on wrong settings, 3 if the start-up fails, else 0."""
+
+def serve(*, tell: bool) -> None:
+    """Serves until SIGTERM or SIGINT; ends with 2 on wrong settings, 3 if the start-up fails, else 0.
+
+    Args:
+        tell: whether standard output gets a line for a person, where to look, when photos are answered.
+    """
     try:
         settings = Settings()
     except ValidationError as error:
         print("\n".join(wrong_settings(error)), file=sys.stderr)
         sys.exit(2)
     logs.configure(settings.log_level)
+
+    def listening() -> None:
+        if tell and sys.stdout:
+            # Past Python's buffer, which it would try to write once more at the end: nobody may be reading.
+            with contextlib.suppress(OSError):
+                os.write(sys.stdout.fileno(), f"{where(settings, server.socket.getsockname()[1])}\n".encode())
+
     try:
-        server = create_server(settings)
+        server = create_server(settings, listening)
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -32,3 +49,11 @@ def serve() -> None:
     gc.freeze()
     gc.enable()
     server.run(sockets=[server.socket])
+
+
+def where(settings: Settings, port: int) -> str:
+    """What a person at this machine has to know about a service that answers."""
+    host = "localhost" if settings.host in _ANY else f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "https" if settings.tls_certificate else "http"
+    verb = "Open" if settings.ui == "on" else "Photos are answered at"
+    return f"{verb} {scheme}://{host}:{port}{settings.path_prefix or ''}/ (Ctrl-C ends the service)"

@@ -1,75 +1,147 @@
 // Many photos: a few at a time, a table that fills, and what was found as a file.
 
 import { send } from "./api.js";
+import { thumbnail } from "./photo.js";
 
 const IN_FLIGHT = 2;
+/** Pixels a side of a row's picture, and how many rows keep theirs; a phone has little memory. */
+const SIDE = 72;
+const MOST_PICTURES = 200;
 const element = (id) => document.getElementById(id);
 
 let entries = [];
 let running = null;
+let tell = null;
+/** By a row's frame the canvas that is in it or comes, the one that was in view last at the end. */
+const pictures = new Map();
+const seen = new IntersectionObserver(
+  (changes) => {
+    for (const { target, isIntersecting } of changes) {
+      target.inView = isIntersecting;
+      if (isIntersecting) picture(target);
+    }
+  },
+  { rootMargin: "100px" },
+);
 
 /**
- * Classifies files one after the other and lists them.
+ * Lists files and classifies them one after the other.
  *
  * @param onOpen called with an entry `{file, name, answer, roundTripMs, error}` that is to be looked at.
- * @param onAnswer called with each entry that was answered.
- * @param onKey called if the service asks for a key, which ends the run.
+ * @param onKey called with what goes on and whether a key was refused, if the service asks for a key; the run pauses.
+ * @param say tells somebody who does not see the page.
  */
-export async function runBatch(files, { onOpen, onAnswer, onKey, say }) {
+export function runBatch(files, { onOpen, onKey, say }) {
+  tell = { onKey, say };
+  pictures.clear();
+  seen.disconnect();
+  entries = files.map((file, number) => ({ file, number, name: file.name }));
+  element("rows").replaceChildren(...entries.map((entry) => (entry.row = row(entry, onOpen))));
+  element("batch").hidden = false;
+  // Where whoever chose the files looks next, with the eyes or with the keyboard.
+  element("batch").scrollIntoView({ block: "start" });
+  element("batch-title").focus({ preventScroll: true });
+  return work();
+}
+
+/** An entry was tried again elsewhere; shows what became of it, if it is in the list. */
+export function update(entry) {
+  if (!entries.includes(entry)) return;
+  settle(entry, entry);
+  count();
+}
+
+/** Classifies what has no answer yet. */
+async function work() {
   running?.abort();
   const run = (running = new AbortController());
-  const mine = (entries = files.map((file) => ({ file, name: file.name })));
-  element("rows").replaceChildren(...mine.map((entry) => (entry.row = row(entry, onOpen))));
-  element("batch").hidden = false;
+  const mine = entries;
+  const due = mine.filter((entry) => !entry.answer);
+  for (const entry of due) settle(entry, {});
   element("cancel").hidden = false;
-  let done = 0;
-  const progress = () => {
-    element("progress").max = mine.length;
-    element("progress").value = done;
-    element("count").textContent = `${done} of ${mine.length}`;
-  };
-  progress();
-  const waiting = mine.values();
+  element("again").hidden = true;
+  count();
+  const waiting = due.values();
   const worker = async () => {
     for (const entry of waiting) {
       if (run.signal.aborted) return;
       const onWait = (seconds) => fill(entry, `busy, again in ${seconds} s`);
+      const onAway = () => {
+        fill(entry, "waiting");
+        note("The service is away; waiting.");
+      };
       try {
-        Object.assign(entry, await send("predict", entry.file, { signal: run.signal, onWait }));
-        fill(entry, entry.answer.unknown ? "unknown" : best(entry).label, percent(best(entry)?.score));
-        onAnswer(entry);
+        const sent = await send("predict", entry.file, { signal: run.signal, onWait, onAway });
+        if (run.signal.aborted) return;
+        settle(entry, sent);
+        note("");
       } catch (error) {
         if (run.signal.aborted) return;
-        entry.error = error;
-        fill(entry, error.problem?.title ?? error.message);
-        entry.row.classList.add("failed");
-        entry.row.title = error.message;
         if (error.status === 401) {
           run.abort();
-          onKey();
+          tell.onKey(work, error);
           return;
         }
+        settle(entry, { error });
       }
-      done += 1;
-      progress();
+      count();
     }
   };
   await Promise.all(Array.from({ length: IN_FLIGHT }, worker));
   if (running !== run) return;
+  note("");
   for (const entry of mine) if (!entry.answer && !entry.error) fill(entry, "not done");
   element("cancel").hidden = true;
-  const failed = mine.filter((entry) => entry.error).length;
-  say(`${done} of ${mine.length} photos done${failed ? `, ${failed} of them without an answer` : ""}.`);
+  element("again").hidden = mine.every((entry) => entry.answer);
+  tell.say(`${count()}.`);
 }
 
 export function offerExport() {
   element("cancel").addEventListener("click", () => running?.abort());
+  element("again").addEventListener("click", () => {
+    element("batch-title").focus();
+    work();
+  });
   element("csv").addEventListener("click", () => save("labels.csv", "text/csv", csv()));
   element("json").addEventListener("click", () => save("labels.json", "application/json", json()));
 }
 
 export function percent(score) {
   return score === undefined ? "" : `${(score * 100).toFixed(1)} %`;
+}
+
+/** What became of the photos, as "149 answered, 51 failed, 3 to go". */
+function count() {
+  const answered = entries.filter((entry) => entry.answer).length;
+  const failed = entries.filter((entry) => entry.error).length;
+  const left = entries.length - answered - failed;
+  element("progress").max = entries.length;
+  element("progress").value = answered + failed;
+  const parts = [`${answered} answered`, failed && `${failed} failed`, left && `${left} to go`];
+  return (element("count").textContent = parts.filter(Boolean).join(", "));
+}
+
+/** Says why nothing moves, or that it does again. */
+function note(text) {
+  if (element("batch-note").textContent === text) return;
+  element("batch-note").textContent = text;
+  if (text) tell.say(text);
+}
+
+/** Takes what became of an entry, and shows it; failures stand first, each part in the order of the files. */
+function settle(entry, { answer, roundTripMs, error }) {
+  Object.assign(entry, { answer, roundTripMs, error });
+  if (answer) fill(entry, answer.unknown ? "unknown" : best(entry).label, percent(best(entry).score));
+  else fill(entry, error ? error.message : "");
+  if (entry.row.classList.contains("failed") === Boolean(error)) return;
+  entry.row.classList.toggle("failed");
+  const rank = (other) => (other.error ? 0 : entries.length) + other.number;
+  const later = entries.filter((other) => rank(other) > rank(entry));
+  const next = later.reduce((first, other) => (first && rank(first) < rank(other) ? first : other), null);
+  const focused = entry.row.contains(document.activeElement) && document.activeElement;
+  element("rows").insertBefore(entry.row, next?.row ?? null);
+  // An element that is moved loses the focus.
+  if (focused) focused.focus({ preventScroll: true });
 }
 
 function best(entry) {
@@ -79,10 +151,17 @@ function best(entry) {
 function row(entry, onOpen) {
   const made = document.createElement("tr");
   const open = document.createElement("button");
+  const name = document.createElement("span");
+  const frame = document.createElement("span");
   open.type = "button";
   open.className = "link";
-  open.textContent = entry.name;
+  name.textContent = entry.name;
+  frame.className = "thumb";
+  frame.ariaHidden = "true";
+  frame.file = entry.file;
+  seen.observe(frame);
   open.addEventListener("click", () => onOpen(entry));
+  open.append(frame, name);
   made.append(...["th", "td", "td"].map((kind) => document.createElement(kind)));
   made.cells[0].scope = "row";
   made.cells[0].append(open);
@@ -90,9 +169,29 @@ function row(entry, onOpen) {
   return made;
 }
 
+/** Puts a small picture into a row that is in view; the row that was in view longest ago gives its own up. */
+async function picture(frame) {
+  const coming = pictures.get(frame) ?? thumbnail(frame.file, SIDE, () => frame.isConnected && frame.inView);
+  pictures.delete(frame);
+  pictures.set(frame, coming);
+  if (pictures.size > MOST_PICTURES) {
+    const [oldest] = pictures.keys();
+    pictures.delete(oldest);
+    oldest.replaceChildren();
+  }
+  const canvas = await coming;
+  if (pictures.get(frame) !== coming) return;
+  if (canvas) frame.replaceChildren(canvas);
+  else pictures.delete(frame);
+}
+
 function fill(entry, label, score = "") {
-  entry.row.cells[1].textContent = label;
-  entry.row.cells[2].textContent = score;
+  const [, first, second] = entry.row.cells;
+  first.textContent = label;
+  second.textContent = score;
+  // Words want the room that a label leaves to its score.
+  second.hidden = !score;
+  first.colSpan = score ? 1 : 2;
 }
 
 /** RFC 4180. */
@@ -100,7 +199,8 @@ function csv() {
   const head = ["file", "label", "id", "score", "unknown", "model", "version", "error"];
   const lines = entries.map(({ name, answer, error }) => {
     const { label, id, score } = answer?.predictions[0] ?? {};
-    return [name, label, id, score, answer?.unknown, answer?.model.name, answer?.model.version, error?.message];
+    const why = error && (error.problem?.detail ?? error.message);
+    return [name, label, id, score, answer?.unknown, answer?.model.name, answer?.model.version, why];
   });
   return [head, ...lines].map((cells) => cells.map(cell).join(",") + "\r\n").join("");
 }

@@ -1,9 +1,10 @@
 // One photo at a time on the stage; many in a list. Everything shown is set as text, never as HTML.
 
-import { Failure, read, rememberKey, send } from "./api.js";
-import { offerExport, percent, runBatch } from "./batch.js";
+import { read, rememberKey, send } from "./api.js";
+import { offerExport, percent, runBatch, update } from "./batch.js";
 import { offerCamera } from "./camera.js";
 import { drawMap, thumbnail } from "./photo.js";
+import { Failure } from "./words.js";
 
 const MOST_RECENT = 24;
 const element = (id) => document.getElementById(id);
@@ -25,69 +26,79 @@ function say(text) {
 
 function take(files) {
   const list = [...files];
-  if (list.length === 1) classify(list[0]);
+  if (list.length === 1) classify(entryOf(list[0]));
   else if (list.length > 1) classifyAll(list);
 }
 
 function classifyAll(files) {
-  const onAnswer = (entry) => current ?? open(entry);
-  runBatch(files, { onOpen: open, onAnswer, onKey: () => askForKey(() => classifyAll(files)), say });
-  element("batch").scrollIntoView({ block: "nearest" });
+  clear();
+  runBatch(files, { onOpen: open, onKey: askForKey, say });
 }
 
-async function classify(file) {
-  const entry = { file, name: file.name || "pasted photo" };
+function entryOf(file) {
+  return { file, name: file.name || "pasted photo" };
+}
+
+async function classify(entry) {
   show(entry);
   stop = new AbortController();
   const { signal } = stop;
   const onWait = (seconds) => wait(`The service is busy. Trying again in ${seconds} s.`);
+  const onAway = () => wait("The service is away; waiting.");
   try {
-    Object.assign(entry, await send("predict", file, { signal, onWait }));
+    Object.assign(entry, { error: null }, await send("predict", entry.file, { signal, onWait, onAway }));
     remember(entry);
   } catch (error) {
     if (signal.aborted) return;
     entry.error = error;
-    if (error.status === 401) askForKey(() => classify(file));
+    if (error.status === 401) askForKey(() => classify(entry), error);
   }
+  update(entry);
   if (entry === current) render();
 }
 
-/** A result that is there already; one that failed is tried again. */
+/** A result that is there already, or why there is none; what was not asked yet is asked now. */
 function open(entry) {
-  if (entry.answer) {
+  if (entry.answer || entry.error) {
     show(entry);
     render();
     element("stage").scrollIntoView({ block: "nearest" });
   } else {
-    classify(entry.file);
+    classify(entry);
   }
 }
 
-function askForKey(again) {
+function askForKey(again, { message }) {
   onceKeyed = again;
+  element("key-label").textContent = message;
   element("key-form").hidden = false;
   element("key").focus();
 }
 
 // --- the stage --------------------------------------------------------------------------------------------------
 
-function show(entry) {
+/** Nothing is on the stage: no photo, no answer, no error of an earlier one. */
+function clear() {
   stop?.abort();
-  current = entry;
+  current = null;
   chosen = null;
   document.body.classList.remove("fresh");
-  element("empty").hidden = true;
+  URL.revokeObjectURL(element("photo").src);
+  element("photo").removeAttribute("src");
+  element("map").hidden = true;
+  element("frame").classList.remove("mapped");
+  for (const id of ["empty", "figure", "unseen", "answer", "error", "waiting", "key-form"]) element(id).hidden = true;
+}
+
+function show(entry) {
+  clear();
+  current = entry;
   element("figure").hidden = false;
-  element("unseen").hidden = true;
   const photo = element("photo");
-  URL.revokeObjectURL(photo.src);
   photo.hidden = false;
   photo.src = URL.createObjectURL(entry.file);
   photo.alt = entry.name;
   element("caption").textContent = entry.name;
-  element("map").hidden = true;
-  element("frame").classList.remove("mapped");
-  element("answer").hidden = element("error").hidden = true;
   wait("Looking …");
 }
 
@@ -101,7 +112,7 @@ function render() {
   const { answer, error, roundTripMs } = current;
   element("waiting").hidden = true;
   element("result").ariaBusy = "false";
-  if (error) return fail(error.message);
+  if (error) return fail(error.message, error.said, () => classify(current));
   const { predictions, unknown, timing_ms: timing } = answer;
   element("answer").hidden = false;
   element("unknown").hidden = !unknown;
@@ -117,11 +128,17 @@ function render() {
   if (element("show-map").checked) showMap(predictions[0]);
 }
 
-function fail(message) {
+/** Says why there is no answer, with the service's own words folded away, and offers to try `again`. */
+function fail(message, said = "", again = null) {
   element("waiting").hidden = true;
   element("answer").hidden = true;
   element("error").hidden = false;
-  element("error").textContent = message;
+  element("error-text").textContent = message;
+  element("error-said").hidden = !said;
+  element("error-said").open = false;
+  element("error-said").lastElementChild.textContent = said;
+  element("retry").hidden = !again;
+  element("retry").onclick = again;
 }
 
 function labelRow(prediction) {
@@ -271,7 +288,7 @@ element("key-form").addEventListener("submit", (event) => {
   element("key-form").hidden = true;
   onceKeyed();
 });
-offerCamera(classify, fail);
+offerCamera((file) => classify(entryOf(file)), (message) => fail(message));
 offerExport();
 
 read("health").then(({ model, precision, input_size: size }) => {

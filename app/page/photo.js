@@ -55,18 +55,30 @@ function neighbours(place, cells) {
   return [first, Math.min(first + 1, cells - 1), at - first];
 }
 
-/** A square canvas with the middle of a photo; stays empty if the browser cannot read the file. */
-export async function thumbnail(file, side) {
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = side;
-  const bitmap = await createImageBitmap(file).catch(() => null);
-  if (bitmap) {
+/** Decoding takes a photo's pixels in memory, so one is decoded at a time. */
+let decoding = Promise.resolve();
+
+/**
+ * Resolves to a square canvas with the middle of a photo, which stays empty if the browser cannot read the file; to null
+ * if `wanted()` says, when its turn comes, that nobody looks any more.
+ */
+export function thumbnail(file, side, wanted = () => true) {
+  const drawn = decoding.then(async () => {
+    if (!wanted()) return null;
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = side;
+    // Scaled by the browser while it decodes, where it can, and twice as wide as needed: the middle of a wide photo.
+    const small = { resizeWidth: 2 * side, resizeQuality: "medium" };
+    const bitmap = await createImageBitmap(file, small).catch(() => null);
+    if (!bitmap) return canvas;
     const part = Math.min(bitmap.width, bitmap.height);
     const [x, y] = [(bitmap.width - part) / 2, (bitmap.height - part) / 2];
     const context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, x, y, part, part, 0, 0, side, side);
     bitmap.close();
-  }
-  return canvas;
+    return canvas;
+  });
+  decoding = drawn;
+  return drawn;
 }

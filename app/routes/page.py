@@ -27,6 +27,7 @@ ASSETS: Final = frozenset(
         "page.css",
         "page.js",
         "photo.js",
+        "words.js",
         "swagger/swagger-ui-bundle.js",
         "swagger/swagger-ui.css",
     }

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app import settings
+from app.cli.local import wrong_settings
 from app.errors import ModelError
 from app.settings import Settings
 
@@ -65,6 +66,70 @@ def test_the_environment_is_read(monkeypatch):
 def test_nonsense_is_refused(value):
     with pytest.raises(ValidationError):
         Settings(**value)
+
+
+@pytest.mark.parametrize("value", ["classifier", "/", "/classifier/", "//a", "/a b", "http://host/a", "", "/a?b", "/ä"])
+def test_a_path_prefix_has_one_form(value):
+    with pytest.raises(ValidationError, match="with a slash before it and none behind"):
+        Settings(path_prefix=value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("CLASSIFIER_MODLE", "did you mean CLASSIFIER_MODEL?"),
+        ("CLASSIFIER_API_KEY", "did you mean CLASSIFIER_API_KEYS?"),
+        ("CLASSIFIER_TLS_CERT", "did you mean CLASSIFIER_TLS_CERTIFICATE?"),
+        ("CLASSIFIER_MAX_BODY", "did you mean CLASSIFIER_MAX_BODY_BYTES?"),
+        ("classifier_prot", "did you mean CLASSIFIER_PORT?"),
+        ("CLASSIFER_PORT", "did you mean CLASSIFIER_PORT?"),
+        ("CLASSIFIERS_MAX_PIXELS", "did you mean CLASSIFIER_MAX_PIXELS?"),
+        ("CLASSIFIER_COFFEE_MUGS", "the README has a table of those that there are"),
+        ("CLASSIFIER_", "the README has a table of those that there are"),
+        # systemd's own names have no prefix.
+        ("CLASSIFIER_WATCHDOG_USEC", "no such setting"),
+    ],
+)
+def test_a_misspelt_variable_is_refused(monkeypatch, variable, said):
+    monkeypatch.setenv(variable, "8080")
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    (line,) = wrong_settings(raised.value)
+    assert line.startswith(f"{variable}: there is no such setting; ")
+    assert said in line
+    assert "8080" not in str(raised.value)
+
+
+def test_all_misspelt_variables_are_named_at_once(monkeypatch):
+    for variable in ("CLASSIFIER_PROT", "CLASSIFIER_LANE"):
+        monkeypatch.setenv(variable, "1")
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    assert [line.partition(":")[0] for line in "\n".join(wrong_settings(raised.value)).splitlines()] == [
+        "CLASSIFIER_LANE",
+        "CLASSIFIER_PROT",
+    ]
+
+
+@pytest.mark.parametrize("variable", ["CLASSIFICATION_PORT", "CLASSROOM_HOST", "EDGE_CLASSIFIER_PORT", "PORT", "CLASS"])
+def test_variables_of_others_are_theirs(monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    assert Settings().port == 8000
+
+
+@pytest.mark.parametrize("service", ["CLASSIFIER", "CLASSIFIER_EDGE", "CLASSIFIERS"])
+def test_what_kubernetes_sets_for_a_service_of_our_name(monkeypatch, service):
+    """As kubelet does for each Service of the namespace, where a pod does not say enableServiceLinks: false."""
+    monkeypatch.setenv(f"{service}_SERVICE_HOST", "10.0.0.11")
+    monkeypatch.setenv(f"{service}_SERVICE_PORT", "80")
+    monkeypatch.setenv(f"{service}_SERVICE_PORT_HTTP", "80")
+    monkeypatch.setenv(f"{service}_PORT", "tcp://10.0.0.11:80")
+    for protocol in ("TCP", "UDP"):
+        monkeypatch.setenv(f"{service}_PORT_80_{protocol}", f"{protocol.lower()}://10.0.0.11:80")
+        monkeypatch.setenv(f"{service}_PORT_80_{protocol}_PROTO", protocol.lower())
+        monkeypatch.setenv(f"{service}_PORT_80_{protocol}_PORT", "80")
+        monkeypatch.setenv(f"{service}_PORT_80_{protocol}_ADDR", "10.0.0.11")
+    assert Settings().port == 8000
 
 
 def test_lanes_can_be_set():

@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.cli.serve import where
+from app.settings import Settings
 from tests.conftest import ROOT
 from tests.photos import encode, solid
 
@@ -78,6 +80,16 @@ def test_with_wrong_settings(tiny):
     assert "eighty" in output
 
 
+@pytest.mark.parametrize("command", [["serve"], ["models"], ["classify", "-"]], ids=lambda words: words[0])
+def test_with_a_misspelt_setting(tiny, command):
+    process = start([sys.executable, "-m", "app", *command], model=tiny, prot=8080)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert output.removeprefix("edge-classifier: ") == (
+        "CLASSIFIER_PROT: there is no such setting; did you mean CLASSIFIER_PORT?\n"
+    )
+
+
 def test_a_port_that_is_taken(tiny):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -101,6 +113,53 @@ def test_it_logs_json_and_ends_when_told(tiny):
     assert answered["status"] == 200
     assert {"read_ms", "queue_ms", "decode_ms", "infer_ms", "duration_ms", "bytes_in", "bytes_out"} <= set(answered)
     assert (refused["status"], refused["problem"]) == (415, "not-an-image")
+
+
+@pytest.mark.parametrize(("words", "told"), [(["serve"], True), ([], False)])
+def test_a_person_is_told_where_to_look(tiny, words, told):
+    """On standard output, where nothing else is; units and images, which do not say "serve", only log."""
+    process = start([*COMMANDS["module"], *words], model=tiny, port=0, host="127.0.0.1", path_prefix="/c")
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if '"listening"' in line:
+            port = json.loads(line)["port"]
+            break
+    process.send_signal(signal.SIGTERM)
+    lines += process.stdout.readlines()
+    process.communicate(timeout=30)
+    expected = [f"Open http://127.0.0.1:{port}/c/ (Ctrl-C ends the service)\n"] * told
+    assert [line for line in lines if not line.startswith("{")] == expected
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "Open http://localhost:8000/ "),
+        ({"host": "::"}, "Open http://localhost:8000/ "),
+        ({"host": "::1"}, "Open http://[::1]:8000/ "),
+        ({"host": "gateway", "path_prefix": "/c"}, "Open http://gateway:8000/c/ "),
+        ({"tls_certificate": "c.pem", "tls_key": "k.pem"}, "Open https://localhost:8000/ "),
+        ({"ui": "off"}, "Photos are answered at http://localhost:8000/ "),
+    ],
+)
+def test_where_that_is(settings, said):
+    assert where(Settings(**settings), 8000) == f"{said}(Ctrl-C ends the service)"
+
+
+def test_nobody_has_to_read_it(tiny):
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {"PATH": "", "CLASSIFIER_MODEL": str(tiny), "CLASSIFIER_PORT": "0", "CLASSIFIER_DRAIN_SECONDS": "0"}
+    process = subprocess.Popen(
+        [*COMMANDS["module"], "serve"], cwd=ROOT, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert any('"listening"' in line for line in process.stderr)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
 
 
 SYSCALL_CONNECT = {"x86_64": 42, "aarch64": 203}.get(platform.machine())

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import csv
 import io
+import itertools
 import json
 import re
 import threading
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from app.settings import BUNDLED
 from tests import tiny_model
 from tests.conftest import SHARED, assert_problem, serving
 from tests.e2e.conftest import CHELSEA, DESKTOP, PHONE, PHOTOS
@@ -179,6 +181,11 @@ def test_where_no_camera_may_be_used_a_phone_still_offers_its_own(opened, box):
     assert labels(page)[0] == "tabby"
 
 
+def seen_of(counts) -> list[str]:
+    """What a counter said, each text once."""
+    return [text for text, _ in itertools.groupby(counts.json_value())]
+
+
 def test_a_list_of_photos(opened, box, tmp_path):
     page = opened(box, 415, 422)
     for number in range(28):
@@ -195,13 +202,19 @@ def test_a_list_of_photos(opened, box, tmp_path):
         }"""
     )
     page.set_input_files("#files", files)
-    expect(page.locator("#count")).to_have_text("30 of 30")
-    assert counts.json_value() == [f"{number} of 30" for number in range(31)]
+    expect(page.locator("#count")).to_have_text("28 answered, 2 failed")
+    seen = [
+        dict(reversed(part.split()) for part in text.replace("to go", "left").split(", ")) for text in seen_of(counts)
+    ]
+    assert [int(one.get("answered", 0)) + int(one.get("failed", 0)) for one in seen] == list(range(31))
+    assert [int(one.get("left", 0)) for one in seen] == list(range(30, -1, -1))
     assert page.locator("#progress").evaluate("p => p.value / p.max") == 1
     page.wait_for_selector("#cancel", state="hidden")
-    assert page.locator("#announcer").inner_text() == "30 of 30 photos done, 2 of them without an answer."
-    assert page.locator("#rows tr").count() == 30
-    assert page.locator("#rows tr.failed").count() == 2
+    assert page.locator("#announcer").inner_text() == "28 answered, 2 failed."
+    failed = [file.name for file in files if file.suffix in (".txt", ".png")]
+    shown = page.locator("#rows tr")
+    assert shown.evaluate_all("rows => rows.map(row => row.className)") == ["failed"] * 2 + [""] * 28
+    assert page.locator("#rows button").all_inner_texts() == failed + [f.name for f in files if f.name not in failed]
 
     expected = [box.post("/predict", content=file.read_bytes()).json() for file in files]
     with page.expect_download() as download:
@@ -233,7 +246,7 @@ def test_a_list_of_photos(opened, box, tmp_path):
         answer.get("predictions") or answer["detail"] for answer in expected
     ]
 
-    page.click("#rows tr:nth-child(3) button")
+    page.click("#rows tr:nth-child(5) button")
     assert page.locator("#caption").inner_text() == "02.jpg"
     assert len(labels(page)) == 5
 
@@ -246,7 +259,10 @@ def test_a_list_can_be_cancelled(opened, box, tmp_path):
     page.click("#cancel")
     page.wait_for_selector("#cancel", state="hidden")
     assert "not done" in page.locator("#rows").inner_text()
-    assert re.fullmatch(r"\d+ of 30", page.locator("#count").inner_text())
+    assert re.fullmatch(r"\d+ answered, \d+ to go", page.locator("#count").inner_text())
+    page.click("#again")
+    expect(page.locator("#count")).to_have_text("30 answered")
+    assert page.locator("#again").is_hidden()
     assert page.locator("#rows tr.failed").count() == 0
 
 
@@ -254,7 +270,9 @@ def test_what_cannot_be_answered(opened, box, tiny):
     page = opened(box, 415)
     drop(page, ("note.txt", b"hello"))
     page.wait_for_selector("#error:visible")
-    assert "The 5 bytes are not an image" in page.locator("#error").inner_text()
+    assert page.locator("#error-text").inner_text().startswith("This file is not a picture")
+    page.click("#error-said summary")
+    assert "The 5 bytes are not an image" in page.locator("#error-said p").inner_text()
     assert page.locator("#unseen").is_visible()
     page.evaluate(
         """() => {
@@ -275,16 +293,210 @@ def test_a_file_that_is_too_large(opened, tiny):
         page = opened(client, 413)
         drop(page, ("large.png", b"\x89PNG" + bytes(3_000_000)))
         page.wait_for_selector("#error:visible")
-        assert re.search("smaller|too large", page.locator("#error").inner_text())
+        assert "too large" in page.locator("#error-text").inner_text()
 
 
-def test_a_service_that_is_gone(opened, tiny):
+def again_at(client, tiny):
+    """The service once more, where it was."""
+    return serving(tiny, port=client.base_url.port)
+
+
+def test_a_service_that_is_gone_is_waited_for(opened, tiny):
     with serving(tiny) as client:
         page = opened(client)
         expect(page.locator("#model")).to_contain_text(" · ")
     drop(page, ("red.png", encode(solid((250, 9, 9)), "PNG")))
+    expect(page.locator("#waiting")).to_have_text("The service is away; waiting.")
+    assert page.locator("#error").is_hidden()
+    with again_at(client, tiny):
+        assert labels(page)[0] == "red"
+        assert page.locator("#waiting").is_hidden()
+
+
+def test_a_list_loses_nothing_while_the_service_restarts(opened, tiny):
+    red = encode(solid((250, 9, 9)), "PNG")
+    with serving(tiny) as client:
+        page = opened(client, 503)
+        # Every request passes a gate, so that the restart comes in the middle.
+        gate, passed = threading.Event(), []
+
+        def slowly(route):
+            passed.append(route)
+            if len(passed) > 4 and not gate.is_set():
+                held.append(route)
+            else:
+                route.continue_()
+
+        held = []
+        page.route("**/predict", slowly)
+        drop(page, *((f"{number}.png", red) for number in range(12)))
+        expect(page.locator("#count")).to_have_text("4 answered, 8 to go")
+    gate.set()
+    for route in held:
+        route.continue_()
+    expect(page.locator("#batch-note")).to_have_text("The service is away; waiting.")
+    assert page.locator("#announcer").inner_text() == "The service is away; waiting."
+    assert page.locator("#count").inner_text() == "4 answered, 8 to go"
+    with again_at(client, tiny):
+        expect(page.locator("#count")).to_have_text("12 answered")
+        expect(page.locator("#batch-note")).to_have_text("")
+        assert page.locator("#rows td:nth-child(2)").all_inner_texts() == ["red"] * 12
+
+
+def test_what_failed_is_tried_again(opened, tiny):
+    red = encode(solid((250, 9, 9)), "PNG")
+    with serving(tiny) as client:
+        page = opened(client, 500)
+        refused, number = {2, 5}, itertools.count()
+
+        def now_and_then(route):
+            problem = {"type": "urn:edge-classifier:problem:internal-error", "detail": "A mistake.", "request_id": "x1"}
+            if next(number) in refused:
+                route.fulfill(status=500, json=problem, content_type="application/problem+json")
+            else:
+                route.continue_()
+
+        page.route("**/predict", now_and_then)
+        drop(page, *((f"{number}.png", red) for number in range(6)))
+        expect(page.locator("#count")).to_have_text("4 answered, 2 failed")
+        first = page.locator("#rows tr").first
+        assert "failed" in first.get_attribute("class")
+        first.locator("button").click()
+        assert page.locator("#error-text").inner_text().startswith("The service made a mistake with this picture.")
+        page.click("#error-said summary")
+        assert page.locator("#error-said p").inner_text() == "A mistake. Request x1."
+        # One by itself, then the rest.
+        page.click("#retry")
+        assert labels(page)[0] == "red"
+        expect(page.locator("#count")).to_have_text("5 answered, 1 failed")
+        page.click("#again")
+        expect(page.locator("#count")).to_have_text("6 answered")
+        assert page.locator("#rows button").all_inner_texts() == [f"{number}.png" for number in range(6)]
+        assert next(number) == 8
+
+
+def problem(slug: str, detail: str = "The service's own words.") -> dict:
+    body = {"type": f"urn:edge-classifier:problem:{slug}", "title": slug, "detail": detail, "request_id": "x1"}
+    return {"body": json.dumps(body), "content_type": "application/problem+json"}
+
+
+HTML = {"body": "<html><h1>413 Request Entity Too Large</h1>nginx</html>", "content_type": "text/html"}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "words"),
+    [
+        (413, HTML, "too large"),
+        (413, problem("body-too-large"), "too large"),
+        (413, problem("too-many-pixels"), "more pixels"),
+        (415, problem("not-an-image"), "not a picture"),
+        (415, problem("not-an-image", "The 9 bytes are a HEIC photo, which ..."), "iPhone"),
+        (415, problem("something-new"), "not a picture"),
+        (422, problem("broken-image"), "damaged"),
+        (421, problem("unknown-host"), "address"),
+        (400, problem("malformed-body"), "error 400"),
+        (403, HTML, "does not let"),
+        (404, HTML, "Reload"),
+        (500, problem("internal-error"), "made a mistake"),
+        (500, HTML, "error 500"),
+        # The service behind it is there, as the probe says; so it is this photo.
+        (504, HTML, "gets no answer"),
+    ],
+)
+def test_errors_are_told_in_a_persons_words(opened, box, status, answer, words):
+    page = opened(box, status)
+    page.clock.install()
+    page.route("**/predict", lambda route: route.fulfill(status=status, **answer))
+    drop(page, ("a.png", b"not empty"))
+    while page.locator("#error-text").inner_text() == "":
+        page.clock.run_for(500)
+    said = page.locator("#error").inner_text()
+    assert words in said
+    assert not re.search(r"urn:|undefined|null|\[object|<|problem|JSON", said), said
+    if answer is not HTML:
+        page.click("#error-said summary")
+        assert page.locator("#error-said p").inner_text() == json.loads(answer["body"])["detail"] + " Request x1."
+    else:
+        assert page.locator("#error-said").is_hidden()
+
+
+def test_an_empty_file_and_a_folder(opened, box):
+    page = opened(box, 400)
+    drop(page, ("empty.png", b""))
+    expect(page.locator("#error-text")).to_have_text("This file is empty. Choose another one.")
+
+
+def test_an_error_ends_with_what_it_is_about(opened, box):
+    page = opened(box, 415)
+    drop(page, ("note.txt", b"hello"))
     page.wait_for_selector("#error:visible")
-    assert page.locator("#error").inner_text().startswith("The service cannot be reached.")
+    chelsea = ("chelsea.png", CHELSEA.read_bytes())
+    drop(page, chelsea, chelsea)
+    assert page.locator("#error").is_hidden()
+    assert page.locator("#figure").is_hidden()
+    expect(page.locator("#count")).to_have_text("2 answered")
+    drop(page, ("note.txt", b"hello"))
+    page.wait_for_selector("#error:visible")
+    drop(page, chelsea)
+    assert labels(page)[0] == "tabby"
+    assert page.locator("#error").is_hidden()
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["fresh", "after a photo"])
+def test_on_a_phone_the_list_is_in_view(opened, box, tmp_path, before):
+    page = opened(box, has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
+    for number in range(20):
+        (tmp_path / f"{number:02}.png").write_bytes(CHELSEA.read_bytes())
+    if before:
+        page.set_input_files("#files", CHELSEA)
+        assert labels(page)[0] == "tabby"
+    page.set_input_files("#files", sorted(tmp_path.iterdir()))
+    for state in ("to go", "20 answered"):
+        expect(page.locator("#count")).to_contain_text(state)
+        for part in ("#batch-title", "#count", "#rows tr:nth-child(3)"):
+            expect(page.locator(part)).to_be_in_viewport(ratio=1)
+    assert page.evaluate("document.activeElement.id") == "batch-title"
+    page.click("#rows tr:nth-child(2) button")
+    expect(page.locator("#photo")).to_be_in_viewport()
+
+
+COUNTING = """
+  window.live = new Set();
+  const [make, revoke, decode] = [URL.createObjectURL, URL.revokeObjectURL, createImageBitmap];
+  URL.createObjectURL = (blob) => { const url = make(blob); live.add(url); return url; };
+  URL.revokeObjectURL = (url) => { live.delete(url); revoke(url); };
+  window.decoding = { now: 0, most: 0, whole: 0, all: 0 };
+  window.createImageBitmap = async (file, options) => {
+    decoding.all += 1;
+    decoding.whole += !options?.resizeWidth;
+    decoding.most = Math.max(decoding.most, ++decoding.now);
+    try { return await decode(file, options); } finally { decoding.now -= 1; }
+  };
+"""
+
+
+def test_small_pictures_cost_a_phone_little(opened, box, tmp_path):
+    """One photo is decoded at a time, scaled; rows out of view have none; no photo stays in memory by its URL."""
+    page = opened(box, viewport=PHONE)
+    page.add_init_script(COUNTING)
+    page.reload()
+    for number in range(200):
+        (tmp_path / f"{number:03}.png").write_bytes(encode(solid((number, 9, 250 - number), (40, 30)), "PNG"))
+    page.set_input_files("#files", sorted(tmp_path.iterdir()))
+    expect(page.locator("#count")).to_have_text("200 answered")
+    expect(page.locator("#rows tr:nth-child(1) canvas")).to_be_visible()
+    assert page.locator("#rows canvas").count() < 40
+    middle = "c => [...c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data]"
+    assert page.locator("#rows tr:nth-child(2) canvas").evaluate(middle) == [1, 9, 249, 255]
+    page.locator("#rows tr:nth-child(200)").scroll_into_view_if_needed()
+    expect(page.locator("#rows tr:nth-child(200) canvas")).to_be_visible()
+    for row in (200, 150, 100):
+        page.locator(f"#rows tr:nth-child({row}) button").click()
+        assert len(labels(page)) == 5
+    assert page.evaluate("live.size") == 1
+    counted = page.evaluate("decoding")
+    assert (counted["now"], counted["most"], counted["whole"]) == (0, 1, 0)
+    assert counted["all"] < 150
 
 
 def test_names_and_labels_are_text(opened, tmp_path):
@@ -331,7 +543,7 @@ def test_a_busy_service_is_asked_again(opened, tiny):
         with full(client):
             drop(page, *((f"{number}.png", red) for number in range(3)))
             expect(page.locator("#rows")).to_contain_text("busy, again in")
-        expect(page.locator("#count")).to_have_text("3 of 3")
+        expect(page.locator("#count")).to_have_text("3 answered")
         assert page.locator("#rows td:nth-child(2)").all_inner_texts() == ["red"] * 3
 
 
@@ -355,8 +567,21 @@ def test_a_key_is_asked_for_where_one_is_wanted(opened, box):
     assert labels(page)[0] == "tabby"
     assert page.locator("#key-form").is_hidden()
     page.set_input_files("#files", [CHELSEA, PHOTOS / "coffee.png"])
-    expect(page.locator("#count")).to_have_text("2 of 2")
+    expect(page.locator("#count")).to_have_text("2 answered")
     assert sent == [None, *["Bearer open sesame"] * 3]
+
+
+def test_a_key_that_is_refused_is_asked_for_again(opened, tiny):
+    red = encode(solid((250, 9, 9)), "PNG")
+    with serving(tiny, api_keys="0123456789abcdef") as client:
+        page = opened(client, 401)
+        drop(page, *((f"{number}.png", red) for number in range(3)))
+        for label, key in (("asks for an API key", "wrong"), ("does not know this API key", "0123456789abcdef")):
+            expect(page.locator("#key-label")).to_contain_text(label)
+            expect(page.locator("#key")).to_be_focused()
+            page.keyboard.type(key)
+            page.keyboard.press("Enter")
+        expect(page.locator("#count")).to_have_text("3 answered")
 
 
 def test_recent_photos_come_back(opened, box):
@@ -459,3 +684,42 @@ def test_the_documentation_tries_things_out(opened, box):
     assert response.value.status == 200
     assert response.value.json()["predictions"][0]["label"] == "tabby"
     operation.locator(".live-responses-table").wait_for()
+
+
+@contextlib.contextmanager
+def behind_a_proxy(left_on: bool):
+    """The service under /classifier: told so and reached with the prefix, or untold and reached without it."""
+    (model,) = BUNDLED.glob("*.onnx")
+    with serving(model, **({"path_prefix": "/classifier"} if left_on else {})) as client:
+        config = client.server.config
+        app, outside = config.loaded_app, []
+
+        async def proxy(scope, receive, send):
+            if not re.match("/classifier(/|$)", scope["path"]):
+                outside.append(scope["path"])
+            if not left_on:
+                scope["path"] = scope["path"].removeprefix("/classifier")
+            await app(scope, receive, send)
+
+        config.loaded_app = proxy
+        yield client
+        assert outside == []
+
+
+@pytest.mark.parametrize("left_on", [True, False], ids=["left on", "taken away"])
+def test_behind_a_path_prefix(opened, left_on):
+    with behind_a_proxy(left_on) as client:
+        # The proxies that take it away redirect by themselves.
+        page = opened(client, 308, path="/classifier" if left_on else "/classifier/")
+        expect(page.locator("#model")).to_contain_text("everyday")
+        assert page.url == str(client.base_url.join("/classifier/"))
+        page.set_input_files("#files", CHELSEA)
+        assert labels(page)[0] == "tabby"
+        page.click("nav a")
+        operation = page.locator("#operations-predict-predict_predict_post")
+        operation.locator(".opblock-summary-control").click()
+        operation.locator("input[type=file]").set_input_files(CHELSEA)
+        with page.expect_response("**/predict?*") as response:
+            operation.locator(".execute").click()
+        assert response.value.status == 200
+        operation.locator(".live-responses-table").wait_for()

@@ -20,7 +20,7 @@ from app.lanes import Lanes
 from app.malloc import keep_little
 from app.metrics import Metrics
 from app.observer import Observer
-from app.paths import Prefix
+from app.paths import Paths
 from app.repository import Repository, Served
 from app.room import Room, free_bytes
 from app.routes import (
@@ -197,9 +197,8 @@ def create_app(settings: Settings) -> FastAPI:
         access.describe(app.openapi())
     # Around FastAPI's own middlewares, which a photo does not need.
     inner = _protected(predict.Express(app.build_middleware_stack()), settings, keys)
-    if settings.path_prefix:
-        inner = Prefix(inner, settings.path_prefix)
-    app.middleware_stack = Observer(inner, counted, security_headers(settings.hsts_seconds), traces)
+    observer = Observer(inner, counted, security_headers(settings.hsts_seconds), traces)
+    app.middleware_stack = Paths(observer, settings.path_prefix)
     return app
 
 

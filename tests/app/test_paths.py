@@ -75,7 +75,7 @@ def test_who_may_pass_does_not_depend_on_it(behind):
 
 @pytest.mark.parametrize(
     ("path", "right"),
-    [("", "/"), ("/docs/", "/docs"), ("//docs/", "//docs")],
+    [("", "/"), ("/docs/", "/docs"), ("//docs/", "/docs")],
 )
 def test_a_page_has_one_address_that_all_it_loads_is_relative_to(behind, path, right):
     answer = behind.get(f"{behind.prefix}{path}?a=b%20c")

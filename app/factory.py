@@ -208,8 +208,8 @@ def create_app(settings: Settings) -> FastAPI:
         access.describe(app.openapi(), dialects)
     # Around FastAPI's own middlewares, which a photo does not need.
     inner = _protected(predict.Express(app.build_middleware_stack()), settings, keys)
-    inner = Paths(access.OneHost(inner), settings.path_prefix)
-    app.middleware_stack = Observer(inner, counted, security_headers(settings.hsts_seconds), dialects, traces)
+    observer = Observer(access.OneHost(inner), counted, security_headers(settings.hsts_seconds), dialects, traces)
+    app.middleware_stack = Paths(observer, settings.path_prefix)
     return app
 
 

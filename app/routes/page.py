@@ -44,12 +44,20 @@ _DOCS_POLICY: Final = _POLICY.replace("style-src 'self'", "style-src 'self' 'uns
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
     """The page: a photo in, its labels on the screen."""
+    # What it loads stands below it, so its address ends in a slash, also behind a prefix.
+    asked = _asked(request)
+    if not asked.endswith("/"):
+        return _elsewhere(request, f"{asked.rpartition('/')[2]}/")
     return _answer(request, "index.html", _POLICY)
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs(request: Request) -> Response:
     """Swagger UI for ``/openapi.json``."""
+    # What it loads stands beside it, so its address does not.
+    asked = _asked(request)
+    if slashes := len(asked) - len(asked.rstrip("/")):
+        return _elsewhere(request, f"{'../' * slashes}docs")
     return _answer(request, "docs.html", _DOCS_POLICY)
 
 
@@ -59,6 +67,18 @@ async def asset(request: Request, name: str) -> Response:
     if name not in ASSETS:
         raise HTTPException(404)
     return _answer(request, name, _POLICY)
+
+
+def _asked(request: Request) -> str:
+    """The path as the browser has it, which what the page loads is relative to."""
+    raw: bytes = request.scope.get("raw_path") or b"/"
+    return raw.decode("latin-1")
+
+
+def _elsewhere(request: Request, place: str) -> Response:
+    """To a relative address, which is right behind a prefix too that a proxy takes away."""
+    query = request.url.query
+    return Response(status_code=308, headers={"Location": f"{place}?{query}" if query else place})
 
 
 @cache

@@ -665,5 +665,5 @@ def test_without_configuration_nothing_stands_in_the_way(tiny):
     while hasattr(passed, "_app"):
         names.append(type(passed).__name__)
         passed = passed._app
-    assert names == ["Observer", "Paths", "OneHost", "Express"]
+    assert names == ["Paths", "Observer", "OneHost", "Express"]
     assert "CLASSIFIER_API_KEYS" not in os.environ

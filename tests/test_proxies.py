@@ -123,7 +123,6 @@ CURL = {
     "HTTP/2 offered": ["--http2"],
     "HTTP/1.0": ["--http1.0"],
 }
-FORMS = {"multipart": "-Ffile=@{}", "raw": "--data-binary=@{}"}
 
 
 def curl(folder, *arguments) -> tuple[int, dict]:
@@ -139,8 +138,6 @@ def curl(folder, *arguments) -> tuple[int, dict]:
 @pytest.mark.parametrize("form", ["multipart", "raw"])
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_curl(place, photos, size, form, how):
-    if how == "HTTP/1.0" and "chunked" in CURL[how]:
-        pytest.skip("HTTP/1.0 has no chunks")
     file = f"{size}.png"
     body = (
         ["-F", f"file=@{file}"] if form == "multipart" else ["-H", "Content-Type: image/png", "-T", file, "-X", "POST"]

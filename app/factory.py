@@ -63,6 +63,7 @@ def create_server(settings: Settings) -> Server:
 
     def leave() -> None:
         app.state.service.leaving = True
+        app.state.service.updates.stop()
         if systemd is not None:
             systemd.leaving()
 
@@ -221,7 +222,7 @@ def _protected(app: ASGIApp, settings: Settings, keys: access.Keys | None) -> AS
 
 async def _settle_in(default: Served, threads: int, source: swap.Source, updates: swap.Updates) -> None:
     """What photos need not wait for: until it is done, one that is alone uses one CPU, and no new model is noticed."""
-    await asyncio.to_thread(swap.widen, default, threads, source.verify)
+    await asyncio.to_thread(swap.widen, default, threads, source)
     await updates.watch()
     # At a terminal it means that the terminal is gone, and the service has to go too.
     if not sys.stdin or not sys.stdin.isatty():

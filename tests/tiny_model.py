@@ -96,5 +96,5 @@ def write(
     for key, value in (made.to_metadata() if metadata is None else metadata).items():
         model.metadata_props.add(key=key, value=value)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(publish.seal(model, sign))
+    partial.write_bytes(publish.seal(model.SerializeToString(deterministic=True), sign))
     return partial.replace(path)

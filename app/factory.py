@@ -152,7 +152,7 @@ def create_app(settings: Settings) -> FastAPI:
                 }
             },
         )
-        background = asyncio.create_task(_settle_in(repository.default, cpus.count, source, updates))
+        background = asyncio.create_task(_settle_in(repository.default, loader, source, updates))
         yield
         await background
         await updates.close()
@@ -220,9 +220,9 @@ def _protected(app: ASGIApp, settings: Settings, keys: access.Keys | None) -> AS
     return app
 
 
-async def _settle_in(default: Served, threads: int, source: swap.Source, updates: swap.Updates) -> None:
+async def _settle_in(default: Served, loader: swap.Loader, source: swap.Source, updates: swap.Updates) -> None:
     """What photos need not wait for: until it is done, one that is alone uses one CPU, and no new model is noticed."""
-    await asyncio.to_thread(swap.widen, default, threads, source)
+    await asyncio.to_thread(loader.widen, default, source)
     await updates.watch()
     # At a terminal it means that the terminal is gone, and the service has to go too.
     if not sys.stdin or not sys.stdin.isatty():

@@ -176,7 +176,7 @@ def _bytes(path: Path, most: int) -> bytes:
     if found.st_size > most or len(data) > most:
         raise ModelError(
             f"{path} cannot be served: it has {max(found.st_size, len(data)) / 1e6:.1f} MB; "
-            f"the most is {most / 1e6:.1f} (CLASSIFIER_MAX_MODEL_BYTES)"
+            f"the most is {most / 1e6:.1f}, by CLASSIFIER_MAX_MODEL_BYTES and the memory that is free"
         )
     return data
 

@@ -22,7 +22,7 @@ from app.malloc import give_back_freed_memory
 from app.model import Model
 from app.modelfile import MOST_BYTES, ModelFile, Verify
 from app.repository import Repository, Served
-from app.room import Room
+from app.room import Room, free_bytes
 from app.trial import Findings, Trials
 from app.watch import Watch, directories_of
 
@@ -33,6 +33,8 @@ OUTCOMES: Final[tuple[Outcome, ...]] = ("swapped", "added", "refused", "rolled b
 
 #: A model that has not classified its golden photo after this many seconds never will.
 _PATIENCE_S: Final = 10.0
+#: Bytes of a file that is read however little memory is free; MobileNetV2 1.0 has 14 million in fp32.
+_LEAST_BYTES: Final = 16_000_000
 #: Models whose findings are remembered, so that a file that comes back need not be tried again.
 _REMEMBERED: Final = 1000
 #: Rounds of the speed comparison; the best counts, because whatever else the machine does can only add.
@@ -125,7 +127,9 @@ class Source:
         Raises:
             ModelError: as there.
         """
-        return ModelFile.read(path, self._verify, self._most_bytes)
+        free = free_bytes()
+        most = self._most_bytes if free is None else min(self._most_bytes, max(free, _LEAST_BYTES))
+        return ModelFile.read(path, self._verify, most)
 
     def read_again(self, offer: Offer) -> tuple[ModelFile, bytes]:
         """Reads a file that has passed, to load it; blocks.
@@ -161,8 +165,9 @@ class Source:
             try:
                 found = self._try(path)
             except ModelError as error:
-                found = error
-                refused.append((path, error))
+                # Without its traceback, which would keep the file's bytes.
+                found = ModelError(str(error))
+                refused.append((path, found))
             self._seen[path] = (stamp, found)
         return refused
 
@@ -177,7 +182,7 @@ class Source:
     def refuse(self, file: ModelFile, error: ModelError) -> None:
         """Does not offer a file again before it changes."""
         if file.path in self._seen:
-            self._seen[file.path] = (self._seen[file.path][0], error)
+            self._seen[file.path] = (self._seen[file.path][0], ModelError(str(error)))
 
     def pin(self, path: Path) -> None:
         """Looks at one file only from now on."""
@@ -272,14 +277,28 @@ class Loader:
                 self._check_speed(model, current.classifier.model if current else None)
             finally:
                 guard.cancel()
-            if default and self.threads_alone > 1:
+            made = serve(file, classifier, source, offer.load_s)
+            if default and self._may_be_wide(made):
                 classifier.wide = Model(file.path, self.threads_alone, data)
         except ModelError:
             raise
         except Exception as error:
             log.exception("unexpected error while a model was loaded")
             raise ModelError(f"loading it failed: {error!r}") from error
-        return serve(file, classifier, source)
+        return made
+
+    def widen(self, served: Served, source: Source) -> None:
+        """Gives a model its second session, with more threads; blocks."""
+        if not self._may_be_wide(served):
+            return
+        # The file may have been replaced or removed in the meantime; one session serves as well.
+        with contextlib.suppress(ModelError):
+            file, data = source.read(served.path)
+            if file.digest == served.digest:
+                served.classifier.wide = Model(file.path, self.threads_alone, data)
+
+    def _may_be_wide(self, served: Served) -> bool:
+        return self.threads_alone > 1 and served.load_s <= self.budget_s
 
     def _check_speed(self, model: Model, running: Model | None) -> None:
         """Compares CPU time, which does not depend on how busy the machine is."""
@@ -472,7 +491,7 @@ class Updates:
         return updates
 
     async def _widen(self, served: Served) -> list[Update]:
-        await asyncio.to_thread(widen, served, self._loader.threads_alone, self._source)
+        await asyncio.to_thread(self._loader.widen, served, self._source)
         if served is not self._repository.default:
             served.classifier.wide = served.classifier.model
         return []
@@ -561,7 +580,7 @@ def start(
                 source.refuse(file, error)
                 refused.append((file.path, error))
                 continue
-            served[name] = serve(read, classifier, source)
+            served[name] = serve(read, classifier, source, offer.load_s)
             if source.folder is None:
                 source.pin(file.path)
             break
@@ -577,20 +596,9 @@ def start(
     return [by_name.pop(first), *by_name.values()], refused
 
 
-def widen(served: Served, threads: int, source: Source) -> None:
-    """Gives a model its second session, with more threads; blocks."""
-    if threads == 1:
-        return
-    # The file may have been replaced or removed in the meantime; one session serves as well.
-    with contextlib.suppress(ModelError):
-        file, data = source.read(served.path)
-        if file.digest == served.digest:
-            served.classifier.wide = Model(file.path, threads, data)
-
-
-def serve(file: ModelFile, classifier: Classifier, source: Source) -> Served:
+def serve(file: ModelFile, classifier: Classifier, source: Source, load_s: float) -> Served:
     """What the repository has of a model."""
-    return Served(classifier, file.path, file.digest, source.why, source.precision_reason, time.time())
+    return Served(classifier, file.path, file.digest, source.why, source.precision_reason, time.time(), load_s)
 
 
 def _prefer_the_fastest(source: Source) -> None:

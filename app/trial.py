@@ -27,7 +27,7 @@ from app.room import free_bytes
 PATIENCE_S: Final = 15.0
 #: Memory that a model may take beside the interpreter: as much as this and a multiple of its file, but no more than is
 #: free. The bundled model takes 3.5 times its file; ONNX Runtime copies and repacks weights.
-_SPARE_BYTES: Final = 64_000_000
+_SPARE_BYTES: Final = 128_000_000
 _TIMES_FILE: Final = 8
 #: What it may take in any case, as it did when it was built; and what the child needs itself of what is free.
 _LEAST_SPARE_BYTES: Final = 24_000_000

@@ -164,8 +164,8 @@ class Contract:
                 name=metadata["name"],
                 version=metadata["version"],
                 precision=metadata["precision"],
-                labels=tuple(json.loads(metadata["labels"])),
-                ids=tuple(json.loads(metadata["ids"])),
+                labels=_entries(metadata["labels"]),
+                ids=_entries(metadata["ids"]),
                 resize=Resize(**json.loads(metadata["resize"])),
                 temperature=float(metadata["temperature"]),
                 unknown_below=float(metadata["unknown_below"]),
@@ -257,6 +257,14 @@ class Contract:
                 f"its golden photo shows {_shown(golden.label)}, but by its labels {best!r}: they are in another "
                 "order than the model's classes"
             )
+
+
+def _entries(text: str) -> tuple[Any, ...]:
+    """A JSON list; TypeError where it is something else that can be gone through."""
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise TypeError("labels and ids must be lists")
+    return tuple(found)
 
 
 def _is_text(value: object, longest: int) -> bool:

@@ -335,6 +335,8 @@ class Updates:
             count: told about every outcome, for the metrics.
         """
         self.last: Update | None = None
+        #: How often it was looked for new files.
+        self.looked = 0
         self._repository = repository
         self._source = source
         self._loader = loader
@@ -436,6 +438,7 @@ class Updates:
             # Before looking: what changes meanwhile is told afterwards.
             await self._aim()
             refused = await asyncio.to_thread(self._source.look)
+            self.looked += 1
             if self._ending():
                 return []
             updates = [self.note_refused(path, error) for path, error in refused]

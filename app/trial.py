@@ -35,7 +35,7 @@ _LEAST_TIMES_FILE: Final = 4
 _CHILD_BYTES: Final = 32_000_000
 _NO_MEMORY: Final = "it needs more memory than there is for it"
 #: Bytes of the child's answer.
-_MOST_ANSWER: Final = 100_000
+_MOST_ANSWER: Final = 20_000
 #: What an interpreter may need to start; the rest of the environment stays here, API keys above all.
 _PASSED_ON: Final = ("LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
 
@@ -150,7 +150,7 @@ def _findings(answer: bytes) -> Findings:
         reason = found.get("reason")
         if reason is None:
             return Findings(str(found["name"]), str(found["precision"]), float(found["load_s"]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError("the process that tried it ended without an answer") from error
     raise ModelError(str(reason))
 

@@ -484,7 +484,7 @@ class Updates:
             if current is None:
                 self._repository.add(new)
                 updates.append(self._note("added", file.path, "one more model", new))
-            elif file.digest != current.digest and file.digest not in self._rolled_back:
+            elif file.digest != current.digest:
                 self._repository.replace(current, new)
                 # Kept for a roll-back; half of it will do until then.
                 current.classifier.wide = current.classifier.model

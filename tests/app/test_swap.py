@@ -264,6 +264,8 @@ def test_what_must_never_be_served(tmp_path, monkeypatch, what):
     folder.mkdir()
     make(scratch / "m.onnx")
     path = write(folder / "m.onnx", 1)
+    # Where ONNX Runtime would look for weights by itself.
+    monkeypatch.chdir(folder)
     with serving(path) as client:
         settled(client)
         for file in scratch.iterdir():
@@ -319,9 +321,11 @@ class Gate:
     def __init__(self, client, monkeypatch):
         self.open, self.waiting = threading.Event(), threading.Event()
         trials = service_of(client).updates._source.trials
+        self.tried: list[bytes] = []
         real = type(trials).__call__
 
         def gated(self_, data):
+            self.tried.append(data)
             self.waiting.set()
             assert self.open.wait(30)
             return real(self_, data)
@@ -365,7 +369,9 @@ def test_what_is_rolled_back_while_it_is_tried_again_stays_away(tmp_path, monkey
         assert version(client) == "1"
 
 
-def test_what_is_rolled_back_while_it_is_loaded_stays_away(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [3, 1])
+def test_a_roll_back_while_a_file_is_loaded(tmp_path, monkeypatch, number):
+    """Another file replaces what is served by then; the same one as what is served by then replaces nothing."""
     path = write(tmp_path / "m.onnx", 1)
     with guarded(path) as client:
         settled(client)
@@ -380,12 +386,15 @@ def test_what_is_rolled_back_while_it_is_loaded_stays_away(tmp_path, monkeypatch
             return loaded
 
         monkeypatch.setattr(swap.Loader, "load", load)
-        write(path, 3)
+        write(path, number)
         assert loading.wait(30)
         client.post("/admin/rollback").raise_for_status()
+        assert version(client) == "1"
         go.set()
-        until(lambda: version(client) == "3")
-        assert client.get("/models").json()["models"][0]["previous_version"] == "1"
+        until(lambda: not service_of(client).updates._tasks)
+        assert version(client) == str(number)
+        assert client.get("/models").json()["models"][0]["previous_version"] == ("1" if number == 3 else None)
+        assert swaps(client) == {"swapped": 2 if number == 3 else 1, "rolled back": 1}
 
 
 def test_a_file_that_is_replaced_while_it_is_tried(tmp_path, monkeypatch):
@@ -398,8 +407,9 @@ def test_a_file_that_is_replaced_while_it_is_tried(tmp_path, monkeypatch):
         write(path, 3)
         gate.open.set()
         until(lambda: version(client) == "3")
-        # The one in between is neither served nor a failure.
+        # The one in between is neither served nor a failure, and what is served was tried.
         assert swaps(client) == {"swapped": 1}
+        assert gate.tried[-1] == path.read_bytes()
 
 
 def test_reloads_while_a_file_is_tried_share_one_look(tmp_path, monkeypatch):

@@ -5,13 +5,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-
-# Linux wheels of ONNX Runtime 1.29 and later carry an uploader that is on by default; it reads this when it is
-# imported. The pinned release has none, an installed one might.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from app.contract import Contract
 from app.errors import ModelError, NotExplainable

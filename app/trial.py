@@ -79,7 +79,9 @@ class Trials:
             ModelError: it cannot be loaded, does not know its golden photo, or needs too much memory or time.
         """
         memory = _memory(len(data), free_bytes())
-        command = [sys.executable, "-P", "-m", "app.trial", str(self._pixels), str(memory), str(PATIENCE_S)]
+        # All that it imports is in its path already; looking for the user's own packages would ask for a home, even of a
+        # name service.
+        command = [sys.executable, "-s", "-P", "-m", "app.trial", str(self._pixels), str(memory), str(PATIENCE_S)]
         started = monotonic()
         try:
             child = self._start(command)

@@ -82,11 +82,11 @@ def test_images_are_decoded_in_one_place():
 def test_the_environment_is_read_in_one_place():
     readers = [p.name for p in APP if "os.environ" in p.read_text() or "getenv" in p.read_text()]
     # These only write: the runtime's telemetry switch, NumPy's threads; and one passes on what Python needs to start.
-    assert readers == ["__init__.py", "model.py", "trial.py"]
+    assert readers == ["__init__.py", "__init__.py", "trial.py"]
     assert re.findall(r"_PASSED_ON: Final = (.*)", (ROOT / "app/trial.py").read_text()) == [
         '("LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")'
     ]
-    writers = (ROOT / "app/cli/__init__.py").read_text() + (ROOT / "app/model.py").read_text()
+    writers = (ROOT / "app/cli/__init__.py").read_text() + (ROOT / "app/__init__.py").read_text()
     assert re.findall(r"environ.*", writers) == [
         'environ["OPENBLAS_NUM_THREADS"] = "1"',
         'environ["ORT_DISABLE_TELEMETRY"] = "1"',

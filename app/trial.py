@@ -79,8 +79,6 @@ class Trials:
             ModelError: it cannot be loaded, does not know its golden photo, or needs too much memory or time.
         """
         memory = _memory(len(data), free_bytes())
-        # All that it imports is in its path already; looking for the user's own packages would ask for a home, even of a
-        # name service.
         command = [sys.executable, "-s", "-P", "-m", "app.trial", str(self._pixels), str(memory), str(PATIENCE_S)]
         started = monotonic()
         try:
@@ -125,6 +123,8 @@ class Trials:
 
     def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        # Python looks for the user's own packages; without a home it would ask a name service for one.
+        environment["HOME"] = os.sep
         # NumPy's threads for linear algebra, of which a model needs none.
         environment["OPENBLAS_NUM_THREADS"] = "1"
         environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)

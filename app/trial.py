@@ -30,7 +30,7 @@ PATIENCE_S: Final = 15.0
 _SPARE_BYTES: Final = 128_000_000
 _TIMES_FILE: Final = 8
 #: What it may take in any case, as it did when it was built; and what the child needs itself of what is free.
-_LEAST_SPARE_BYTES: Final = 24_000_000
+_LEAST_SPARE_BYTES: Final = 12_000_000
 _LEAST_TIMES_FILE: Final = 4
 _CHILD_BYTES: Final = 32_000_000
 _NO_MEMORY: Final = "it needs more memory than there is for it"

@@ -256,7 +256,7 @@ def test_memory():
     assert trial._memory(3_000_000, None) == 152_000_000
     assert trial._memory(3_000_000, 10_000_000_000) == 152_000_000
     assert trial._memory(3_000_000, 100_000_000) == 68_000_000
-    assert trial._memory(3_000_000, 0) == trial._memory(3_000_000, -5) == 36_000_000
+    assert trial._memory(3_000_000, 0) == trial._memory(3_000_000, -5) == 24_000_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")

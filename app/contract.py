@@ -187,11 +187,7 @@ class Contract:
 
     def check(self) -> None:
         """Raises ModelError if it contradicts itself, or has what a log, a header or a page should not get."""
-        if not _is_text(self.name, _MOST_NAME) or "/" in self.name or "\\" in self.name or self.name in (".", ".."):
-            raise ModelError(
-                f"the model's name is {_shown(self.name)}; it must have 1 to {_MOST_NAME} characters, none of them "
-                "'/', '\\' or a control character, and not be '.' or '..'"
-            )
+        check_name(self.name)
         if not _is_text(self.version, _MOST_NAME):
             raise ModelError(f"the model's version is {_shown(self.version)}; 1 to {_MOST_NAME} characters are allowed")
         if self.precision not in PRECISIONS:
@@ -257,6 +253,15 @@ class Contract:
                 f"its golden photo shows {_shown(golden.label)}, but by its labels {best!r}: they are in another "
                 "order than the model's classes"
             )
+
+
+def check_name(name: object) -> None:
+    """Raises ModelError if a model cannot be called so: names stand in addresses, file names and logs."""
+    if not _is_text(name, _MOST_NAME) or name in (".", "..") or "/" in str(name) or "\\" in str(name):
+        raise ModelError(
+            f"the model's name is {_shown(name)}; it must have 1 to {_MOST_NAME} characters, none of them '/', '\\' or "
+            "a control character, and not be '.' or '..'"
+        )
 
 
 def _entries(text: str) -> tuple[Any, ...]:

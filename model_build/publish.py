@@ -10,7 +10,7 @@ from typing import Final
 import onnx
 
 from app import modelfile
-from app.contract import Contract
+from app.contract import Contract, check_name
 from app.errors import ModelError
 from app.model import Model
 from model_build import golden
@@ -29,12 +29,31 @@ def with_golden(
         contract: its golden sample is not looked at.
         folder: the model is loaded from a file there.
         photo: the golden picture; None: one is chosen.
+
+    Raises:
+        InputError: no service would load it, by what its contract says.
     """
     path = folder / f"{contract.precision}.onnx"
     _describe(proto, contract)
     path.write_bytes(proto.SerializeToString(deterministic=True))
-    model = Model(path)
+    try:
+        model = Model(path)
+    except ModelError as error:
+        raise InputError(str(error).removeprefix(f"{path} cannot be served: ")) from error
     return model, replace(contract, golden=golden.expect(model, photo or golden.choose(model)))
+
+
+def checked_name(name: str) -> str:
+    """A model's name, before anything is computed for it.
+
+    Raises:
+        InputError: no service would serve a model of that name.
+    """
+    try:
+        check_name(name)
+    except ModelError as error:
+        raise InputError(f"--name: {error}") from error
+    return name
 
 
 def path_of(contract: Contract, output: Path) -> Path:

@@ -146,3 +146,11 @@ def test_what_is_not_signed(tmp_path, keys, capsys):
     path.write_bytes(before.replace(b'"green"', b'"olive"'))
     assert main(["sign", str(path), "--key", str(private)]) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["teach", "train"])
+def test_a_name_is_refused_before_anything_is_computed(tmp_path, command, capsys):
+    model = [str(tiny_model.write(tmp_path / "m.onnx"))] if command == "teach" else []
+    (tmp_path / "photos").mkdir()
+    assert main([command, *model, str(tmp_path / "photos"), "--name", "a/b"]) == 2
+    assert "--name: the model's name is 'a/b'" in capsys.readouterr().err

@@ -154,6 +154,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
         background = asyncio.create_task(_settle_in(repository.default, loader, source, updates))
         yield
+        updates.stop()
         await background
         await updates.close()
         # The server has waited for every request; a job that still runs has lost its client.

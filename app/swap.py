@@ -360,8 +360,8 @@ class Updates:
                 extra={"fields": {"reason": str(error)}},
             )
             return
-        with contextlib.suppress(Exception):
-            await asyncio.wait([self._changed()])
+        # Not what became of it: that is in the log.
+        await asyncio.wait([self._changed()])
 
     def stop(self) -> None:
         """Ends what is being tried, without waiting for it, and begins nothing more."""

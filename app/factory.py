@@ -71,6 +71,7 @@ def create_server(settings: Settings, on_listening: Callable[[], None] = lambda:
 
     def leave() -> None:
         app.state.service.leaving = True
+        app.state.service.updates.stop()
         if systemd is not None:
             systemd.leaving()
 
@@ -165,8 +166,9 @@ def create_app(settings: Settings) -> FastAPI:
                 }
             },
         )
-        background = asyncio.create_task(_settle_in(repository.default, cpus.count, source, updates))
+        background = asyncio.create_task(_settle_in(repository.default, loader, source, updates))
         yield
+        updates.stop()
         await background
         await updates.close()
         # The server has waited for every request; a job that still runs has lost its client.
@@ -249,9 +251,9 @@ def _both_families(networks: tuple[str, ...]) -> list[str]:
     return [*networks, *(f"::ffff:{network.network_address}/{96 + network.prefixlen}" for network in old)]
 
 
-async def _settle_in(default: Served, threads: int, source: swap.Source, updates: swap.Updates) -> None:
+async def _settle_in(default: Served, loader: swap.Loader, source: swap.Source, updates: swap.Updates) -> None:
     """What photos need not wait for: until it is done, one that is alone uses one CPU, and no new model is noticed."""
-    await asyncio.to_thread(swap.widen, default, threads, source.verify)
+    await asyncio.to_thread(loader.widen, default, source)
     await updates.watch()
     # At a terminal it means that the terminal is gone, and the service has to go too.
     if not sys.stdin or not sys.stdin.isatty():

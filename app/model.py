@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-
-# Linux wheels of ONNX Runtime 1.29 and later carry an uploader that is on by default; it reads this when it is
-# imported. The pinned release has none, an installed one might.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from app.contract import Contract
 from app.errors import ModelError, NotExplainable
 from app.malloc import give_back_freed_memory
+from app.modelfile import ModelFile
 
 INPUT: Final = "image"
 SCORES: Final = "scores"
@@ -23,6 +19,8 @@ SCORES: Final = "scores"
 EVIDENCE: Final = "evidence"
 EVIDENCE_BIAS: Final = "evidence_bias"
 EVIDENCE_CLASS: Final = "evidence_class"
+#: What the formats are told apart by: bytes 4 to 7 of a FlatBuffer of ONNX Runtime's own.
+_ORT_FORMAT: Final = b"ORTM"
 
 
 class Model:
@@ -37,10 +35,11 @@ class Model:
             data: its bytes, where they were read already: what was checked is then what is loaded.
 
         Raises:
-            ModelError: the file is missing, is not an ONNX model, or its graph and contract do not fit together.
+            ModelError: the file is missing or damaged, is not an ONNX model that is complete in itself, or its graph
+                and contract do not fit together.
         """
-        if data is None and not path.is_file():
-            raise ModelError(f"there is no model file at {path}")
+        if data is None:
+            _, data = ModelFile.read(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -49,13 +48,15 @@ class Model:
         # The arena keeps the largest batch's memory forever; plain malloc gives it back.
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
+        # One format, whatever the bytes look like.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        # Weights in other files are in no checksum. Nothing can lie below a device, so none are found; absolute paths
+        # and those that lead upwards ONNX Runtime refuses itself.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
-            self._session = ort.InferenceSession(
-                str(path) if data is None else data, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"{path} is not a loadable ONNX model: {reason}") from error
+            raise ModelError(f"{path} is not a loadable ONNX model: {_reason(error, data)}") from error
         # The binding keeps the file's bytes for a change of providers, which never comes.
         self._session._model_bytes = None
         self.path = path
@@ -63,6 +64,8 @@ class Model:
         try:
             self.contract = Contract.from_metadata(self._session.get_modelmeta().custom_metadata_map)
             self._check_interface()
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{path} cannot be served: its metadata are not UTF-8") from error
         except ModelError as error:
             raise ModelError(f"{path} cannot be served: {error}") from error
         give_back_freed_memory()
@@ -132,3 +135,15 @@ class Model:
         if SCORES not in outputs or outputs[SCORES].shape[-1] != classes:
             raise ModelError(f"it has no output {SCORES} with the contract's {classes} classes")
         self._explainable = EVIDENCE in outputs
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    """Why it cannot be loaded, on one line."""
+    found = " ".join(str(error).split())[:1000]
+    if data[4:8] == _ORT_FORMAT:
+        return "it is in ONNX Runtime's own format (.ort); give the ONNX file that it was made from"
+    if "external" in found.lower():
+        return f"it keeps weights in other files, which are in no checksum; save it as one file ({found})"
+    if "protobuf parsing failed" in found.lower():
+        return f"truncated, not yet complete, or something else ({found})"
+    return found

@@ -1,34 +1,30 @@
 """A model file's bytes, before anything is computed with them: complete, unchanged and, where a key says so, signed.
 
-The checksum stands in the file itself, so that one file stays the whole contract. An ONNX file is a protobuf message
-(ModelProto in onnx.proto): a row of fields, each with its number and length. The digest is the SHA-256 of those fields
-as they are, in their order, without the ``metadata_props`` entries ``sha256`` and ``signature``. ``sha256`` holds it in
-hexadecimal, ``signature`` an Ed25519 signature (RFC 8032) of its 32 bytes in base64.
+A sealed file is its body, any ONNX model, and behind it a trailer whose every byte follows from the body and the key.
+The trailer is one or two more entries of the model's ``metadata_props`` (field 14 of ModelProto in onnx.proto), so the
+whole is an ONNX model too: ``sha256``, the SHA-256 of the body in hexadecimal, and ``signature``, an Ed25519 signature
+(RFC 8032) of that hash's 32 bytes, in base64. Nothing here reads ONNX: what stands before the trailer is hashed as it
+is, and whatever a reader finds in it was signed.
 """
 
 import base64
 import binascii
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from app.contract import Contract
 from app.errors import ModelError
 
-#: What is not part of the digest, because it is made from it.
+#: The trailer's keys in ``metadata_props``.
 CHECKSUM: Final = "sha256"
 SIGNATURE: Final = "signature"
-
-#: Protobuf's wire types: https://protobuf.dev/programming-guides/encoding/#structure
-_VARINT: Final = 0
-_BYTES: Final = 2
-_FIXED: Final = {1: 8, 5: 4}
-#: Tags (number and wire type) in onnx.proto: ModelProto.metadata_props, and key and value of each of its entries.
-_METADATA_PROPS: Final = 14 << 3 | _BYTES
-_KEY: Final = 1 << 3 | _BYTES
-_VALUE: Final = 2 << 3 | _BYTES
+#: Bytes of the largest file that is read where nobody says otherwise.
+MOST_BYTES: Final = 100_000_000
 
 #: ``verify(signature, message)``: whether the key that is pinned made the signature.
 Verify = Callable[[bytes, bytes], bool]
@@ -40,71 +36,85 @@ class ModelFile:
 
     Attributes:
         path: where it was read from.
-        digest: SHA-256 as described above, 32 bytes: the same for the same model, wherever it lies.
-        contract: what it says about itself.
+        digest: SHA-256 of its body, 32 bytes: the same for the same model, wherever it lies.
         sealed: whether it carries its checksum.
     """
 
     path: Path
     digest: bytes
-    contract: Contract
     sealed: bool
 
     @classmethod
-    def read(cls, path: Path, verify: Verify | None = None) -> tuple[Self, bytes]:
+    def read(cls, path: Path, verify: Verify | None = None, most: int = MOST_BYTES) -> tuple[Self, bytes]:
         """Reads and checks a file.
 
         Args:
-            path: an ONNX file that ``model_build`` wrote.
+            path: a file that ``model_build`` wrote.
             verify: who must have signed it; None: nobody.
+            most: bytes that it may have.
 
         Returns:
             The file and its bytes.
 
         Raises:
-            ModelError: it is missing, truncated, changed since it was written, or not signed by whom it has to be.
+            ModelError: it is missing, too large, changed since it was written, or not signed by whom it has to be.
         """
-        if not path.is_file():
-            raise ModelError(f"there is no model file at {path}")
+        data = _bytes(path, most)
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error}") from error
-        try:
-            found, metadata = digest(data)
-            stated = metadata.get(CHECKSUM)
-            if stated is not None and stated != found.hex():
-                raise ModelError("it is damaged: its bytes do not have the checksum that stands in it")
+            seal = Seal.of(data)
+            if not seal.fits:
+                raise ModelError("it is damaged: its bytes do not have the checksum that stands at its end")
             if verify is not None:
-                _check_signature(metadata.get(SIGNATURE), found, verify)
-            return cls(path, found, Contract.from_metadata(metadata), stated is not None), data
+                _check_signature(seal, verify)
         except ModelError as error:
             raise ModelError(f"{path} cannot be served: {error}") from error
+        return cls(path, seal.digest, seal.sealed), data
 
 
-def digest(data: bytes) -> tuple[bytes, dict[str, str]]:
-    """The SHA-256 of a model file without its checksum and signature, and all of its metadata.
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What the end of a file says about the rest.
 
-    Raises:
-        ModelError: the bytes are no complete protobuf message.
+    Attributes:
+        body: number of bytes before the trailer; all of them, where there is none.
+        digest: SHA-256 of these, 32 bytes.
+        sealed: whether a trailer is there.
+        signature: the signature in it, 64 bytes; None where there is none.
+        fits: False if the trailer is not byte for byte the one that belongs to the body.
     """
-    hashed = hashlib.sha256()
-    metadata: dict[str, str] = {}
-    view = memoryview(data)
-    try:
-        for tag, field, value in _fields(view):
-            if tag == _METADATA_PROPS:
-                entry = {part: bytes(text).decode() for part, _, text in _fields(value)}
-                name = entry.get(_KEY, "")
-                if name in metadata:
-                    raise ModelError(f"its metadata has {name!r} twice")
-                metadata[name] = entry.get(_VALUE, "")
-                if name in (CHECKSUM, SIGNATURE):
-                    continue
-            hashed.update(field)
-    except (IndexError, UnicodeDecodeError) as error:
-        raise ModelError("it is not a loadable ONNX model: truncated, not yet complete, or something else") from error
-    return hashed.digest(), metadata
+
+    body: int
+    digest: bytes
+    sealed: bool
+    signature: bytes | None
+    fits: bool
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Reads the end of a file; never fails."""
+        signature = None
+        if _begins(data, _SIGNED, _CHECKSUM_HEAD) and _begins(data, _SIGNED - _SEALED, _SIGNATURE_HEAD):
+            size = _SIGNED
+            with contextlib.suppress(binascii.Error, ValueError):
+                signature = base64.b64decode(data[-_SIGNATURE_SIZE:], validate=True)
+        elif _begins(data, _SEALED, _CHECKSUM_HEAD):
+            size = _SEALED
+        else:
+            return cls(len(data), hashlib.sha256(data).digest(), sealed=False, signature=None, fits=True)
+        body = len(data) - size
+        digest = hashlib.sha256(memoryview(data)[:body]).digest()
+        return cls(body, digest, sealed=True, signature=signature, fits=data[body:] == trailer(digest, signature))
+
+
+def trailer(digest: bytes, signature: bytes | None = None) -> bytes:
+    """The bytes that seal a body.
+
+    Args:
+        digest: the body's SHA-256.
+        signature: an Ed25519 signature of it, 64 bytes; None: not signed.
+    """
+    made = _entry(CHECKSUM, digest.hex())
+    return made if signature is None else made + _entry(SIGNATURE, base64.b64encode(signature).decode())
 
 
 def public_key(path: Path) -> Verify:
@@ -136,51 +146,58 @@ def public_key(path: Path) -> Verify:
     return verify
 
 
-def _check_signature(signature: str | None, message: bytes, verify: Verify) -> None:
-    if signature is None:
-        raise ModelError("it is not signed; sign it with `python -m model_build sign`")
-    try:
-        decoded = base64.b64decode(signature, validate=True)
-    except binascii.Error as error:
-        raise ModelError("its signature is not base64") from error
-    if not verify(decoded, message):
+def _check_signature(seal: Seal, verify: Verify) -> None:
+    if seal.signature is None:
+        raise ModelError(
+            "it is not signed, or by an earlier version, which did not put the signature at the end; "
+            "sign it with `python -m model_build sign FILE --key KEY`"
+        )
+    if not verify(seal.signature, seal.digest):
         raise ModelError("its signature was not made by the key that this service trusts")
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
-    """The fields of a protobuf message: tag, all bytes of the field, the bytes of its value.
+def _bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file; others are not opened, since that alone may wait for ever or do something."""
+    try:
+        if not path.exists():
+            raise ModelError(f"there is no model file at {path}")
+        if not path.is_file():
+            raise ModelError(f"{path} cannot be served: it is no regular file")
+        # Another thing may lie there by now: without waiting for it.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ModelError(f"{path} cannot be served: it is no regular file")
+            # A file may also grow while it is read.
+            data = b"" if found.st_size > most else file.read(most + 1)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if found.st_size > most or len(data) > most:
+        raise ModelError(
+            f"{path} cannot be served: it has {max(found.st_size, len(data)) / 1e6:.1f} MB; "
+            f"the most is {most / 1e6:.1f}, by CLASSIFIER_MAX_MODEL_BYTES and the memory that is free"
+        )
+    return data
 
-    Raises:
-        IndexError: the message ends within a field, or this is none.
-    """
-    at = 0
-    while at < len(message):
-        start = at
-        tag, at = _varint(message, at)
-        wire = tag & 7
-        if wire == _VARINT:
-            end = _varint(message, at)[1]
-        elif wire == _BYTES:
-            size, at = _varint(message, at)
-            end = at + size
-        elif wire in _FIXED:
-            end = at + _FIXED[wire]
-        else:
-            raise IndexError
-        if end > len(message):
-            raise IndexError
-        yield tag, message[start:end], message[at:end]
-        at = end
+
+def _entry(key: str, value: str) -> bytes:
+    """One entry of ``metadata_props``; its parts are so short that each length is one byte."""
+    inner = b"".join(bytes([tag, len(text)]) + text.encode() for tag, text in ((_KEY, key), (_VALUE, value)))
+    return bytes([_METADATA_PROPS, len(inner)]) + inner
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise IndexError
+def _begins(data: bytes, before_end: int, head: bytes) -> bool:
+    at = len(data) - before_end
+    return at >= 0 and data.startswith(head, at)
+
+
+# Protobuf's tags: field number << 3 | 2 (a length and so many bytes follow).
+_METADATA_PROPS: Final = 14 << 3 | 2
+_KEY: Final = 1 << 3 | 2
+_VALUE: Final = 2 << 3 | 2
+_SIGNATURE_SIZE: Final = len(base64.b64encode(bytes(64)))
+_CHECKSUM_HEAD: Final = trailer(bytes(32))[: -2 * 32]
+_SIGNATURE_HEAD: Final = _entry(SIGNATURE, "A" * _SIGNATURE_SIZE)[:-_SIGNATURE_SIZE]
+_SEALED: Final = len(trailer(bytes(32)))
+_SIGNED: Final = len(trailer(bytes(32), bytes(64)))

@@ -24,6 +24,7 @@ class Served:
         source: why this file.
         precision_reason: why this precision.
         loaded_at: seconds since the epoch.
+        load_s: CPU seconds that loading it took when it was tried: for so long nothing else runs where it is loaded.
     """
 
     classifier: Classifier
@@ -32,6 +33,7 @@ class Served:
     source: str
     precision_reason: str
     loaded_at: float
+    load_s: float = 0.0
 
     @property
     def contract(self) -> Contract:

@@ -15,8 +15,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.cpus import Cpus, usable_cpus
 from app.errors import ModelError
 from app.limits import Limits
-from app.modelfile import public_key
+from app.modelfile import MOST_BYTES, public_key
 from app.swap import Source
+from app.trial import Trials
 
 #: Where ``make model`` writes, relative to the working directory.
 MODELS = Path("models")
@@ -67,6 +68,10 @@ def misspelt(environment: Iterable[tuple[str, str]], known: Iterable[str]) -> li
     return lines
 
 
+def _models_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.onnx") if not file.name.startswith("."))
+
+
 #: Several values, separated by commas.
 Several = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 
@@ -93,6 +98,7 @@ class Settings(BaseSettings):
     model_public_key: Path | None = Field(
         None, description="Ed25519 public key (PEM file); only models that it has signed are served; unset: all are"
     )
+    max_model_bytes: int = Field(MOST_BYTES, ge=1, description="largest model file, in bytes; a larger one is not read")
     precision: Literal["auto", "fp32", "int8"] | None = Field(
         None,
         description="which of a model's files (`NAME.fp32.onnx`, `NAME.int8.onnx`) to serve; `auto` measures at the "
@@ -277,7 +283,7 @@ class Settings(BaseSettings):
         """
         path = self.model or self._newest()
         if path.is_dir():
-            return sorted(file for file in path.glob("*.onnx") if not file.name.startswith("."))
+            return _models_in(path)
         if self.precision is None:
             return [path]
         name = path.name.removesuffix(".onnx").removesuffix(".fp32").removesuffix(".int8")
@@ -294,10 +300,14 @@ class Settings(BaseSettings):
             ModelError: as ``model_paths``; the public key cannot be used.
         """
         verify = public_key(self.model_public_key) if self.model_public_key else None
-        if self.model and self.model.is_dir():
-            return Source(self.model_paths, self.model, "CLASSIFIER_MODEL", verify)
+        trials = Trials(self.max_pixels)
+        if (folder := self.model) and folder.is_dir():
+            # A folder stays one, also while it is away.
+            return Source(lambda: _models_in(folder), folder, "CLASSIFIER_MODEL", verify, trials, self.max_model_bytes)
         paths = self.model_paths()
-        return Source(lambda: paths, None, self.model_source(paths[0]), verify)
+        # The image has it elsewhere.
+        shipped = next(BUNDLED.glob("*.onnx"), None)
+        return Source(lambda: paths, None, self.model_source(paths[0]), verify, trials, self.max_model_bytes, shipped)
 
     def _newest(self) -> Path:
         for pattern in ("*.int8.onnx", "*.fp32.onnx"):

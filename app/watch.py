@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import select
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,11 @@ _MOVED_TO: Final = 0x80
 _CREATE: Final = 0x100
 _DELETE: Final = 0x200
 _MOVE_SELF: Final = 0x800
+#: Permissions too: what could not be read may be readable now.
+_ATTRIBUTES: Final = 0x4
 _IGNORED: Final = 0x8000
 _ONLYDIR: Final = 0x01000000
-_MASK: Final = _CLOSE_WRITE | _MOVED_TO | _CREATE | _DELETE | _MOVE_SELF | _ONLYDIR
+_MASK: Final = _CLOSE_WRITE | _MOVED_TO | _CREATE | _DELETE | _MOVE_SELF | _ATTRIBUTES | _ONLYDIR
 _FLAGS: Final = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)  # IN_NONBLOCK | IN_CLOEXEC have the same values
 #: struct inotify_event: watch, mask, cookie, length of the name that follows.
 _EVENT: Final = struct.Struct("iIII")
@@ -51,15 +54,19 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._read)
+        self._mounts = _Mounts()
+        self._loop.add_reader(self._mounts.fileno(), self._mounted)
 
     def aim(self, directories: set[Path]) -> None:
-        """Watches these and nothing else; one that cannot be watched is left out."""
+        """Watches these and nothing else; instead of one that cannot be watched the nearest above it that can."""
         before, self._paths = self._paths, {}
-        for path in directories:
-            with contextlib.suppress(OSError):
-                # A directory that is watched already gives the same number; another one at its place a new one.
-                watch = self._check(self._libc.inotify_add_watch(self._fd, os.fsencode(path), _MASK))
-                self._paths[watch] = path
+        for directory in directories:
+            for path in (directory, *directory.parents):
+                with contextlib.suppress(OSError):
+                    # A directory that is watched already gives the same number; another one at its place a new one.
+                    watch = self._check(self._libc.inotify_add_watch(self._fd, os.fsencode(path), _MASK))
+                    self._paths[watch] = path
+                    break
         for watch in before.keys() - self._paths.keys():
             self._libc.inotify_rm_watch(self._fd, watch)
 
@@ -67,6 +74,8 @@ class Watch:
         """Stops; the call that is due is dropped."""
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
+        self._loop.remove_reader(self._mounts.fileno())
+        self._mounts.close()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -89,9 +98,16 @@ class Watch:
             else:
                 relevant |= not mask & _CREATE or (directory / name).is_symlink() or (directory / name).is_dir()
         if relevant:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_later(self._settle_s, self._changed)
+            self._soon()
+
+    def _mounted(self) -> None:
+        self._mounts.read()
+        self._soon()
+
+    def _soon(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(self._settle_s, self._changed)
 
     @staticmethod
     def _check(result: int) -> int:
@@ -99,6 +115,29 @@ class Watch:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return result
+
+
+class _Mounts:
+    """Readable when something was mounted or unmounted, of which the directories below it tell nothing.
+
+    proc(5): /proc/PID/mounts has an exceptional condition then. It is always readable too, so that an event loop cannot
+    wait for it; an epoll instance that waits for the condition alone stands between.
+    """
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._table = os.open("/proc/self/mounts", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll.register(self._table, select.EPOLLPRI)
+
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def read(self) -> None:
+        self._poll.poll(0)
+
+    def close(self) -> None:
+        self._poll.close()
+        os.close(self._table)
 
 
 def directories_of(path: Path) -> set[Path]:

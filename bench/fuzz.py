@@ -13,6 +13,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 
 import atheris
@@ -20,10 +22,11 @@ from PIL import Image
 
 with atheris.instrument_imports(include=["app", "python_multipart", "PIL"]):
     from app import imaging
-    from app.contract import Contract
+    from app.contract import Contract, Golden
     from app.errors import ModelError, RequestError
     from app.imaging import Resize
-    from app.modelfile import digest
+    from app.model import Model
+    from app.modelfile import Seal, trailer
     from app.multipart import parameters
     from app.open_inference import ENCODED, Inference
     from app.room import Room
@@ -34,7 +37,16 @@ with atheris.instrument_imports(include=["app", "python_multipart", "PIL"]):
 RULE = Resize(height=64, width=64, crop=0.875, filter="bilinear")
 ROOM = Room(1_000_000, 50_000_000)
 (MODEL,) = BUNDLED.glob("*.onnx")
-CONTRACT = Contract.from_metadata(digest(MODEL.read_bytes())[1])
+CONTRACT = Model(MODEL).contract
+# As many parts as any, and small: a fuzzer has no use for 202 labels and a photo.
+SMALL = replace(
+    CONTRACT,
+    labels=CONTRACT.labels[:3],
+    ids=CONTRACT.ids[:3],
+    golden=Golden(b"photo", {0: 0.9, 1: 0.1}, 0.1, CONTRACT.labels[0]),
+    provenance={"weights": "none"},
+    measured={"accuracy": 0.5},
+).to_metadata()
 
 
 def images(data: bytes) -> None:
@@ -82,9 +94,14 @@ def bodies(data: bytes) -> None:
 
 
 def models(data: bytes) -> None:
-    """A model file: its checksum and its contract."""
+    """The end of a model file, and a contract: what a file is asked before and after ONNX Runtime reads it."""
+    seal = Seal.of(data)
+    if seal.sealed and seal.fits:
+        assert data[seal.body :] == trailer(seal.digest, seal.signature)
+    parts = data.decode(errors="surrogateescape").split("\0")
+    changed = dict(zip(parts[::2], parts[1::2], strict=False))
     with contextlib.suppress(ModelError):
-        Contract.from_metadata(digest(data)[1])
+        json.dumps(asdict(Contract.from_metadata(SMALL | changed)), allow_nan=False, default=repr)
 
 
 def seeds(target: Callable[[bytes], None]) -> list[bytes]:
@@ -99,9 +116,13 @@ def seeds(target: Callable[[bytes], None]) -> list[bytes]:
     if target is images:
         return files
     if target is models:
-        # The metadata come last; a fuzzer has no use for megabytes of weights before them.
-        whole = MODEL.read_bytes()
-        return [whole[whole.index(b"golden") - 20 :], whole[-3000:], b"\x08\x0a\x72\x08\x0a\x03key\x12\x01v"]
+        signed = sha256(b"").digest()
+        return [
+            MODEL.read_bytes()[-300:],
+            trailer(signed),
+            trailer(signed, bytes(64)),
+            *(f"{key}\0{value}".encode() for key, value in SMALL.items()),
+        ]
     text = base64.b64encode(files[3]).decode()
     part = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
     tensor = {"name": ENCODED, "datatype": "BYTES", "shape": [1]}

@@ -126,7 +126,7 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
         precision="fp32" if pictures.generated else request.precision,
         bar=request.bar,
         output=request.output,
-        name=request.name or _default_name(request, source, height),
+        name=publish.checked_name(request.name or _default_name(request, source, height)),
         version=request.version,
         pixel_range=request.pixel_range,
     )
@@ -268,7 +268,7 @@ def _draft(fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize,
         resize=resize,
         temperature=target.temperature,
         unknown_below=target.unknown_below,
-        golden=Golden(b"", {0: 0.0}, 1.0),
+        golden=Golden(b"", {0: 0.0}, 0.0),
         multiply_adds=graph.multiply_adds(fp32),
         parameters=int(source.model.count_params()),
         provenance={

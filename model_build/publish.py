@@ -1,6 +1,6 @@
 """A graph and its contract become one file: complete from the moment it has a model's name."""
 
-import base64
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,8 @@ from typing import Final
 import onnx
 
 from app import modelfile
-from app.contract import Contract
+from app.contract import Contract, check_name
+from app.errors import ModelError
 from app.model import Model
 from model_build import golden
 from model_build.errors import InputError
@@ -28,12 +29,31 @@ def with_golden(
         contract: its golden sample is not looked at.
         folder: the model is loaded from a file there.
         photo: the golden picture; None: one is chosen.
+
+    Raises:
+        InputError: no service would load it, by what its contract says.
     """
     path = folder / f"{contract.precision}.onnx"
     _describe(proto, contract)
     path.write_bytes(proto.SerializeToString(deterministic=True))
-    model = Model(path)
+    try:
+        model = Model(path)
+    except ModelError as error:
+        raise InputError(str(error).removeprefix(f"{path} cannot be served: ")) from error
     return model, replace(contract, golden=golden.expect(model, photo or golden.choose(model)))
+
+
+def checked_name(name: str) -> str:
+    """A model's name, before anything is computed for it.
+
+    Raises:
+        InputError: no service would serve a model of that name.
+    """
+    try:
+        check_name(name)
+    except ModelError as error:
+        raise InputError(f"--name: {error}") from error
+    return name
 
 
 def path_of(contract: Contract, output: Path) -> Path:
@@ -45,11 +65,15 @@ def publish(proto: onnx.ModelProto, contract: Contract, output: Path) -> Path:
     """Writes under a temporary name, then renames: a file with a model's name is always complete.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the contract is none that a service would accept, or the file cannot be written.
     """
+    try:
+        contract.check()
+    except ModelError as error:
+        raise InputError(str(error)) from error
     path = path_of(contract, output)
     _describe(proto, contract)
-    replace_file(path, seal(proto))
+    replace_file(path, seal(proto.SerializeToString(deterministic=True)))
     return path
 
 
@@ -71,27 +95,43 @@ def replace_file(path: Path, data: bytes) -> None:
         raise InputError(f"{path} cannot be written: {error}") from error
 
 
-def seal(proto: onnx.ModelProto, sign: Callable[[bytes], bytes] | None = None) -> bytes:
-    """The bytes of a model file with its checksum, and its signature where somebody signs.
+def seal(body: bytes, sign: Callable[[bytes], bytes] | None = None) -> bytes:
+    """The bytes of a model file with its trailer: its checksum, and its signature where somebody signs.
 
     Args:
-        proto: the model with its metadata; an older checksum and signature are replaced.
+        body: an ONNX file without a trailer.
         sign: makes a signature of the digest.
     """
-    kept = [(entry.key, entry.value) for entry in proto.metadata_props]
-    digest, _ = modelfile.digest(proto.SerializeToString(deterministic=True))
-    made = {modelfile.CHECKSUM: digest.hex()}
-    if sign is not None:
-        made[modelfile.SIGNATURE] = base64.b64encode(sign(digest)).decode()
-    _set_metadata(proto, {key: value for key, value in kept if key not in _MADE} | made)
-    return bytes(proto.SerializeToString(deterministic=True))
+    digest = hashlib.sha256(body).digest()
+    return body + modelfile.trailer(digest, sign(digest) if sign else None)
+
+
+def without_seal(data: bytes) -> bytes:
+    """An ONNX file without the checksum and signature that it may have, wherever they stand in its metadata.
+
+    Where they stand at the end, as ``seal`` puts them, not a byte of the rest changes.
+
+    Raises:
+        InputError: it has the checksum of another file.
+    """
+    seal = modelfile.Seal.of(data)
+    body = data[: seal.body]
+    proto = onnx.load_from_string(body)
+    entries = [(entry.key, entry.value) for entry in proto.metadata_props]
+    made = dict(entry for entry in entries if entry[0] in _MADE)
+    if made:
+        del proto.metadata_props[:]
+        for key, value in entries:
+            if key not in _MADE:
+                proto.metadata_props.add(key=key, value=value)
+        body = proto.SerializeToString(deterministic=True)
+    stated = made.get(modelfile.CHECKSUM)
+    if not seal.sealed and stated is not None and stated != hashlib.sha256(body).hexdigest():
+        raise InputError("it is damaged: its bytes do not have the checksum that stands in it")
+    return body
 
 
 def _describe(proto: onnx.ModelProto, contract: Contract) -> None:
-    _set_metadata(proto, dict(sorted(contract.to_metadata().items())))
-
-
-def _set_metadata(proto: onnx.ModelProto, metadata: dict[str, str]) -> None:
     del proto.metadata_props[:]
-    for key, value in metadata.items():
+    for key, value in sorted(contract.to_metadata().items()):
         proto.metadata_props.add(key=key, value=value)

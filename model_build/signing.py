@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx
-
+from app.contract import Contract
 from app.errors import ModelError
 from app.model import Model
 from app.modelfile import ModelFile
@@ -14,24 +13,32 @@ from model_build.errors import InputError
 Sign = Callable[[bytes], bytes]
 
 
-def sign(path: Path, key: Path | None) -> ModelFile:
-    """Puts the checksum, and a signature where there is a key, into a model file; replaces it by a rename.
+def sign(path: Path, key: Path | None) -> tuple[ModelFile, Contract]:
+    """Puts the checksum, and a signature where there is a key, at the end of a model file; replaces it by a rename.
 
     Args:
-        path: a model file of ours; one that is damaged is not signed.
+        path: a model file of ours, also one that an earlier version signed; one that is damaged is not signed.
         key: Ed25519 private key in PEM, without a password; None: no signature.
+
+    Returns:
+        The file as it is now, and its contract.
 
     Raises:
         InputError: the file or the key cannot be used.
     """
+    signer = private_key(key) if key else None
     try:
         _, data = ModelFile.read(path)
-        Model(path, data=data)
+        before = Model(path, data=data).contract
+        sealed = publish.seal(publish.without_seal(data), signer)
+        # What is signed is what will be served: the service reads it as it is read here.
+        contract = Model(path, data=sealed).contract
     except ModelError as error:
         raise InputError(str(error)) from error
-    proto = onnx.load_from_string(data)
-    publish.replace_file(path, publish.seal(proto, private_key(key) if key else None))
-    return ModelFile.read(path)[0]
+    if contract != before:
+        raise InputError(f"{path} says something else about itself when it is written again; export it again")
+    publish.replace_file(path, sealed)
+    return ModelFile.read(path)[0], contract
 
 
 def private_key(path: Path) -> Sign:

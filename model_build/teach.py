@@ -73,7 +73,7 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
     """
     started = time.perf_counter()
     base, trunk = _load(request.model)
-    name = request.name or request.folder.resolve().name
+    name = publish.checked_name(request.name or request.folder.resolve().name)
     if _same_file(publish.path_of(replace(base, name=name), request.output), request.model):
         raise InputError(f"the new model would overwrite {request.model}; give it another --name or --output")
 
@@ -94,7 +94,7 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
         resize=base.resize,
         temperature=heat,
         unknown_below=round(threshold, 6),
-        golden=Golden(b"", {0: 0.0}, 1.0),
+        golden=Golden(b"", {0: 0.0}, 0.0),
         multiply_adds=graph.multiply_adds(proto),
         parameters=base.parameters - trunk.removed + found.weight.size + found.bias.size,
         provenance={

@@ -28,7 +28,7 @@ CORE = {
 }
 # Wire formats: plain functions from bytes to pictures and back.
 CORE |= {"sniff", "wire", "open_inference"}
-CORE |= {"malloc", "modelfile", "repository", "room", "swap", "watch"}
+CORE |= {"malloc", "modelfile", "repository", "room", "swap", "trial", "watch"}
 
 
 def imports(path: Path) -> set[str]:
@@ -81,9 +81,12 @@ def test_images_are_decoded_in_one_place():
 
 def test_the_environment_is_read_in_one_place():
     readers = [p.name for p in APP if "os.environ" in p.read_text() or "getenv" in p.read_text()]
-    # The others only write: the runtime's telemetry switch, NumPy's threads.
-    assert readers == ["__init__.py", "model.py", "settings.py"]
-    writers = (ROOT / "app/cli/__init__.py").read_text() + (ROOT / "app/model.py").read_text()
+    # Two only write: the runtime's telemetry switch, NumPy's threads; and one passes on what Python needs to start.
+    assert readers == ["__init__.py", "__init__.py", "settings.py", "trial.py"]
+    assert re.findall(r"_PASSED_ON: Final = (.*)", (ROOT / "app/trial.py").read_text()) == [
+        '("LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")'
+    ]
+    writers = (ROOT / "app/cli/__init__.py").read_text() + (ROOT / "app/__init__.py").read_text()
     assert re.findall(r"environ.*", writers) == [
         'environ["OPENBLAS_NUM_THREADS"] = "1"',
         'environ["ORT_DISABLE_TELEMETRY"] = "1"',

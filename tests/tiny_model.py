@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from app.contract import Contract, Golden
 from app.imaging import Resize
@@ -61,11 +61,29 @@ def write(
 
     Args:
         path: where.
+        sign: makes a signature.
+        made, metadata, scale, work, explainable: as for ``proto``.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    body = proto(made, metadata, scale, work, explainable=explainable).SerializeToString(deterministic=True)
+    partial.write_bytes(publish.seal(body, sign))
+    return partial.replace(path)
+
+
+def proto(
+    made: Contract | None = None,
+    metadata: dict[str, str] | None = None,
+    scale: float = 25.5,
+    work: int = 0,
+    explainable: bool = True,
+) -> ModelProto:
+    """The model without checksum and signature.
+
+    Args:
         made: its contract.
         metadata: replaces what the contract would say.
         scale: what the mean colours are divided by; the smaller, the surer.
         work: how many times to do something that changes nothing.
-        sign: makes a signature.
         explainable: whether it can say where its evidence lies.
     """
     made = made or contract(golden=golden(scale))
@@ -95,6 +113,4 @@ def write(
         model = evidence.add(model)
     for key, value in (made.to_metadata() if metadata is None else metadata).items():
         model.metadata_props.add(key=key, value=value)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(publish.seal(model, sign))
-    return partial.replace(path)
+    return model

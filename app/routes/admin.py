@@ -25,7 +25,7 @@ router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(_guard
 @router.post(
     "/reload",
     summary="Look for new model files now",
-    responses=problems.responses(errors.AdminLocked, errors.ModelRefused),
+    responses=problems.responses(errors.AdminLocked, errors.ModelRefused, errors.Draining),
 )
 async def reload(request: Request) -> ReloadResponse:
     """Takes also what was refused or rolled back before, if it passes now. 409 if any file is refused."""
@@ -45,4 +45,4 @@ async def reload(request: Request) -> ReloadResponse:
 )
 async def rollback(request: Request, query: Annotated[ModelQuery, Query()]) -> UpdateOut:
     """At once: it is still in memory. The file that is given up is not taken again before it changes."""
-    return UpdateOut.build(await Service.of(request).updates.roll_back(query.model))
+    return UpdateOut.build(Service.of(request).updates.roll_back(query.model))

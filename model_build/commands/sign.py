@@ -8,8 +8,9 @@ from model_build.errors import InputError
 from model_build.terminal import say
 
 _DESCRIPTION = """\
-Put a checksum, and with --key an Ed25519 signature, into model files. Both cover everything in the file, its labels
-too. Signing is not part of `export`, so that the key need not lie where models are made.
+Put a checksum, and with --key an Ed25519 signature, at the end of model files. Both cover every byte before them, the
+labels too. Files that an earlier version signed are signed again in the same way. Signing is not part of `export`, so
+that the key need not lie where models are made.
 
 exit codes:
   0  every file was signed
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"sign needs the package {error.name}: pip install '.[teach,signatures]'") from error
 
     for path in options.files:
-        file = sign(path, options.key)
+        file, contract = sign(path, options.key)
         done = "Signed" if options.key else "Wrote the checksum of"
-        say(f"{done} {path}: {file.contract.name} {file.contract.version}, sha256 {file.digest.hex()}")
+        say(f"{done} {path}: {contract.name} {contract.version}, sha256 {file.digest.hex()}")
     return 0

@@ -71,6 +71,9 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, exports, reports."""
+    from model_build.publish import checked_name
+
+    name = checked_name(options.name or options.folder.resolve().name)
     say("Starting TensorFlow")
     from model_build.commands.export import print_exported
     from model_build.export import Target, publish_checked
@@ -99,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         precision="both",
         bar=Int8Bar(options.min_agreement, options.max_drop),
         output=options.output,
-        name=options.name or options.folder.resolve().name,
+        name=name,
         version=options.version,
         temperature=trained.temperature,
         unknown_below=trained.unknown_below,

@@ -42,7 +42,7 @@ def test_somebody_elses_onnx(tmp_path):
 
 
 def test_a_contract_that_does_not_fit_the_graph(tmp_path, tiny):
-    two = tiny_model.contract(labels=("a", "b"), ids=(None, None), golden=Golden(b"", {0: 1.0}, 1.0))
+    two = tiny_model.contract(labels=("a", "b"), ids=(None, None), golden=Golden(b"", {0: 1.0}, 0.01))
     with pytest.raises(ModelError, match="classes"):
         Model(tiny_model.write(tmp_path / "a.onnx", two))
     with pytest.raises(ModelError, match="input"):

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from onnx import TensorProto, helper, numpy_helper
 
-from app import swap
+from app import swap, trial
 from model_build import publish
 from tests import tiny_model
 from tests.app.test_startup import COMMANDS, failure, free_port, start, until_ready
@@ -93,7 +93,7 @@ def guarded(model, **settings):
 
 def settled(client) -> None:
     """Waits until the service follows its files."""
-    until(lambda: service_of(client).updates._watch is not None and not service_of(client).updates._lock.locked())
+    until(lambda: service_of(client).updates._watch is not None and not service_of(client).updates._following.locked())
 
 
 def test_a_renamed_file_is_served_and_everything_follows(tmp_path):
@@ -132,12 +132,7 @@ def renamed(path: Path, data: bytes) -> None:
 
 
 def unsealed(path: Path) -> None:
-    proto = onnx.load(path)
-    kept = [(entry.key, entry.value) for entry in proto.metadata_props if entry.key != "sha256"]
-    del proto.metadata_props[:]
-    for key, value in kept:
-        proto.metadata_props.add(key=key, value=value)
-    renamed(path, proto.SerializeToString())
+    renamed(path, publish.without_seal(path.read_bytes()))
 
 
 def endless(path: Path) -> None:
@@ -165,7 +160,7 @@ def endless(path: Path) -> None:
     proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
-    renamed(path, publish.seal(proto))
+    renamed(path, publish.seal(proto.SerializeToString()))
 
 
 FOUR = {"labels": ("a", "b", "c", "d"), "ids": (None,) * 4}
@@ -179,9 +174,9 @@ TWICE = {"labels": ("red", "red", "blue"), "ids": (None,) * 3}
     [
         (lambda path: (write(path, 2), damaged(path)), "do not have the checksum"),
         (lambda path: renamed(path, write(path, 2).read_bytes()[:-100]), "truncated"),
-        (lambda path: renamed(path, b""), "no contract"),
+        (lambda path: renamed(path, b""), "truncated"),
         (lambda path: renamed(path, b"hello"), "truncated"),
-        (lambda path: (write(path, 2), unsealed(path)), "no checksum"),
+        (lambda path: (write(path, 2), unsealed(path)), "does not end in a checksum"),
         (lambda path: write(path, 2, golden=WRONG), "golden photo's scores are off"),
         (lambda path: write(path, 2, **FOUR, golden=tiny_model.golden(5)), "4 classes"),
         (lambda path: write(path, 2, **TURNED, golden=tiny_model.golden(5, "red")), "in another order"),
@@ -212,8 +207,315 @@ def test_what_is_wrong_is_refused_and_the_old_model_stays(tmp_path, deliver, rea
         until(lambda: version(client) == "3")
 
 
+def external(path: Path) -> None:
+    """A model whose weights lie in a file beside it."""
+    proto = onnx.load_from_string(publish.without_seal(path.read_bytes()))
+    weight = next(value for value in proto.graph.initializer if value.name.startswith("gemm"))
+    path.with_name("weights.bin").write_bytes(numpy_helper.to_array(weight).tobytes())
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    renamed(path, publish.seal(proto.SerializeToString()))
+
+
+def ort_format(path: Path) -> None:
+    """The same model as ONNX Runtime stores it for itself."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(path.with_suffix(".ort"))
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    renamed(path, publish.seal(path.with_suffix(".ort").read_bytes()))
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(300_000_000)
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+#: What must never be served, wherever it comes from.
+BAD = {
+    "external weights": (lambda path: external(write(path, 2)), "weights in other files"),
+    "ORT format": (lambda path: ort_format(write(path, 2)), "ONNX Runtime's own format"),
+    "sparse": (sparse, "CLASSIFIER_MAX_MODEL_BYTES"),
+    "fifo": (fifo, "no regular file"),
+    "endless": (lambda path: endless(write(path, 2)), "took more than 2 s"),
+    "name": (lambda path: write(path, 2, name="../x"), "name"),
+    "label": (lambda path: write(path, 2, labels=("red", "green", "a\nb"), golden=tiny_model.golden(5.1)), "label"),
+    "tolerance": (
+        lambda path: write(path, 2, golden=replace(tiny_model.golden(), tolerance=1e9)),
+        "would check nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_must_never_be_served(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(trial, "PATIENCE_S", 2.0)
+    make, reason = BAD[what]
+    scratch, folder = tmp_path / "scratch", tmp_path / "folder"
+    scratch.mkdir()
+    folder.mkdir()
+    make(scratch / "m.onnx")
+    path = write(folder / "m.onnx", 1)
+    # Where ONNX Runtime would look for weights by itself.
+    monkeypatch.chdir(folder)
+    with serving(path) as client:
+        settled(client)
+        for file in scratch.iterdir():
+            file.replace(folder / file.name)
+        found = until(lambda: last(client))
+        assert reason in found["reason"]
+        assert (version(client), swaps(client)) == ("1", {"refused": 1})
+    # Nor at the start: left out of a folder, and alone it ends it.
+    write(folder / "good.onnx", 3)
+    with serving(folder) as client:
+        assert reason in last(client)["reason"]
+        assert version(client) == "3"
+    if what != "endless":
+        assert reason in failure(COMMANDS["module"], model=path)
+
+
+def test_what_was_refused_is_not_tried_again(tmp_path, monkeypatch):
+    """Neither what the child refused, nor what was refused after it, until it changes."""
+    path = write(tmp_path / "m.onnx", 1)
+    with serving(path) as client:
+        settled(client)
+        service, tried = service_of(client), []
+        real = service.updates._source.trials._start
+        monkeypatch.setattr(
+            service.updates._source.trials, "_start", lambda command: (tried.append(command), real(command))[1]
+        )
+        for number, (deliver, reason) in enumerate(
+            [
+                (lambda: write(path, 2, golden=WRONG), "golden photo"),
+                (lambda: write(path, 3, work=2000), "CLASSIFIER_MAX_SLOWDOWN"),
+            ],
+            1,
+        ):
+            deliver()
+            until(lambda expected=reason: last(client) and expected in last(client)["reason"])
+            for other in range(3):
+                looks(client, lambda number=number, other=other: (tmp_path / f"other{number}{other}").write_text("x"))
+            assert (len(tried), swaps(client)) == (number, {"refused": number})
+        assert version(client) == "1"
+
+
+def looks(client, change) -> None:
+    """Makes a change, and waits until the service has looked because of it."""
+    updates = service_of(client).updates
+    before = updates.looked
+    change()
+    until(lambda: updates.looked > before and not updates._following.locked())
+
+
+class Gate:
+    """Stands before every trial, and lets it begin when told to."""
+
+    def __init__(self, client, monkeypatch):
+        self.open, self.waiting = threading.Event(), threading.Event()
+        trials = service_of(client).updates._source.trials
+        self.tried: list[bytes] = []
+        real = type(trials).__call__
+
+        def gated(self_, data):
+            self.tried.append(data)
+            self.waiting.set()
+            assert self.open.wait(30)
+            return real(self_, data)
+
+        monkeypatch.setattr(type(trials), "__call__", gated)
+
+
+def test_a_roll_back_does_not_wait_for_a_trial(tmp_path, monkeypatch):
+    path = write(tmp_path / "m.onnx", 1)
+    with guarded(path, lanes=2) as client:
+        settled(client)
+        write(path, 2)
+        until(lambda: version(client) == "2")
+        gate = Gate(client, monkeypatch)
+        write(path, 3)
+        assert gate.waiting.wait(30)
+        assert client.post("/admin/rollback").raise_for_status().json()["model"]["version"] == "1"
+        assert version(client) == "1"
+        assert not gate.open.is_set()
+        gate.open.set()
+        # What was on its way still comes, and replaces what is served by then.
+        until(lambda: version(client) == "3")
+        assert client.get("/models").json()["models"][0]["previous_version"] == "1"
+
+
+def test_what_is_rolled_back_while_it_is_tried_again_stays_away(tmp_path, monkeypatch):
+    path = write(tmp_path / "m.onnx", 1)
+    with guarded(path) as client:
+        settled(client)
+        write(path, 2)
+        until(lambda: version(client) == "2")
+        service = service_of(client)
+        service.updates._source._passed.clear()
+        gate = Gate(client, monkeypatch)
+        os.utime(path)
+        assert gate.waiting.wait(30)
+        client.post("/admin/rollback").raise_for_status()
+        gate.open.set()
+        settled(client)
+        until(lambda: not service.updates._tasks)
+        assert version(client) == "1"
+
+
+@pytest.mark.parametrize("number", [3, 1])
+def test_a_roll_back_while_a_file_is_loaded(tmp_path, monkeypatch, number):
+    """Another file replaces what is served by then; the same one as what is served by then replaces nothing."""
+    path = write(tmp_path / "m.onnx", 1)
+    with guarded(path) as client:
+        settled(client)
+        write(path, 2)
+        until(lambda: version(client) == "2")
+        real, loading, go = swap.Loader.load, threading.Event(), threading.Event()
+
+        def load(*arguments, **options):
+            loaded = real(*arguments, **options)
+            loading.set()
+            assert go.wait(30)
+            return loaded
+
+        monkeypatch.setattr(swap.Loader, "load", load)
+        write(path, number)
+        assert loading.wait(30)
+        client.post("/admin/rollback").raise_for_status()
+        assert version(client) == "1"
+        go.set()
+        until(lambda: not service_of(client).updates._tasks)
+        assert version(client) == str(number)
+        assert client.get("/models").json()["models"][0]["previous_version"] == ("1" if number == 3 else None)
+        assert swaps(client) == {"swapped": 2 if number == 3 else 1, "rolled back": 1}
+
+
+def test_a_file_that_is_replaced_while_it_is_tried(tmp_path, monkeypatch):
+    path = write(tmp_path / "m.onnx", 1)
+    with serving(path) as client:
+        settled(client)
+        gate, loaded = Gate(client, monkeypatch), []
+        real = swap.Source.read_again
+
+        def read_again(*arguments):
+            file, data = real(*arguments)
+            loaded.append(data in gate.tried)
+            return file, data
+
+        monkeypatch.setattr(swap.Source, "read_again", read_again)
+        write(path, 2)
+        assert gate.waiting.wait(30)
+        write(path, 3)
+        gate.open.set()
+        until(lambda: version(client) == "3")
+        # The one in between is neither served nor a failure, and what is served was tried.
+        assert swaps(client) == {"swapped": 1}
+        assert loaded == [True]
+
+
+def test_reloads_while_a_file_is_tried_share_one_look(tmp_path, monkeypatch):
+    path = write(tmp_path / "m.onnx", 1)
+    with guarded(path) as client:
+        settled(client)
+        updates = service_of(client).updates
+        gate = Gate(client, monkeypatch)
+        write(path, 2)
+        assert gate.waiting.wait(30)
+        before, answers = updates.looked, []
+        threads = [threading.Thread(target=lambda: answers.append(client.post("/admin/reload"))) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        until(lambda: updates._waiting)
+        gate.open.set()
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert updates.looked - before <= 3
+        assert version(client) == "2"
+
+
+def test_a_shutdown_does_not_wait_for_a_trial(tmp_path):
+    path = write(tmp_path / "m.onnx", 1)
+    with Process(model=path, drain_seconds=0, api_keys="a-key-of-the-tests") as service:
+        other = write(tmp_path / "other", 2)
+        endless(other)
+        other.replace(path)
+        trying = until(lambda: child_of(service.process.pid))
+        service.process.send_signal(signal.SIGTERM)
+        # Well before its patience ends; the time is not what is asserted, the child is.
+        assert service.process.wait(trial.PATIENCE_S - 5) == 0
+        assert not Path(f"/proc/{trying}").exists()
+
+
+def child_of(pid: int) -> str:
+    """The first child of any of a process's threads."""
+    found = [children.read_text().split() for children in Path(f"/proc/{pid}/task").glob("*/children")]
+    return next((pids[0] for pids in found if pids), "")
+
+
+def test_a_model_that_loads_slowly_is_not_taken_while_others_wait(tmp_path, monkeypatch):
+    path = write(tmp_path / "m.onnx", 1)
+    with serving(path) as client:
+        settled(client)
+        findings = trial._findings
+        monkeypatch.setattr(trial, "_findings", lambda answer: replace(findings(answer), load_s=1.5))
+        write(path, 2)
+        assert "loading it takes 1.50 s" in until(lambda: last(client))["reason"]
+        assert version(client) == "1"
+
+
+def test_an_unexpected_error_does_not_end_the_watch(tmp_path, monkeypatch, caplog):
+    path = write(tmp_path / "m.onnx", 1)
+    with serving(path) as client:
+        settled(client)
+        source = service_of(client).updates._source
+        with monkeypatch.context() as patch:
+            broken = threading.Event()
+
+            def fail():
+                broken.set()
+                raise RuntimeError("what nobody thought of")
+
+            patch.setattr(source, "look", fail)
+            write(path, 2)
+            assert broken.wait(30)
+            until(lambda: "looking for new models failed" in caplog.text)
+        assert version(client) == "1"
+        write(path, 3)
+        until(lambda: version(client) == "3")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto", None])
+def test_a_folder_that_goes_away_for_a_while(tmp_path, precision):
+    folder = tmp_path / "a" / "models"
+    folder.mkdir(parents=True)
+    write(folder / "m.onnx", 1)
+    with serving(folder, precision=precision) as client:
+        settled(client)
+        for number in (2, 4):
+            looks(client, lambda: shutil.rmtree(tmp_path / "a"))
+            assert version(client) == str(number - 1)
+            looks(client, lambda: folder.mkdir(parents=True))
+            write(folder / "m.onnx", number)
+            until(lambda expected=str(number): version(client) == expected)
+            (folder / "away").mkdir()
+            looks(client, lambda: folder.rename(tmp_path / "elsewhere"))
+            (tmp_path / "elsewhere").rename(folder)
+            write(folder / "m.onnx", number + 1)
+            until(lambda expected=str(number + 1): version(client) == expected)
+            shutil.rmtree(folder / "away")
+        assert set(swaps(client)) == {"swapped"}
+
+
 def test_a_model_that_never_answers_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(swap, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(trial, "PATIENCE_S", 2.0)
     path = write(tmp_path / "m.onnx", 1)
     with serving(path) as client:
         settled(client)
@@ -375,7 +677,7 @@ def test_roll_back(tmp_path):
         # The file that was given up still lies there; a change beside it does not bring it back, ...
         write(tmp_path / "else.onnx", 9)
         os.utime(path)
-        until(lambda: not service_of(client).updates._lock.locked() and not service_of(client).updates._tasks)
+        until(lambda: not service_of(client).updates._following.locked() and not service_of(client).updates._tasks)
         time.sleep(0.2)
         assert version(client) == "1"
         # ... asking for it does, and so does the next file.

@@ -1,10 +1,13 @@
 """Which directories can change a file, and what counts as a change."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
 from app.watch import Watch, directories_of
+from tests.conftest import ROOT
 
 
 def test_the_directories_of_a_file(tmp_path):
@@ -89,3 +92,65 @@ def test_what_is_not_aimed_at_any_more_is_not_watched(tmp_path):
         return changes.qsize()
 
     assert asyncio.run(told()) == 0
+
+
+def test_what_cannot_be_watched_is_awaited_above_it(tmp_path):
+    async def told() -> None:
+        changes = asyncio.Queue()
+        watch = Watch(lambda: changes.put_nowait(None))
+        watch.aim({tmp_path / "absent" / "too"})
+        (tmp_path / "absent").mkdir()
+        await asyncio.wait_for(changes.get(), 10)
+        watch.close()
+
+    asyncio.run(told())
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_permissions_that_are_given_back_are_told(tmp_path, what):
+    (tmp_path / "m").touch()
+
+    async def told() -> None:
+        changes = asyncio.Queue()
+        watch = Watch(lambda: changes.put_nowait(None))
+        watch.aim({tmp_path})
+        (tmp_path / "m" if what == "file" else tmp_path).chmod(0o700)
+        await asyncio.wait_for(changes.get(), 10)
+        watch.close()
+
+    asyncio.run(told())
+
+
+MOUNTED = """
+import asyncio, subprocess, sys
+from pathlib import Path
+from app.watch import Watch
+
+async def told():
+    changes, folder = asyncio.Queue(), Path(sys.argv[1])
+    watch = Watch(lambda: changes.put_nowait(None))
+    watch.aim({folder})
+    subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+    await asyncio.wait_for(changes.get(), 10)
+    watch.aim({folder})
+    (folder / "m").write_text("x")
+    await asyncio.wait_for(changes.get(), 10)
+    subprocess.run(["umount", folder], check=True)
+    await asyncio.wait_for(changes.get(), 10)
+    watch.close()
+    print("told")
+
+asyncio.run(told())
+"""
+
+
+def test_a_mount_that_comes_late_is_told(tmp_path):
+    """In a namespace of its own, where this may be tried."""
+    alone = ["unshare", "--mount", "--map-root-user"]
+    try:
+        subprocess.run([*alone, "mount", "-t", "tmpfs", "none", tmp_path], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("nothing may be mounted here")
+    command = [*alone, sys.executable, "-c", MOUNTED, tmp_path]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.stdout == "told\n", ran.stderr

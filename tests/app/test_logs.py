@@ -57,6 +57,20 @@ def test_lines_come_in_their_order():
     assert handler.dropped == 0
 
 
+def test_a_reader_that_reads_misses_nothing():
+    """However much it is in all."""
+    pipe = Pipe()
+    logger, handler = logger_to(pipe.write)
+    with os.fdopen(pipe.read) as file:
+        for i in range(150):
+            for _ in range(100):
+                logger.info("x" * 100, extra={"fields": {"i": i}})
+            assert [json.loads(file.readline())["i"] for _ in range(100)] == [i] * 100
+    handler.finish()
+    assert handler.dropped == 0
+    os.close(pipe.write)
+
+
 @pytest.mark.parametrize("blocking", [True, False])
 def test_a_reader_that_sleeps_costs_lines_and_no_time(blocking):
     """Were anybody to wait for it, this would never end. Once it reads, it learns how many lines it has missed."""

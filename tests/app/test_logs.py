@@ -122,13 +122,19 @@ def test_lines_that_cannot_be_written_are_counted():
 
 
 def test_a_line_that_cannot_be_made_is_counted():
+    """And told: each time, how many were lost since it was told before."""
     pipe = Pipe()
     logger, handler = logger_to(pipe.write)
-    logger.info("%d", "no number")
-    logger.info("fine")
-    handler.finish()
-    assert [line["message"] for line in pipe.lines()] == ["fine", "log lines were dropped"]
-    assert handler.dropped == 1
+    with os.fdopen(pipe.read) as file:
+        for lost in (1, 3, 2):
+            for _ in range(lost):
+                logger.info("%d", "no number")
+            logger.info("fine")
+            fine, told = (json.loads(file.readline()) for _ in range(2))
+            assert (fine["message"], told["message"], told["lines"]) == ("fine", "log lines were dropped", lost)
+        handler.finish()
+    assert handler.dropped == 6
+    os.close(pipe.write)
 
 
 def deep(n: int) -> None:

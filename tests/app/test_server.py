@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -129,6 +130,7 @@ def test_what_was_held_is_given_back():
 
     class Request:
         headers = httpx.Headers({"content-type": "image/jpeg"})
+        scope: ClassVar = {}
 
         def __init__(self, *messages):
             self.messages = list(messages)

@@ -390,20 +390,155 @@ def test_nothing_is_lost_while_clients_come_and_leave():
         chance = random.Random(4)
         lanes = Lanes(3, 60)
         for _ in range(20):
+            gates = [Gate() for _ in range(3)]
+            held = [asyncio.create_task(lanes.submit(gate)) for gate in gates]
             tasks = [asyncio.create_task(lanes.submit(lambda i=i: i, chance.randrange(4))) for i in range(60)]
+            for gate in gates[: chance.randrange(4)]:
+                gate.release.set()
             leaving = set(chance.sample(range(60), 30))
             for i in leaving:
                 for _ in range(chance.randrange(3)):
                     await asyncio.sleep(0)
                 tasks[i].cancel()
+            for gate in gates:
+                gate.release.set()
             found = await asyncio.gather(*tasks, return_exceptions=True)
             for i, outcome in enumerate(found):
                 assert (i in leaving and isinstance(outcome, asyncio.CancelledError)) or outcome[0] == i
+            await asyncio.gather(*held)
         assert await lanes.drain(10)
         assert lanes._queue.length == 0
         assert not lanes._queue._jobs
         for thread in lanes._threads:
             await asyncio.to_thread(thread.join, 10)
         assert not lanes.alive
+        assert lanes._queue._tickets.empty()
+
+    run(main())
+
+
+def test_who_comes_and_leaves_while_the_lanes_are_held_leaves_nothing():
+    async def main():
+        lanes, gate = Lanes(1, 60), Gate()
+        running, _ = await waiting_behind(gate, lanes)
+        for _ in range(50):
+            waiting = asyncio.create_task(lanes.submit(lambda: None, "a"))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        assert (lanes._queue.length, len(lanes._queue._jobs), lanes._queue._tickets.qsize()) == (0, 0, 0)
+        gate.release.set()
+        await running
+        await lanes.drain(10)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 8), (2, 17), (4, 35)])
+def test_lanes_share_the_time_ahead(count, most):
+    """In 9 s, a second each: what runs and what waits together."""
+
+    async def main():
+        lanes, gate = Lanes(count, budget_s=10), Gate()
+        tasks = [asyncio.create_task(lanes.submit(gate, "a")) for _ in range(most)]
+        await asyncio.sleep(0)
+        lanes._service_s = 1.0
+        lanes.admit("a")
+        lanes._service_s = 0.0
+        tasks.append(asyncio.create_task(lanes.submit(gate, "a")))
+        await asyncio.sleep(0)
+        lanes._service_s = 1.0
+        with pytest.raises(Overloaded):
+            lanes.admit("a")
+        gate.release.set()
+        await asyncio.gather(*tasks)
+        await lanes.drain(10)
+
+    run(main())
+
+
+def test_a_job_learns_whether_it_is_alone():
+    async def main():
+        lanes, gate = Lanes(2, 60), Gate()
+        assert (await lanes.submit(lambda: lanes.alone))[0]
+        running = asyncio.create_task(lanes.submit(gate))
+        await started(gate)
+        assert not (await lanes.submit(lambda: lanes.alone))[0]
+        gate.release.set()
+        await running
+        await lanes.drain(10)
+
+    run(main())
+
+
+def test_a_jobs_time_is_what_its_lane_spent_on_it(monkeypatch):
+    """Not what it waited for, nor what the lane had nothing to do before; by a clock that only this test moves."""
+    now = 0.0
+    monkeypatch.setattr("app.lanes.perf_counter", lambda: now)
+
+    async def main():
+        nonlocal now
+        lanes, gates, learnt = Lanes(1, 60), [Gate() for _ in range(3)], []
+        lanes._learn = learnt.append
+        now = 3.0
+        first = asyncio.create_task(lanes.submit(gates[0]))
+        await started(gates[0])
+        now = 5.0
+        second = asyncio.create_task(lanes.submit(gates[1]))
+        await asyncio.sleep(0)
+        now = 7.0
+        gates[0].release.set()
+        assert (await first)[1] == 0.0
+        await started(gates[1])
+        now = 9.0
+        gates[1].release.set()
+        assert (await second)[1] == 2.0
+        now = 20.0
+        third = asyncio.create_task(lanes.submit(gates[2]))
+        await started(gates[2])
+        now = 21.0
+        gates[2].release.set()
+        assert (await third)[1] == 0.0
+        assert learnt == [4.0, 2.0, 1.0]
+        await lanes.drain(10)
+
+    run(main())
+
+
+def test_a_lane_that_waits_keeps_no_photo():
+    class Photo:
+        pass
+
+    async def main():
+        lanes, photo = Lanes(1, 60), Photo()
+        kept = weakref.ref(photo)
+        await lanes.submit(lambda photo=photo: id(photo))
+        del photo
+        # The lane lets go of it after its result is there.
+        for _ in range(10_000):
+            if kept() is None:
+                break
+            await asyncio.sleep(0.001)
+        assert kept() is None
+        await lanes.drain(10)
+
+    run(main())
+
+
+def test_a_drain_waits_for_the_last_one():
+    async def main():
+        lanes, gates = Lanes(2, 60), [Gate(), Gate()]
+        tasks = [asyncio.create_task(lanes.submit(gate)) for gate in gates]
+        for gate in gates:
+            await started(gate)
+        draining = asyncio.create_task(lanes.drain(10))
+        gates[0].release.set()
+        await tasks[0]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not draining.done()
+        gates[1].release.set()
+        assert await draining
+        await tasks[1]
 
     run(main())

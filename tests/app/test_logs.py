@@ -57,6 +57,20 @@ def test_lines_come_in_their_order():
     assert handler.dropped == 0
 
 
+def test_a_reader_that_reads_misses_nothing():
+    """However much it is in all."""
+    pipe = Pipe()
+    logger, handler = logger_to(pipe.write)
+    with os.fdopen(pipe.read) as file:
+        for i in range(150):
+            for _ in range(100):
+                logger.info("x" * 100, extra={"fields": {"i": i}})
+            assert [json.loads(file.readline())["i"] for _ in range(100)] == [i] * 100
+    handler.finish()
+    assert handler.dropped == 0
+    os.close(pipe.write)
+
+
 @pytest.mark.parametrize("blocking", [True, False])
 def test_a_reader_that_sleeps_costs_lines_and_no_time(blocking):
     """Were anybody to wait for it, this would never end. Once it reads, it learns how many lines it has missed."""
@@ -108,13 +122,19 @@ def test_lines_that_cannot_be_written_are_counted():
 
 
 def test_a_line_that_cannot_be_made_is_counted():
+    """And told: each time, how many were lost since it was told before."""
     pipe = Pipe()
     logger, handler = logger_to(pipe.write)
-    logger.info("%d", "no number")
-    logger.info("fine")
-    handler.finish()
-    assert [line["message"] for line in pipe.lines()] == ["fine", "log lines were dropped"]
-    assert handler.dropped == 1
+    with os.fdopen(pipe.read) as file:
+        for lost in (1, 3, 2):
+            for _ in range(lost):
+                logger.info("%d", "no number")
+            logger.info("fine")
+            fine, told = (json.loads(file.readline()) for _ in range(2))
+            assert (fine["message"], told["message"], told["lines"]) == ("fine", "log lines were dropped", lost)
+        handler.finish()
+    assert handler.dropped == 6
+    os.close(pipe.write)
 
 
 def deep(n: int) -> None:

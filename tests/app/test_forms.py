@@ -116,6 +116,8 @@ TAKEN = {
     "JSON by curl -d": (URLENCODED, f'{{"image": "{TEXT}"}}'),
     "JSON as text": ("text/plain", f' {{"image": "{TEXT}"}}'),
     "JSON as nothing": ("", f'\ufeff{{"image": "{TEXT}"}}\n'),
+    "JSON as a form": (FORM, f'{{"image": "{TEXT}"}}'),
+    "a form as JSON": ("application/json", ONE),
     "JSON as an image": ("image/jpeg", f'{{"image": "{TEXT}"}}'),
     "JSON in UTF-16": ("application/json", f'{{"image": "{TEXT}"}}'.encode("utf-16")),
     "JSON with raw line ends": ("application/json", f'{{"image": "{LINES}"}}'),
@@ -398,6 +400,7 @@ def test_an_error_says_little_of_what_it_is_about(client, case):
     ("path", "request_"),
     [
         (V2, '{"id": "\\ud800", "inputs": [' + json.dumps(BYTES) + "]}"),
+        (V2, json.dumps({"id": "x" * 1001, "inputs": [BYTES]})),
         (V2, '{"inputs": [{"name": "\\ud800", "datatype": "FP32", "shape": [1]}]}'),
         (V2, '{"inputs": [{"name": "x", "datatype": "\\ud800", "shape": [1]}]}'),
         (V2, '{"inputs": [{"name": "x", "datatype": "BYTES", "shape": "\\ud800"}]}'),

@@ -376,7 +376,7 @@ ECHOED = {
     "V1 instance": (V1, {"json": {"instances": [{"b64": HUGE + "."}]}}),
     "V1 signature": (V1, {"json": {"instances": [TEXT], "signature_name": HUGE}}),
     "model": ("/predict?model=" + LONG[:9000], {"content": PHOTO}),
-    "parameter": ("/predict?" + "&".join(f"{at}{LONG[:500]}=1" for at in range(20)), {"content": PHOTO}),
+    "parameter": ("/predict?" + "&".join(f"{at}{LONG[:500]}=1" for at in range(100)), {"content": PHOTO}),
     "parameter's value": ("/predict?top_k=" + LONG[:9000], {"content": PHOTO}),
     "label": ("/explain?label=" + LONG[:9000], {"content": PHOTO}),
     "label of digits": ("/explain?label=" + "9" * 150, {"content": PHOTO}),

@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from python_multipart.multipart import MultipartParser
 
@@ -52,9 +52,10 @@ def test_what_goes_in_comes_out(contents, eol, close, preamble):
     assert split(body) == contents
 
 
-@given(st.lists(st.tuples(NAMES, CONTENTS.filter(is_content)), min_size=1, max_size=5))
+@given(st.lists(st.tuples(NAMES, CONTENTS), min_size=1, max_size=5))
 def test_a_stricter_parser_agrees(contents):
-    """Where a body is as RFC 7578 has it."""
+    """Where a body is as RFC 2046 has it: no line of a content begins with the delimiter."""
+    assume(not any(b"\n--" + B in b"\n" + content for _, content in contents))
     judged: list[bytes] = []
     parser = MultipartParser(
         B,

@@ -71,14 +71,14 @@ def class_of(contract: Contract, asked: str) -> int:
             f"{len(named)} classes are called {quoted(asked)}. Ask for one by its index: {_either(named)}."
         )
     named += [i for i, id_ in enumerate(contract.ids) if id_ is not None and id_.casefold() == wanted]
-    if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(labels):
+    if wanted.isdecimal() and int(wanted) < len(labels):
         named.append(int(wanted))
     if named:
         return named[0]
     # Only somebody who mistypes waits for it.
     from difflib import get_close_matches
 
-    near = get_close_matches(wanted[:100], labels, 3)
+    near = get_close_matches(wanted, labels, 3)
     hint = f"Did you mean {_either([repr(contract.labels[labels.index(label)]) for label in near])}? " if near else ""
     raise InvalidParameter(
         f"No class has the label, id or index {quoted(asked)}. {hint}See /labels for all {len(labels)} classes."

@@ -174,7 +174,7 @@ def _next(data: bytes, delimiter: bytes, at: int) -> tuple[int, int, bool] | Non
 
 
 def _tail(data: bytes, delimiter: bytes, at: int) -> tuple[int, int, bool] | None:
-    found = _TAIL.match(data, at + len(delimiter)) if at >= 0 else None
+    found = _TAIL.match(data, at + len(delimiter))
     return (at, found.end(), found[1] is not None) if found else None
 
 

@@ -51,9 +51,9 @@ class Body:
     def image(self, field: str = FIELD) -> bytes:
         """The one photo in the body.
 
-        Clients are wrong about the Content-Type more often than a picture's first bytes are: a body that begins as a
-        picture is one. Of a multipart body it is the part named ``field``, else the only one that begins as a picture;
-        of ``multipart/mixed`` and the like, where names say nothing, the first one that does.
+        A body that begins as a picture is one, whatever its Content-Type says. Of a form it is the part named
+        ``field``, else the only one that begins as a picture; of ``multipart/mixed`` and the like, where names say
+        nothing, the first one that does; of JSON ``image``, else the only member that is a picture.
 
         Raises:
             MalformedBody: it does not parse, or there is no photo or more than one in it.
@@ -123,7 +123,8 @@ class Body:
         return [_photo(part) for part in images]
 
     def _is_multipart(self) -> bool:
-        return self.content_type.startswith("multipart/") or looks_like_multipart(self.data)
+        said = self.content_type.startswith("multipart/")
+        return looks_like_multipart(self.data) or (said and not _OBJECT.match(self.data))
 
     def _parts(self) -> Iterator[Part]:
         return parts(self.data, self.options.get("boundary", ""))

@@ -331,6 +331,11 @@ def binary(tensor: dict, data: bytes, length: int | str | None = None) -> dict:
         (binary(IMAGE | {"parameters": {"binary_data_size": 3073}}, bytes(3073)), "3073 bytes"),
         (binary(body(data=None, parameters={"binary_data_size": 3})["inputs"][0], b"\1\0\0"), "within an element"),
         (binary(body(data=None, parameters={"binary_data_size": 5})["inputs"][0], b"\2\0\0\0x"), "within an element"),
+        (
+            # Nobody reads on behind one too many.
+            binary(body(data=None, parameters={"binary_data_size": 13})["inputs"][0], bytes(12) + b"x"),
+            "more elements",
+        ),
         (binary(body(data=None, parameters={"binary_data_size": 10})["inputs"][0], b"\1\0\0\0x" * 2), "more elements"),
     ],
 )

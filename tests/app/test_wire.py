@@ -190,10 +190,24 @@ def test_what_is_no_json(data):
         json_value(data, "Send this.")
 
 
-def test_lists_are_counted_before_they_are_made():
-    assert json_value(b"[" + b"[]," * 900 + b"7]", "")
-    with pytest.raises(MalformedBody, match="more than 1000 lists"):
-        json_value(b"[" + b"[]," * 1000 + b"7]", "")
+@pytest.mark.parametrize(
+    ("item", "count", "says"),
+    [
+        (b"[],", 400_000, "lists"),
+        (b"{},", 400_000, "lists"),
+        (b"-9,", 2_600_000, "values"),
+        (b'"a":0,', 260_000, "named"),
+    ],
+)
+def test_what_large_json_has_in_it_is_counted_before_it_is_made(item, count, says):
+    with pytest.raises(MalformedBody, match=says):
+        json_value(b"[" + item * count + b"7]", "")
+
+
+def test_a_large_photo_as_numbers_is_no_attack():
+    photo = bytes(range(256)) * 9000
+    assert picture(json_value(json.dumps({"type": "Buffer", "data": list(photo)}).encode(), ""), "It") == photo
+    assert json_value(json.dumps([[1, 2, 3]] * 224).encode(), "")
 
 
 @pytest.mark.parametrize("value", ["x" * 10**6, ["x" * 1000] * 1000, {"x" * 1000: 1}, 10**4000, "\ud800\n\0", DEEP])

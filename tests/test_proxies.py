@@ -51,7 +51,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def configured(name: str, port: int, service: int, *, left_on: bool) -> str:
+def configured(name: str, port: int, service: int, *, left_on: bool, http2: bool) -> str:
     """The guide's configuration, with addresses of this machine."""
     language, listens, (taken_away, left) = PROXIES[name]
     (block,) = re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
@@ -59,16 +59,21 @@ def configured(name: str, port: int, service: int, *, left_on: bool) -> str:
     for old, new in [*changes, *[(taken_away, left)] * left_on]:
         assert old in block, f"{name}: {old}"
         block = block.replace(old, new)
+    if http2:
+        # What a certificate would let a client agree on.
+        line = listens.replace("80", str(port))
+        block = block.replace(line, {"nginx": f"listen {port} http2;", "haproxy": f"bind :{port} proto h2"}[name])
     return block
 
 
 @contextlib.contextmanager
-def proxy(name: str, service: int, folder, *, left_on: bool = False):
+def proxy(name: str, service: int, folder, *, left_on: bool = False, http2: bool = False):
     """The proxy in front of the service; the address that photos are sent below."""
     program, port = tool(name), free_port()
     whole, arguments = RUN[name]
     file = folder / f"{name}.conf"
-    text = whole.replace("BLOCK", configured(name, port, service, left_on=left_on)).replace("FOLDER", str(folder))
+    block = configured(name, port, service, left_on=left_on, http2=http2)
+    text = whole.replace("BLOCK", block).replace("FOLDER", str(folder))
     file.write_text(text)
     command = [program, *(str(file) if word == "FILE" else word for word in arguments)]
     home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
@@ -169,6 +174,14 @@ def test_the_prefix_may_be_left_on(service, photos, tmp_path, name):
         status, answer = curl(photos, "-F", "file=@small.png", f"{url}/predict")
         assert (status, answer["predictions"][0]["label"]) == (200, "red")
         assert httpx.get(f"{url}/openapi.json").json()["servers"] == [{"url": "/classifier"}]
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_http2_in_front(service, photos, tmp_path, name, size):
+    with proxy(name, service.base_url.port, tmp_path, http2=True) as url:
+        status, answer = curl(photos, "--http2-prior-knowledge", "-F", f"file=@{size}.png", f"{url}/predict")
+        assert (status, answer["predictions"][0]["label"]) == (200, "red")
 
 
 def test_the_page_is_there(place):

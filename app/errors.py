@@ -16,8 +16,9 @@
         ├── TooManyImages       more parts than CLASSIFIER_MAX_BATCH_IMAGES
         ├── InvalidParameter    a query parameter out of its range
         ├── NotAnImage          the bytes are none of the supported formats
-        ├── BrokenImage         a supported format, but truncated or damaged
+        ├── BrokenImage         a supported format, but truncated, damaged or of an unsupported kind
         ├── TooManyPixels       the header announces more pixels than CLASSIFIER_MAX_PIXELS
+        ├── TooComplex          more scans, chunks or other parts than a picture of its size needs
         ├── UnknownModel        no model of that name is served
         ├── NotExplainable      the model's file cannot say where its evidence lies
         ├── ModelRefused        a new model file was not taken; the running model goes on
@@ -90,6 +91,10 @@ class BrokenImage(RequestError):
 
 class TooManyPixels(RequestError):
     """The image's header announces more pixels than allowed; nothing was decoded."""
+
+
+class TooComplex(RequestError):
+    """The image has more scans, chunks or other parts than a picture of its size needs; nothing was decoded."""
 
 
 class UnknownModel(RequestError):

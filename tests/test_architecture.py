@@ -28,6 +28,7 @@ CORE = {
 }
 # Wire formats: plain functions from bytes to pictures and back.
 CORE |= {"wire", "open_inference"}
+CORE |= {"containers", "formats", "jpeg", "png"}
 CORE |= {"malloc", "modelfile", "repository", "room", "swap", "watch"}
 
 

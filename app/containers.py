@@ -14,10 +14,10 @@ MAX_GIF_BLOCKS: Final = 10_000
 #: Entries of a TIFF's directory; the standard knows about 100 tags, cameras and scanners add as many.
 MAX_TIFF_TAGS: Final = 1000
 #: Numbers in one of them; above all strips and tiles, each of which is decoded by itself.
-MAX_TIFF_VALUES: Final = 65_536
+MAX_TIFF_VALUES: Final = 32_768
 #: Items of an AVIF or HEIF file; a phone's photo of 50 megapixels has 200 tiles, and a few for its metadata.
 MAX_ITEMS: Final = 1000
-#: What colours and sizes of a picture in run lengths cost more than others: their decoder is written in Python.
+#: What a pixel in run lengths costs more than others: their decoder is written in Python.
 BMP_RLE_COST: Final = 16
 
 

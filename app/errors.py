@@ -86,7 +86,7 @@ class NotAnImage(RequestError):
 
 
 class BrokenImage(RequestError):
-    """The bytes start like a supported image, but are truncated or damaged."""
+    """The bytes start like a supported image, but are truncated, damaged or of an unsupported kind."""
 
 
 class TooManyPixels(RequestError):

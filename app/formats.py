@@ -138,7 +138,9 @@ def recognise(data: bytes, supported: tuple[str, ...]) -> tuple[str, bytes]:
         before = None if name else _BEFORE.match(picture)
         if not before:
             break
-        picture = picture[before.end() :]
+        # The size of an ISO file's first box begins with zeros.
+        box = picture.find(b"ftyp", 4, before.end() + 5)
+        picture = picture[box - 4 if box >= 0 else before.end() :]
     for begins, kind in _AS_TEXT:
         if data.startswith(begins):
             raise BrokenImage(

@@ -63,6 +63,8 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 #: Samples that a JPEG's scans may go through together, for each pixel that a photo may have. libjpeg's own progression
 #: goes through 14 for a pixel at full chroma, 8 at the usual one.
 _SCANNED: Final = 16
+#: Bytes of a BMP before its pixels: its headers and its palette of 256 colours.
+_MAX_BMP_HEADER: Final = 2048
 #: Tags of an EXIF block and bytes of an XMP packet that are looked at for the orientation; it stands among the first.
 _MAX_TAGS: Final = 1000
 _MAX_METADATA: Final = 65_536
@@ -223,6 +225,8 @@ def _decode(data: bytes, rule: Rule, room: Room) -> NDArray[np.uint8]:
             f"The image has {image.width} x {image.height} = {pixels} pixels; at most {most} "
             "are decoded. Send a smaller picture."
         )
+    if _run_lengths(image) and len(data) > pixels + 4 * image.height + _MAX_BMP_HEADER:
+        raise TooComplex("The BMP image has more run lengths than pixels. Save it without compression.")
     if opened.jpeg and not opened.jpeg.one_scan and opened.jpeg.samples > _SCANNED * room.pixels:
         raise TooComplex(
             f"The JPEG image has {len(opened.jpeg.scans)} scans of up to {image.width} x {image.height} pixels, which "
@@ -408,42 +412,43 @@ def _eight_bit(image: ImageFile.ImageFile) -> Image.Image:
 
 def _grey(image: ImageFile.ImageFile) -> Image.Image:
     """A greyscale picture of more than 8 bits at 8 bits, with an alpha channel if one of its levels is transparent."""
-    levels: NDArray[Any] = np.asarray(image)
-    grey = _bright(levels)
+    if image.mode == "F" or not _unsigned(image):
+        grey = _stretched(image)
+    else:
+        # Pillow would clip at 255.
+        levels: NDArray[Any] = np.asarray(image)
+        high = levels.max()
+        grey = Image.fromarray((levels >> (next(depth for depth in _DEPTHS if high < 1 << depth) - 8)).astype(np.uint8))
     # Pillow does not read which end is white.
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_WHITE, 1) == 0:
-        np.subtract(255, grey, out=grey)
+        grey = grey.point([255 - level for level in range(256)])
     clear = image.info.get("transparency")
     if not isinstance(clear, int):
-        return Image.fromarray(grey)
-    return Image.merge("LA", [Image.fromarray(band) for band in (grey, (levels != clear) * np.uint8(255))])
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray((np.asarray(image) != clear) * np.uint8(255))))
 
 
-def _bright(levels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey levels of any type at 8 bits; Pillow would clip them at 255.
+def _unsigned(image: Image.Image) -> bool:
+    """Whether all levels of a greyscale picture fit into 16 bits."""
+    if image.mode != "I":
+        return True
+    low, high = image.im.getextrema()
+    return bool(low >= 0 and high <= 0xFFFF)
 
-    Args:
-        levels: ``[H, W]``, integers or floating point.
-    """
-    low, high = levels.min(), levels.max()
-    if levels.dtype.kind in "iu" and low >= 0 and high <= 0xFFFF:
-        depth = next(depth for depth in _DEPTHS if high < 1 << depth)
-        return (levels >> (depth - 8)).astype(np.uint8)
-    # A few of them tell the range; a hot pixel, or one that marks what was not measured, must not.
-    step = max(1, int((levels.size / 250_000) ** 0.5))
-    sample = levels[::step, ::step].astype(np.float64)
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """A greyscale picture whose darkest level becomes 0 and whose brightest 255, all but 1 % of its pixels told by."""
+    # A few of them tell the range; a hot pixel, or a value for what was not measured, must not.
+    step = max(1, int((image.width * image.height / 250_000) ** 0.5))
+    sample: NDArray[Any] = np.asarray(image)[::step, ::step].astype(np.float64)
     sample = sample[np.isfinite(sample) & (np.abs(sample) < 1e30)]
     if not sample.size:
         raise BrokenImage("The image's floating-point values are no numbers. Send 8 or 16 bits a channel.")
     low, high = np.percentile(sample, (0.5, 99.5))
     if low == high:
         low, high = sample.min(), sample.max()
-    scaled = levels.astype(np.float32)
-    scaled -= np.float32(low)
-    scaled *= np.float32(255 / (high - low)) if high > low else 0
-    np.nan_to_num(scaled, copy=False, nan=0, posinf=255, neginf=0)
-    np.clip(scaled, 0, 255, out=scaled)
-    return scaled.astype(np.uint8)
+    scale = float(255 / (high - low)) if high > low else 0.0
+    return image.convert("F").point(lambda level: level * scale - float(low) * scale).convert("L")
 
 
 def _seen(picture: Image.Image) -> Image.Image:

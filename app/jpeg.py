@@ -164,7 +164,8 @@ class Jpeg:
                 if left:
                     raise self.damaged("its data end before a restart marker")
                 if done:
-                    return True
+                    # One more restart marker than intervals is no damage.
+                    return end - interval > _STRAY
                 begin = interval
             if self.one_scan:
                 tail = max(begin, _without_padding(self.data, begin, end) - _STRAY)
@@ -227,6 +228,10 @@ class Jpeg:
         That is what a transfer in text mode makes of them; of 4 by chance it would happen in one file of 4 billion.
         """
         at, found = self.scans[0].begin - 1, 0
+        end = self.scans[0].end
+        if self.data[end : end + 1] != b"\xff":
+            # Without a marker behind them nobody knows which bytes are the picture's.
+            return
         while found < _LINE_ENDS and (at := self.data.find(b"\n", at + 1)) >= 0:
             if self.data[at - 1] != 0x0D:
                 return
@@ -460,7 +465,13 @@ class WholeJpegDecoder(ImageFile.PyDecoder):
         jpeg.check_line_ends()
         jpeg.check_complete()
         jpeg.check_restarts()
-        if jpeg.feed(self._decoder()):
+        try:
+            early = jpeg.feed(self._decoder())
+        except BrokenImage:
+            if not jpeg.one_scan or jpeg.scan_end() == jpeg.scans[0].end:
+                raise
+            early = True
+        if early:
             # There may be a second picture, or whatever else a phone puts behind the first.
             end = jpeg.scan_end()
             early = end == jpeg.scans[0].end or jpeg.feed(self._decoder(), end)

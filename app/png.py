@@ -31,12 +31,14 @@ class Png:
         depth: bits of a sample.
         exif: its EXIF block, empty if there is none; as it stands in the file, valid or not.
         xmp: its XMP packet, likewise.
+        profiles: how many EXIF blocks that were written as text were looked at.
     """
 
     data: bytes
     depth: int = 8
     exif: bytes = b""
     xmp: bytes = b""
+    profiles: int = 0
 
 
 def parse(data: bytes) -> Png:
@@ -84,14 +86,16 @@ def _text(png: Png, kind: bytes, text: bytes) -> None:
     """Takes what may say the orientation: an XMP packet, and the EXIF block that ImageMagick writes as text."""
     if kind == b"iTXt" and text.startswith(_XMP):
         png.xmp = text
-    elif text.startswith(_RAW_PROFILES) and not png.exif:
+    # Only the first is unpacked, whatever comes of it.
+    elif text.startswith(_RAW_PROFILES) and not png.profiles:
+        png.profiles += 1
         profile = text[len(_RAW_PROFILES[0]) :]
         # Neither text nor numbers have to be right.
         with contextlib.suppress(zlib.error, ValueError):
             if kind == b"zTXt":
                 profile = zlib.decompressobj().decompress(profile[1:], 2 * _MAX_METADATA)
             # A line break, the profile's name, its length, then lines of hexadecimal digits.
-            png.exif = bytes.fromhex("".join(profile.decode("latin-1").split("\n")[3:]))
+            png.exif = png.exif or bytes.fromhex("".join(profile.decode("latin-1").split("\n")[3:]))
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

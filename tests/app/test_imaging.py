@@ -238,7 +238,7 @@ def test_zero_is_white(levels):
 
 
 def test_a_kind_that_is_not_read_says_so():
-    with pytest.raises(BrokenImage, match="kind that is not read .*8 or 16 bits"):
+    with pytest.raises(BrokenImage, match=r"kind that is not read .*8 or 16 bits"):
         pixels(tiff(GREY.astype(np.float64)))
 
 

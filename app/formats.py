@@ -50,6 +50,8 @@ _OTHERS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"ID3", "an MP3 recording"),
     (b"icns", "an Apple icon"),
     (b"qoif", "a QOI image"),
+    (b"\x8bJNG", "a JNG image"),
+    (b"\x8aMNG", "an MNG animation"),
     (b"v/1\x01", "an OpenEXR image"),
     (b"#?RADIANCE", "a Radiance HDR image"),
     (b"SIMPLE  =", "a FITS image"),

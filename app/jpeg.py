@@ -53,6 +53,8 @@ _UNREAD: Final = {
     0xCD: "arithmetic-coded hierarchical",
     0xCE: "arithmetic-coded hierarchical progressive",
     0xCF: "arithmetic-coded hierarchical lossless",
+    # ITU-T T.87.
+    0xF7: "JPEG-LS",
 }
 _EXIF: Final = b"Exif\0\0"
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"

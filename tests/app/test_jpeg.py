@@ -202,7 +202,8 @@ def test_what_comes_before_the_picture_is_bounded(before, error):
 
 
 @pytest.mark.parametrize(
-    ("marker", "named"), [(0xC3, "lossless"), (0xC9, "arithmetic-coded"), (0xCA, "arithmetic-coded progressive")]
+    ("marker", "named"),
+    [(0xC3, "lossless"), (0xC9, "arithmetic-coded"), (0xCA, "arithmetic-coded progressive"), (0xF7, "JPEG-LS")],
 )
 def test_unsupported_kinds_are_named(marker, named):
     with pytest.raises(NotAnImage, match=f"a JPEG of the {named} kind"):

@@ -29,8 +29,8 @@ _MAX_TABLES: Final = 65_536
 _MAX_INTERVALS: Final = 10_000
 #: Bytes after a scan's last block that are no damage: webcams are known for a few.
 _STRAY: Final = 16
-#: More than libjpeg's bit buffer holds: with them a scan that is whole is decoded without the marker after it.
-_PAD: Final = bytes(16)
+#: As many as libjpeg's bit buffer holds: with them a scan that is whole is decoded without the marker after it.
+_PAD: Final = bytes(8)
 #: Line feeds that are looked at for what was before them.
 _LINE_ENDS: Final = 16
 # Within a scan only stuffing (FF00), fill (FFFF) and restart markers (FFD0 to FFD7) follow FF.

@@ -94,7 +94,7 @@ class Classifier:
             camera: where the photo comes from, if a near-identical one from there need not be computed again.
 
         Raises:
-            NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
+            NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
         """
         started = time.perf_counter()
         pixels = load(data, self.contract.resize, self.room)
@@ -129,7 +129,7 @@ class Classifier:
             ``float32 [C]``, and how long decoding and inference took, in seconds.
 
         Raises:
-            NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
+            NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
         """
         started = time.perf_counter()
         pixels = load(picture, self.contract.resize, self.room) if isinstance(picture, bytes) else picture

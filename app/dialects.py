@@ -29,6 +29,7 @@ REFUSALS: Final = (
     errors.Overloaded,
     errors.Draining,
     errors.TooManyPixels,
+    errors.TooComplex,
     errors.NotAnImage,
     errors.BrokenImage,
 )

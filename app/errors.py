@@ -18,8 +18,9 @@
         ├── TooManyImages       more parts than CLASSIFIER_MAX_BATCH_IMAGES
         ├── InvalidParameter    a query parameter out of its range
         ├── NotAnImage          the bytes are none of the supported formats
-        ├── BrokenImage         a supported format, but truncated or damaged
+        ├── BrokenImage         a supported format, but truncated, damaged or of an unsupported kind
         ├── TooManyPixels       the header announces more pixels than CLASSIFIER_MAX_PIXELS
+        ├── TooComplex          more scans, chunks or other parts than a picture of its size needs
         ├── UnknownModel        no model of that name is served
         ├── NotOffered          a route of another server's API that stands for something that is not offered here
         ├── NotExplainable      the model's file cannot say where its evidence lies
@@ -99,11 +100,15 @@ class NotAnImage(RequestError):
 
 
 class BrokenImage(RequestError):
-    """The bytes start like a supported image, but are truncated or damaged."""
+    """The bytes start like a supported image, but are truncated, damaged or of an unsupported kind."""
 
 
 class TooManyPixels(RequestError):
     """The image's header announces more pixels than allowed; nothing was decoded."""
+
+
+class TooComplex(RequestError):
+    """The image has more scans, chunks or other parts than a picture of its size needs; nothing was decoded."""
 
 
 class UnknownModel(RequestError):

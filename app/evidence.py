@@ -96,7 +96,7 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, al
 
     Raises:
         NotExplainable: as ``Model.evidence`` does.
-        NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
+        NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
     """
     contract = classifier.contract
     started = time.perf_counter()
@@ -132,7 +132,7 @@ def overlay(data: bytes, explanation: Explanation, room: Room) -> bytes:
         A PNG file, upright, its longer side ``LONGEST`` pixels or less.
 
     Raises:
-        NotAnImage, BrokenImage, TooManyPixels: as ``imaging.load`` does.
+        NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
     """
     photo = overview(data, LONGEST, room)
     height, width = photo.shape[:2]

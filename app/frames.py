@@ -96,13 +96,14 @@ def cell_means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Mean colours over a grid.
 
     Args:
-        pixels: ``uint8 [H, W, 3]`` with H and W of at least ``CELLS``.
+        pixels: ``uint8 [H, W, 3]``.
 
     Returns:
-        ``float32 [CELLS, CELLS, 3]``, 0 to 255.
+        ``float32 [min(H, CELLS), min(W, CELLS), 3]``, 0 to 255.
     """
     height, width, _ = pixels.shape
-    rows, columns = (np.arange(CELLS) * side // CELLS for side in (height, width))
+    # A picture of fewer pixels than cells has no cells between them.
+    rows, columns = (np.arange(min(side, CELLS)) * side // min(side, CELLS) for side in (height, width))
     sums = np.add.reduceat(np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1)
     counts = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
     means: NDArray[np.float32] = (sums / counts[:, :, np.newaxis]).astype(np.float32)

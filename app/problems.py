@@ -42,6 +42,7 @@ KINDS: Final[dict[type[errors.RequestError], Kind]] = {
     errors.BodyTimeout: Kind(408, "body-timeout", "Body too slow"),
     errors.BodyTooLarge: Kind(413, "body-too-large", "Body too large"),
     errors.TooManyPixels: Kind(413, "too-many-pixels", "Too many pixels"),
+    errors.TooComplex: Kind(413, "too-complex", "Too complex"),
     errors.TooManyImages: Kind(413, "too-many-images", "Too many images"),
     errors.UnsupportedBody: Kind(415, "unsupported-body", "Unsupported Content-Type"),
     errors.UnsupportedEncoding: Kind(415, "unsupported-encoding", "Unsupported Content-Encoding"),

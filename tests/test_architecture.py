@@ -29,6 +29,7 @@ CORE = {
 # Wire formats: plain functions from bytes to pictures and back.
 CORE |= {"sniff", "wire", "open_inference"}
 CORE |= {"malloc", "modelfile", "repository", "room", "swap", "trial", "watch"}
+CORE |= {"containers", "formats", "jpeg", "png"}
 
 
 def imports(path: Path) -> set[str]:

@@ -25,7 +25,15 @@ _ASKED_AT_ONCE: Final = 4
 _LOOK_S: Final = 1.0
 #: What a service may say about one photo alone; any other problem would be the next photo's too.
 _ABOUT_THE_PHOTO: Final = frozenset(
-    {"body-too-large", "broken-image", "internal-error", "malformed-body", "not-an-image", "too-many-pixels"}
+    {
+        "body-too-large",
+        "broken-image",
+        "internal-error",
+        "malformed-body",
+        "not-an-image",
+        "too-complex",
+        "too-many-pixels",
+    }
 )
 
 Ask = Callable[[Photo], Row]

@@ -19,7 +19,13 @@ from app.service import Service
 _FIELD: Final = "image"
 _KEY: Final = "api_key"
 #: DeepStack has one status for everything that is wrong with a picture, and its clients know only that one.
-_BAD_PICTURE: Final = (errors.UnsupportedBody, errors.NotAnImage, errors.BrokenImage, errors.TooManyPixels)
+_BAD_PICTURE: Final = (
+    errors.UnsupportedBody,
+    errors.NotAnImage,
+    errors.BrokenImage,
+    errors.TooManyPixels,
+    errors.TooComplex,
+)
 DIALECT: Final = Dialect(
     r"/v1/(vision|status|server)/",
     lambda message, ms: {"success": False, "error": message, "duration": round(ms, 3)},

@@ -37,6 +37,7 @@ _ANSWERED: Final[dict[int | str, dict[str, Any]]] = {
     | problems.responses(
         *ERRORS,
         errors.TooManyPixels,
+        errors.TooComplex,
         errors.NotAnImage,
         errors.BrokenImage,
         errors.NotExplainable,

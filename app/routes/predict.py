@@ -81,7 +81,9 @@ ERRORS: Final = (
     "/predict",
     summary="Classify one photo",
     response_model=PredictResponse,
-    responses=problems.responses(*ERRORS, errors.TooManyPixels, errors.NotAnImage, errors.BrokenImage),
+    responses=problems.responses(
+        *ERRORS, errors.TooManyPixels, errors.TooComplex, errors.NotAnImage, errors.BrokenImage
+    ),
     openapi_extra=PHOTO,
 )
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:

@@ -31,6 +31,21 @@ def test_cells_are_means(size):
     assert cells[15, 15] == pytest.approx(pixels[rows[15] :, columns[15] :].mean((0, 1)))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (15, 16), (3, 224), (15, 15)])
+def test_a_model_of_fewer_pixels_than_cells(size):
+    pixels = np.random.default_rng(0).integers(0, 200, (*size, 3), np.uint8)
+    cells = cell_means(pixels)
+    assert cells.shape == (min(size[0], 16), min(size[1], 16), 3)
+    assert np.isfinite(cells).all()
+    assert cells.mean((0, 1)) == pytest.approx(pixels.mean((0, 1)), abs=0.01)
+    camera = Camera(60, 3)
+    assert [scored(camera, pixels), scored(camera, pixels), scored(camera, pixels + np.uint8(9))] == [
+        False,
+        True,
+        False,
+    ]
+
+
 def test_noise_is_the_same_frame_and_a_small_thing_is_not():
     random = np.random.default_rng(0)
     scene = random.integers(30, 220, (7, 7, 3)).repeat(32, 0).repeat(32, 1)

@@ -49,6 +49,8 @@ def test_a_contract_that_does_not_fit_the_graph(tmp_path, tiny):
         Model(tiny_model.write(tmp_path / "b.onnx", tiny_model.contract(resize=Resize(64, 64, 1.0, "bilinear"))))
     proto = onnx.load(tiny)
     proto.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    # Changed on purpose, so not with the checksum of what it was.
+    del proto.metadata_props[[entry.key for entry in proto.metadata_props].index("sha256")]
     onnx.save(proto, tmp_path / "c.onnx")
     with pytest.raises(ModelError, match="input"):
         Model(tmp_path / "c.onnx")

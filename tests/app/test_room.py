@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -108,6 +109,10 @@ def test_a_baseline_jpeg_takes_next_to_nothing():
             load(other, RULE, Room(10**8, 1_000_000))
 
 
+#: Seconds after which a thread that waits for something counts as hanging.
+PATIENCE = 30
+
+
 def test_they_wait_for_each_other():
     room, order = Room(1, 100), []
 
@@ -115,19 +120,53 @@ def test_they_wait_for_each_other():
         with room.take(needed, name):
             order.append(name)
 
+    # Daemons: a test that fails does not wait for them.
+    large = threading.Thread(target=decode, args=("large", 50), daemon=True)
+    small = threading.Thread(target=decode, args=("small", 10), daemon=True)
     with room.take(60, "first"):
-        large = threading.Thread(target=decode, args=("large", 50))
         large.start()
+        deadline = time.monotonic() + PATIENCE
         while not room._turn.locked():
-            pass
-        small = threading.Thread(target=decode, args=("small", 10))
+            assert large.is_alive(), "the large one has not waited"
+            assert time.monotonic() < deadline
         small.start()
         small.join(0.05)
         assert order == [], "a small one has overtaken the large one"
-    large.join()
-    small.join()
+    for thread in (large, small):
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "nobody has said that there is room again"
     assert order == ["large", "small"]
     assert room._used == 0
+
+
+@pytest.mark.parametrize("needed", [0, 1, 99, 100])
+def test_all_of_the_room_may_be_taken(needed):
+    room = Room(1, 100)
+    taken = threading.Event()
+
+    def decode():
+        with room.take(100 - needed, "beside it"):
+            taken.set()
+
+    with room.take(needed, "as much as there is"):
+        assert room._used == needed
+        thread = threading.Thread(target=decode, daemon=True)
+        thread.start()
+        assert taken.wait(PATIENCE), "what fits exactly has to wait"
+        thread.join(PATIENCE)
+    assert room._used == 0
+
+
+def test_one_more_than_there_is_never_fits():
+    with pytest.raises(TooManyPixels), Room(1, 100).take(101, "it"):
+        pass
+
+
+def test_pixels_up_to_the_limit():
+    photo = encode(solid((9, 200, 9), (40, 30)), "PNG")
+    load(photo, RULE, Room(1200))
+    with pytest.raises(TooManyPixels, match="40 x 30"):
+        load(photo, RULE, Room(1199))
 
 
 def test_what_was_taken_is_given_back():

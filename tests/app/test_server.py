@@ -134,7 +134,6 @@ def test_what_was_held_is_given_back():
     class Request:
         scope: ClassVar = {"type": "http", "headers": [], "client": ("127.0.0.1", 1)}
         headers = httpx.Headers({"content-type": "image/jpeg"})
-        scope: ClassVar = {}
 
         def __init__(self, *messages):
             self.messages = list(messages)

@@ -106,13 +106,17 @@ _JSON_TYPES: Final = {str: "string", bool: "boolean", float: "number"}
 def model(request: Request) -> Classifier:
     """The classifier of the model that a path with ``{name}`` and perhaps ``{version}`` asks for.
 
+    What clients of other servers ask for where nobody has chosen anything is taken for what is served: the model
+    ``default``, unless one is called so, and the version 1.
+
     Raises:
         UnknownModel: no such model, or not in this version, is served.
     """
     name, version = request.path_params["name"], request.path_params.get("version")
-    classifier = Service.of(request).classifier_for(name)
+    service = Service.of(request)
+    classifier = service.classifier_for(None if name == "default" and name not in service.names() else name)
     served = classifier.contract.version
-    if version not in (None, served):
+    if version not in (None, served, "1"):
         raise errors.UnknownModel(
             f"The model {name!r} has no version {errors.quoted(version)} here; {served!r} is served."
         )

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from app.dialects import Dialect
 
 _KEY: Final = "classifier.observation"
+#: In a request's scope: bytes that are no request have followed its body on the connection, so that its Content-Length
+#: may have been too small.
+MORE_CAME: Final = "classifier.more_came"
 #: What is taken over from a client: short, and harmless in a log line and a header.
 _ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 

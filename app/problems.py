@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app import errors
-from app.observation import Observation
+from app.observation import MORE_CAME, Observation
 from app.schemas import Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -110,6 +110,11 @@ def _summary(error: type[errors.RequestError]) -> str:
 
 def answer(request: Request, error: Exception) -> Response:
     """The response to an error of the core, of a parameter, of the framework, or of ours."""
+    if MORE_CAME in request.scope and isinstance(error, errors.MalformedBody | errors.NotAnImage | errors.BrokenImage):
+        announced = request.headers.get("content-length", "")[:20]
+        error = errors.MalformedBody(
+            f"More bytes came than the Content-Length of {announced} announced. Count all of the body. {error}"
+        )
     match error:
         case errors.RequestError():
             return _response(request, KINDS[type(error)], str(error), headers_for(error), type(error))

@@ -30,7 +30,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.observation import new_request_id
+from app.observation import MORE_CAME, new_request_id
 from app.problems import (
     HEAD_TOO_LARGE,
     HEAD_TOO_SLOW,
@@ -145,6 +145,8 @@ class Protocol(HttpToolsProtocol):
             # An IPv4 client of a socket that listens on both (RFC 4291, 2.5.5.2).
             self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         transport.set_write_buffer_limits(_MAX_UNSENT_BYTES)
+        # Uvicorn lets its parser skip them; here they do no harm either, and say that a length may be wrong.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._running: RequestResponseCycle | None = None
         self._task: asyncio.Task[None] | None = None
         self._deaf = False
@@ -418,6 +420,7 @@ class Protocol(HttpToolsProtocol):
                 cycle = self.pipeline[0][0] if self.pipeline else self._running
             if cycle is not None and (not cycle.more_body or cycle.response_started):
                 cycle.keep_alive = False
+                cycle.scope[MORE_CAME] = True  # type: ignore[typeddict-unknown-key]
                 self.flow.resume_reading()
                 return
         if cycle is None or not cycle.more_body or not cycle.response_started:

@@ -166,6 +166,21 @@ def test_bytes_after_a_whole_photo(client, extra, close, late):
             connection.sendall(extra)
 
 
+@pytest.mark.parametrize("missing", [100, 300])
+@pytest.mark.parametrize("close", [(), (CLOSE,)], ids=["keep-alive", "close"])
+def test_a_length_that_is_too_small_is_named(client, missing, close):
+    """The rest of the photo came too, so it is the length that is wrong."""
+    with connect(client) as connection:
+        connection.sendall(post(*close, length=len(RED) - missing))
+        status, headers, body = Answers(connection)()
+        assert (status, headers["connection"]) == (400, "close")
+        assert f"Content-Length of {len(RED) - missing}".encode() in body
+
+
+def test_a_cut_photo_is_no_fault_of_the_length(client):
+    assert exchange(client, post(CLOSE, body=RED[:-100]))[0] == [422]
+
+
 def test_many_bytes_after_a_photo_do_not_cost_the_answer(client):
     """They are still coming when the answer is written, and a reset would take it away."""
     with connect(client) as connection:

@@ -204,3 +204,19 @@ def test_openapi_says_what_can_happen(client):
             jsonschema.validate(example["value"], ERROR)
     example = predict["requestBody"]["content"]["application/json"]["example"]
     assert client.post(PREDICT, json=example).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/{}", "/v1/models/{}/versions/{}", "/v2/models/{}", "/v2/models/{}/versions/{}"]
+)
+def test_what_clients_ask_for_where_nobody_has_chosen(box, path):
+    """AutoML's containers call their model `default`; both servers begin to count at version 1."""
+    model = box.get("/models").json()["models"][0]
+    right = box.get(path.format(model["name"], model["version"]))
+    assert right.status_code == 200
+    assert model["version"] != "1"
+    for name in (model["name"], "default"):
+        assert box.get(path.format(name, "1")).json() == right.json()
+    assert box.get(path.format("other", "1")).status_code == 404
+    if "versions" in path:
+        assert box.get(path.format("default", "2")).status_code == 404

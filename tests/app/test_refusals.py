@@ -47,7 +47,7 @@ def test_a_client_that_leaves(sent, noted):
     metrics = Metrics([])
     metrics.watch(list, int, float, int, 0, int)
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
-    asyncio.run(Observer(app, metrics, ())(scope, None, send))
+    asyncio.run(Observer(app, metrics, (), ())(scope, None, send))
     assert seen[0].status == noted
     assert f'classifier_requests_total{{route="unmatched",status="{noted}"}} 1.0' in metrics.text().decode()
     assert "classifier_requests_in_flight 0.0" in metrics.text().decode()

@@ -38,8 +38,10 @@ def find_browser() -> str | None:
 @contextlib.contextmanager
 def launch():
     """Chromium with an empty profile."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    # What is waited for comes; on a busy machine it takes longer than the five seconds that are usual.
+    expect.set_options(timeout=60_000)
     path = find_browser()
     if path is None:
         said = "no browser: apt-get install chromium, or say where one is with CHROMIUM=<path>"

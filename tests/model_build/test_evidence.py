@@ -109,7 +109,7 @@ def test_int8_and_fp32_and_what_was_taught(tmp_path):
         assert evidence.add(model).SerializeToString(deterministic=True) == explained.SerializeToString(
             deterministic=True
         )
-        base = publish.publish(explained, tiny_model.contract(precision=precision), tmp_path)
+        base = publish.publish(explained, tiny_model.contract(precision=precision, parameters=1000), tmp_path)
         assert main(["teach", str(base), str(tmp_path / "two"), "--output", str(tmp_path / "taught")]) == 0
         taught = onnx.load(tmp_path / "taught" / f"two.{precision}.onnx")
         assert Model(tmp_path / "taught" / f"two.{precision}.onnx").contract.temperature != 1.0

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import select
+import stat
 import threading
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
@@ -156,6 +157,7 @@ logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 def configure(level: str) -> None:
     """Sends everything from ``level`` up to standard error as JSON, the server's own lines and warnings included."""
     _keep_standard_descriptors()
+    _never_wait(_STANDARD_ERROR)
     handler = Background(_STANDARD_ERROR)
     handler.setFormatter(JsonFormatter())
     atexit.register(handler.finish)
@@ -175,6 +177,20 @@ def configure(level: str) -> None:
 def dropped() -> int:
     """Log lines that were dropped since the start."""
     return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, Background))
+
+
+def _never_wait(descriptor: int) -> None:
+    """What libraries in C write there themselves, as libtiff does about a damaged fax, is lost where nobody reads it.
+
+    A pipe or terminal is opened anew for that, because all who share an open file share its flags. A socket, which
+    systemd's journal reads, cannot be.
+    """
+    with contextlib.suppress(OSError):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISFIFO(mode) or os.isatty(descriptor):
+            own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            os.dup2(own, descriptor)
+            os.close(own)
 
 
 def _keep_standard_descriptors() -> None:

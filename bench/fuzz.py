@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of everything that reads a stranger's bytes: ``python -m bench.fuzz {bodies,images,models}``.
 
-Needs atheris beside the runtime (``pip install -r requirements/runtime.txt atheris``). Ends with the input in a file as
-soon as something else is raised than what the function documents, a run takes longer than 10 s, or the process more
-than 1 GB.
+Needs atheris beside the runtime (``pip install -r requirements/runtime.txt``, then ``pip install atheris``). Ends with
+the input in a file as soon as something else is raised than what the function documents, a run takes longer than 10 s,
+or the process more than 1 GB.
 """
 
 import argparse

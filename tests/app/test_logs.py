@@ -11,7 +11,9 @@ import threading
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from app.logs import Background, JsonFormatter
 from tests.app.test_startup import free_port
@@ -217,6 +219,23 @@ def test_a_service_whose_log_nobody_reads(tiny):
         assert client.post("/predict", content=RED).status_code == 200
         lost = client.get("/metrics").text.partition("\nclassifier_log_lines_dropped_total ")[2]
         assert float(lost.split()[0]) > 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    os.close(pipe.read)
+    os.close(pipe.write)
+
+
+def test_libraries_do_not_wait_for_who_reads_either(tiny):
+    """libtiff writes a line itself for each row of a fax that it cannot read, past Python and its logging."""
+    noise = np.random.default_rng(0).integers(0, 2, (200, 200), np.uint8) * 255
+    fax = bytearray(encode(Image.fromarray(noise).convert("1"), "TIFF", compression="group4"))
+    fax[100:-200:7] = bytes(byte ^ 0x5A for byte in fax[100:-200:7])
+    pipe = Pipe()
+    os.set_blocking(pipe.read, False)
+    with service(tiny, stderr=pipe.write) as (process, client):
+        for _ in range(400):
+            assert client.post("/predict", content=bytes(fax)).status_code < 500
+        assert b"Fax4Decode" in os.read(pipe.read, 1 << 16)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     os.close(pipe.read)

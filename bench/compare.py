@@ -34,12 +34,13 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Contender:
-    """One server: the lock of its environment, its command and variables."""
+    """One server: the lock of its environment, its command and variables, and the folder that it is started in."""
 
     name: str
     lock: Path
     command: tuple[str, ...]
     variables: dict[str, str] = field(default_factory=dict)
+    folder: Path = ROOT
 
 
 def contenders(models: Path) -> list[Contender]:
@@ -92,7 +93,7 @@ def running(contender: Contender, warm: bytes) -> Iterator[tuple[str, int, float
     started = time.perf_counter()
     with Path(os.devnull).open("wb") as nowhere:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=nowhere, stderr=nowhere, start_new_session=True
+            command, cwd=contender.folder, env=environment, stdout=nowhere, stderr=nowhere, start_new_session=True
         )
     try:
         url = f"http://127.0.0.1:{port}"

@@ -350,15 +350,14 @@ class Protocol(HttpToolsProtocol):
             raise _Refused
 
     def _head_without_upgrade(self) -> bytes:
-        """The request's head as it is for a server that does not upgrade (RFC 9110, 7.8): that field is not there."""
+        """The request's head without the options that offer an upgrade; a server may ignore them (RFC 9110, 7.8)."""
         self._upgrading = False
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name == b"connection":
                 options = [option.strip() for option in value.split(b",")]
                 value = b", ".join(o for o in options if o.lower() not in (b"upgrade", b"http2-settings"))  # noqa: PLW2901
-            if name != b"upgrade":
-                lines.append(name + b": " + value)
+            lines.append(name + b": " + value)
         return b"\r\n".join([*lines, b"", b""])
 
     def _hang_up(self) -> None:

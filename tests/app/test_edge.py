@@ -314,6 +314,43 @@ def cut_off(client, begin: bytes, more: bytes) -> bool:
     return False
 
 
+def test_a_complete_head_of_a_few_large_fields(client):
+    """It comes in one piece with all that belongs to it, so that nothing is left to be counted afterwards."""
+    head = b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + CLOSE + b"\r\n"
+    fields = [b"a: " + b"x" * 20_000 + b"\r\n"]
+    assert exchange(client, head + b"".join(fields * 3) + b"\r\n")[0] == [200]
+    assert exchange(client, head + b"".join(fields * 4) + b"\r\n")[0] == [431]
+    assert exchange(client, b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")[0] == [431]
+
+
+def test_a_client_that_leaves_while_others_of_its_requests_wait(client, caplog):
+    """Nothing goes wrong that would have to be logged."""
+    state = client.server.server_state
+    others = len(state.connections)
+    for _ in range(5):
+        with connect(client) as connection:
+            connection.sendall(post() * 8)
+            connection.recv(1)
+    wait_until(lambda: len(state.connections) <= others)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_empty_lines_do_not_keep_a_connection(tiny):
+    with serving(tiny) as client:
+        client.server.config.timeout_keep_alive = 0.2
+        with connect(client) as connection:
+            answers = Answers(connection)
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answers()[0] == 200
+            connection.sendall(b"\r\n")
+            assert answers.rest() == b""
+
+
+def test_the_kernel_keeps_little_of_answers_that_are_not_read(client):
+    # Linux doubles what it is told (socket(7)).
+    assert client.server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 300_000
+
+
 @pytest.mark.parametrize("fields", [MAX_HEADERS // 2, MAX_HEADERS * 2])
 def test_fields_are_counted(client, fields):
     head = b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * fields + CLOSE + b"\r\n\r\n"
@@ -371,7 +408,8 @@ def test_answers_that_are_not_read_are_bounded(tiny, monkeypatch):
         for _ in range(8):
             connections.append(deaf(client))
             connections[-1].sendall(b"GET /page/swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
-        # One or two answers fit, and what is read of the others is not whole.
+        wait_until(lambda: state.total_requests >= 8)
+        # One or two answers fit; the others have been given up.
         wait_until(lambda: 0 < len(state.unsent) < 3 and len(state.connections) < 6)
         for connection in connections:
             connection.close()

@@ -493,6 +493,7 @@ class Server(uvicorn.Server):
         drain_s: float,
         on_listening: Callable[[], None],
         on_drain: Callable[[], None],
+        on_stop: Callable[[], None],
     ) -> None:
         """Binds the address.
 
@@ -507,6 +508,7 @@ class Server(uvicorn.Server):
             drain_s: seconds between SIGTERM and the first refused connection.
             on_listening: called when connections are taken.
             on_drain: called at SIGTERM; readiness turns from then on.
+            on_stop: called before that, also while the application still starts up.
 
         Raises:
             OSError: the address cannot be bound.
@@ -531,6 +533,7 @@ class Server(uvicorn.Server):
         self._drain_s = drain_s
         self._on_listening = on_listening
         self._on_drain = on_drain
+        self._on_stop = on_stop
         self._told = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -539,7 +542,8 @@ class Server(uvicorn.Server):
         self.loop = asyncio.get_running_loop()
         await self.lifespan.startup()
         if self.lifespan.should_exit:
-            sys.exit(STARTUP_FAILURE)
+            # Who is told to stop has not failed to start.
+            sys.exit(0 if self._told.is_set() else STARTUP_FAILURE)
         timeouts: dict[str, Any] = {}
         if self._tls is not None:
             # A client that does not say goodbye must not keep the process from ending.
@@ -579,7 +583,11 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         """What SIGTERM does: the first time drains, the second time hurries."""
-        (self._hurry if self._told.is_set() else self._told).set()
+        if self._told.is_set():
+            self._hurry.set()
+        else:
+            self._told.set()
+            self._on_stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -597,3 +605,4 @@ class Server(uvicorn.Server):
         """Control-C: no load balancer has to notice."""
         self._hurry.set()
         self._told.set()
+        self._on_stop()

@@ -52,6 +52,9 @@ MAX_HEADERS: Final = 200
 _MOST_CONNECTIONS: Final = 1000
 #: Descriptors that are not for connections: models, logs, keys, and what is accepted before another one is closed.
 _DESCRIPTORS: Final = 64
+#: Descriptors with TLS: uvloop shows a connection to nobody before its handshake is complete, and 3,000 that never will
+#: be take 140 MB.
+_MOST_HANDSHAKES: Final = 3000
 #: Requests that a client may send before it has the first one's answer.
 _MAX_PIPELINED: Final = 16
 _SEND_BUFFER_BYTES: Final = 131_072
@@ -473,6 +476,17 @@ def _most_connections() -> int:
     """How many connections there may be: some descriptors are for files, and a head in memory may be large."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(_MOST_CONNECTIONS, soft - _DESCRIPTORS))
+
+
+def bound_handshakes() -> None:
+    """Lets this process have no more descriptors than TLS handshakes that never end may take; others are not accepted.
+
+    Containers often have a million.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_HANDSHAKES + _DESCRIPTORS
+    if soft == resource.RLIM_INFINITY or soft > most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class Server(uvicorn.Server):

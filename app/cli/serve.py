@@ -12,6 +12,7 @@ from app import logs
 from app.cli.local import wrong_settings
 from app.errors import SettingsError
 from app.factory import create_server
+from app.server import bound_handshakes
 from app.settings import Settings
 from app.wire import bound_numbers
 
@@ -32,6 +33,8 @@ def serve(*, tell: bool) -> None:
         sys.exit(2)
     logs.configure(settings.log_level)
     bound_numbers()
+    if settings.tls_certificate:
+        bound_handshakes()
 
     def listening() -> None:
         if tell and sys.stdout:

@@ -148,8 +148,7 @@ class Protocol(HttpToolsProtocol):
             # An IPv4 client of a socket that listens on both (RFC 4291, 2.5.5.2).
             self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         transport.set_write_buffer_limits(_MAX_UNSENT_BYTES)
-        # Uvicorn lets its parser skip them; here they do no harm either, and say that a length may be wrong.
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
+        self._begin_parsing()
         self._running: RequestResponseCycle | None = None
         self._task: asyncio.Task[None] | None = None
         self._deaf = False
@@ -190,6 +189,8 @@ class Protocol(HttpToolsProtocol):
                     # The parser takes what follows for another protocol, and has not looked for a body.
                     data = self._head_without_upgrade() + data[upgrade.args[0] :]
                     self._beside_body = len(data)
+                    # It remembers that the connection may end after that request, and would take no more of it.
+                    self._begin_parsing()
         except httptools.HttpParserError as error:
             reason = " ".join(str(error).split())[:100]
             self._refuse(
@@ -345,6 +346,12 @@ class Protocol(HttpToolsProtocol):
         self._task = self.loop.create_task(cycle.run_asgi(app))
         self._task.add_done_callback(self.tasks.discard)
         self.tasks.add(self._task)
+
+    def _begin_parsing(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        # Uvicorn lets it skip what follows a last request; here that does no harm either, and says that a length may be
+        # wrong.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
 
     def _count_head(self, size: int) -> None:
         self._head_size += size

@@ -385,7 +385,9 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
             self.server_state.idle[self] = None
             if self._rest_timer is None:
-                self._rest_timer = self.loop.call_later(self.server_state.head_timeout_s, self._close)
+                state = self.server_state
+                timeout_s = _LAST_CALL_S if state.draining else state.head_timeout_s
+                self._rest_timer = self.loop.call_later(timeout_s, self._close)
 
     def _close(self) -> None:
         """Ends the connection now, or when what was written has been read, which must not take forever."""

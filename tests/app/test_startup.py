@@ -199,6 +199,20 @@ def test_a_stop_while_it_starts_ends_the_trial(tiny):
     assert process.returncode == 0
 
 
+def test_a_body_that_never_ends_does_not_keep_it(tiny):
+    """After its deadline has passed, what is left of it is not waited for as long as of another one."""
+    port = free_port()
+    limits = {"body_timeout_seconds": 1, "head_timeout_seconds": 3600, "drain_seconds": 0}
+    process = start(COMMANDS["module"], model=tiny, host="127.0.0.1", port=port, **limits)
+    with until_ready(process, port), socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+    assert process.returncode == 0
+
+
 SYSCALL_CONNECT = {"x86_64": 42, "aarch64": 203}.get(platform.machine())
 
 

@@ -41,6 +41,7 @@ from app.routes import (
 from app.server import Server
 from app.service import Service
 from app.settings import Settings
+from app.trial import Trials
 from app.upload import Intake
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def create_server(settings: Settings, on_listening: Callable[[], None] = lambda:
         drain_s=settings.drain_seconds,
         on_listening=arrive,
         on_drain=leave,
+        on_stop=app.state.trials.close,
     )
 
 
@@ -104,6 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     counted = Metrics(kind.slug for kind in (*problems.KINDS.values(), problems.INTERNAL))
     keys = _keys(settings)
+    trials = Trials(settings.max_pixels)
     traces = None
     if settings.traces == "on":
         try:
@@ -116,7 +119,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cpus = settings.cpus()
         # In a thread: a start-up that is interrupted can still be.
-        source = await asyncio.to_thread(settings.source)
+        source = await asyncio.to_thread(settings.source, trials)
         room = Room(settings.max_pixels)
         served, left_out = await asyncio.to_thread(
             swap.start, source, settings.precision, settings.default_model, settings.max_models, room
@@ -190,6 +193,7 @@ def create_app(settings: Settings) -> FastAPI:
         # FastAPI can send traces, metrics and logs of its own, told by other variables; here CLASSIFIER_TRACES decides.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+    app.state.trials = trials
     problems.register(app)
     ours = (
         predict.router,

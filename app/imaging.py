@@ -60,6 +60,9 @@ Image.MAX_IMAGE_PIXELS = None
 # The other lanes have photos of their own.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
+#: The longest side, in pixels: JPEG's own limit. Pillow keeps a pointer for each row, so that a picture of one column
+#: has three times the memory of a square one with as many pixels, and takes five times as long.
+_MAX_SIDE: Final = 65_535
 #: Samples that a JPEG's scans may go through together, for each pixel that a photo may have. libjpeg's own progression
 #: goes through 14 for a pixel at full chroma, 8 at the usual one.
 _SCANNED: Final = 16
@@ -224,6 +227,11 @@ def _decode(data: bytes, rule: Rule, room: Room) -> NDArray[np.uint8]:
         raise TooManyPixels(
             f"The image has {image.width} x {image.height} = {pixels} pixels; at most {most} "
             "are decoded. Send a smaller picture."
+        )
+    if max(image.size) > _MAX_SIDE:
+        raise TooManyPixels(
+            f"The image has {image.width} x {image.height} pixels; neither side may have more than {_MAX_SIDE}. Send a "
+            "part of it, or a smaller one."
         )
     if _run_lengths(image) and len(data) > pixels + 4 * image.height + _MAX_BMP_HEADER:
         raise TooComplex("The BMP image has more run lengths than pixels. Save it without compression.")

@@ -4,6 +4,7 @@ from app import logs
 from app.errors import SettingsError
 from app.factory import create_app
 from app.settings import Settings
+from app.wire import bound_numbers
 
 settings = Settings()
 if settings.tls_certificate:
@@ -12,4 +13,5 @@ if settings.tls_certificate:
         "--ssl-certfile and --ssl-keyfile instead."
     )
 logs.configure(settings.log_level)
+bound_numbers()
 app = create_app(settings)

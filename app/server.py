@@ -52,6 +52,9 @@ MAX_HEADERS: Final = 200
 _MOST_CONNECTIONS: Final = 1000
 #: Descriptors that are not for connections: models, logs, keys, and what is accepted before another one is closed.
 _DESCRIPTORS: Final = 64
+#: Descriptors with TLS: uvloop shows a connection to nobody before its handshake is complete, and 3,000 that never will
+#: be take 140 MB.
+_MOST_HANDSHAKES: Final = 3000
 #: Requests that a client may send before it has the first one's answer.
 _MAX_PIPELINED: Final = 16
 _SEND_BUFFER_BYTES: Final = 131_072
@@ -145,8 +148,7 @@ class Protocol(HttpToolsProtocol):
             # An IPv4 client of a socket that listens on both (RFC 4291, 2.5.5.2).
             self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         transport.set_write_buffer_limits(_MAX_UNSENT_BYTES)
-        # Uvicorn lets its parser skip them; here they do no harm either, and say that a length may be wrong.
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
+        self._begin_parsing()
         self._running: RequestResponseCycle | None = None
         self._task: asyncio.Task[None] | None = None
         self._deaf = False
@@ -187,6 +189,8 @@ class Protocol(HttpToolsProtocol):
                     # The parser takes what follows for another protocol, and has not looked for a body.
                     data = self._head_without_upgrade() + data[upgrade.args[0] :]
                     self._beside_body = len(data)
+                    # It remembers that the connection may end after that request, and would take no more of it.
+                    self._begin_parsing()
         except httptools.HttpParserError as error:
             reason = " ".join(str(error).split())[:100]
             self._refuse(
@@ -343,6 +347,12 @@ class Protocol(HttpToolsProtocol):
         self._task.add_done_callback(self.tasks.discard)
         self.tasks.add(self._task)
 
+    def _begin_parsing(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        # Uvicorn lets it skip what follows a last request; here that does no harm either, and says that a length may be
+        # wrong.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
+
     def _count_head(self, size: int) -> None:
         self._head_size += size
         if self._head_size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
@@ -374,7 +384,9 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
             self.server_state.idle[self] = None
             if self._rest_timer is None:
-                self._rest_timer = self.loop.call_later(self.server_state.head_timeout_s, self._close)
+                state = self.server_state
+                timeout_s = _LAST_CALL_S if state.draining else state.head_timeout_s
+                self._rest_timer = self.loop.call_later(timeout_s, self._close)
 
     def _close(self) -> None:
         """Ends the connection now, or when what was written has been read, which must not take forever."""
@@ -474,6 +486,17 @@ def _most_connections() -> int:
     return _MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(_MOST_CONNECTIONS, soft - _DESCRIPTORS))
 
 
+def bound_handshakes() -> None:
+    """Lets this process have no more descriptors than TLS handshakes that never end may take; others are not accepted.
+
+    Containers often have a million.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_HANDSHAKES + _DESCRIPTORS
+    if soft == resource.RLIM_INFINITY or soft > most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 class Server(uvicorn.Server):
     """Serves one application until SIGTERM or SIGINT, then drains and ends with exit code 0."""
 
@@ -492,6 +515,7 @@ class Server(uvicorn.Server):
         drain_s: float,
         on_listening: Callable[[], None],
         on_drain: Callable[[], None],
+        on_stop: Callable[[], None],
     ) -> None:
         """Binds the address.
 
@@ -506,6 +530,7 @@ class Server(uvicorn.Server):
             drain_s: seconds between SIGTERM and the first refused connection.
             on_listening: called when connections are taken.
             on_drain: called at SIGTERM; readiness turns from then on.
+            on_stop: called before that, also while the application still starts up.
 
         Raises:
             OSError: the address cannot be bound.
@@ -530,6 +555,7 @@ class Server(uvicorn.Server):
         self._drain_s = drain_s
         self._on_listening = on_listening
         self._on_drain = on_drain
+        self._on_stop = on_stop
         self._told = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -538,7 +564,8 @@ class Server(uvicorn.Server):
         self.loop = asyncio.get_running_loop()
         await self.lifespan.startup()
         if self.lifespan.should_exit:
-            sys.exit(STARTUP_FAILURE)
+            # Who is told to stop has not failed to start.
+            sys.exit(0 if self._told.is_set() else STARTUP_FAILURE)
         timeouts: dict[str, Any] = {}
         if self._tls is not None:
             # A client that does not say goodbye must not keep the process from ending.
@@ -578,7 +605,11 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         """What SIGTERM does: the first time drains, the second time hurries."""
-        (self._hurry if self._told.is_set() else self._told).set()
+        if self._told.is_set():
+            self._hurry.set()
+        else:
+            self._told.set()
+            self._on_stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -596,3 +627,4 @@ class Server(uvicorn.Server):
         """Control-C: no load balancer has to notice."""
         self._hurry.set()
         self._told.set()
+        self._on_stop()

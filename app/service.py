@@ -97,7 +97,8 @@ class Service:
                 f"No API key. Send it as 'Authorization: Bearer <key>', as 'X-API-Key: <key>', or in the form's field "
                 f"{field!r}, which has to come before the photo, within the first {formkey.MOST_BYTES} bytes."
             )
-        self.keys.check(request.scope, [key])
+        # curl's <file takes the line's end with it.
+        self.keys.check(request.scope, [key.strip()])
         return whole
 
     def readiness(self) -> tuple[bool, str]:

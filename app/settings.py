@@ -293,14 +293,16 @@ class Settings(BaseSettings):
             return found
         raise ModelError(f"CLASSIFIER_PRECISION={self.precision}, but there is no {' or '.join(map(str, siblings))}")
 
-    def source(self) -> Source:
+    def source(self, trials: Trials) -> Source:
         """Where models come from, at the start and later.
+
+        Args:
+            trials: what tries a file before it is loaded.
 
         Raises:
             ModelError: as ``model_paths``; the public key cannot be used.
         """
         verify = public_key(self.model_public_key) if self.model_public_key else None
-        trials = Trials(self.max_pixels)
         if (folder := self.model) and folder.is_dir():
             # A folder stays one, also while it is away.
             return Source(lambda: _models_in(folder), folder, "CLASSIFIER_MODEL", verify, trials, self.max_model_bytes)

@@ -6,6 +6,7 @@ from app import swap
 from app.model import Model
 from app.room import Room
 from app.settings import Settings
+from app.trial import Trials
 
 
 def wrong_settings(error: ValidationError) -> list[str]:
@@ -30,6 +31,10 @@ def load(settings: Settings) -> tuple[Model, str]:
         ModelError: there is none that can be.
     """
     (served, *_), _ = swap.start(
-        settings.source(), settings.precision, settings.default_model, settings.max_models, Room(settings.max_pixels)
+        settings.source(Trials(settings.max_pixels)),
+        settings.precision,
+        settings.default_model,
+        settings.max_models,
+        Room(settings.max_pixels),
     )
     return served.classifier.model, f"{served.source}; {served.precision_reason}"

@@ -12,7 +12,9 @@ from app import logs
 from app.cli.local import wrong_settings
 from app.errors import SettingsError
 from app.factory import create_server
+from app.server import bound_handshakes
 from app.settings import Settings
+from app.wire import bound_numbers
 
 #: All addresses of this machine.
 _ANY: Final = ("0.0.0.0", "::", "")  # noqa: S104 - only compared
@@ -30,6 +32,9 @@ def serve(*, tell: bool) -> None:
         print("\n".join(wrong_settings(error)), file=sys.stderr)
         sys.exit(2)
     logs.configure(settings.log_level)
+    bound_numbers()
+    if settings.tls_certificate:
+        bound_handshakes()
 
     def listening() -> None:
         if tell and sys.stdout:

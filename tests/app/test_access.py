@@ -250,6 +250,7 @@ NOISE = bytes(range(256)) * 40
     ("body", "headers", "status"),
     [
         (form(("api_key", KEY.encode()), ("image", RED)), FORM, 200),
+        (form(("api_key", KEY.encode() + b"\r\n"), ("image", RED)), FORM, 200),
         (form(("min_confidence", b"0.4"), ("api_key", KEY.encode()), ("image", RED)), FORM, 200),
         (form(("api_key", KEY.encode()), ("image", RED), ("more", NOISE)), FORM, 200),
         (form(("image", RED)), {**FORM, "X-API-Key": KEY}, 200),

@@ -129,6 +129,14 @@ def test_an_upgrade_that_is_offered_is_not_taken(client, offered, pieces, body):
             assert "upgrade" not in headers
 
 
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize("close", [(b"Connection: close, Upgrade",), (b"Connection: Upgrade", b"Connection: close")])
+def test_an_upgrade_that_is_offered_with_the_last_request(client, version, close):
+    """The parser that has seen such a head takes nothing more."""
+    assert exchange(client, post(*close, b"Upgrade: h2c", version=version))[0] == [200]
+    assert exchange(client, post(*close, b"Upgrade: h2c", version=version) + b"x" * 100)[0] == [200]
+
+
 def test_a_body_behind_an_upgrade_is_no_request(client):
     """Smuggling: what one server takes for a body must not be a request for the next."""
     smuggled = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"

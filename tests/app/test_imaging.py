@@ -360,6 +360,16 @@ def test_odd_sizes(size):
     assert close(corners(pixels(encode(Image.new("RGB", size, (10, 200, 30)), "PNG"))), [(10, 200, 30)] * 4)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
+def test_a_side_that_no_jpeg_has(kind, size):
+    """Pillow's pointer for each row is twice the memory that is counted for its pixels."""
+    with pytest.raises(TooManyPixels, match="neither side may have more than 65535"):
+        load(encode(Image.new("RGB", size), kind), RULE, LIMIT)
+    longest = tuple(min(side, 65_535) for side in size)
+    assert not load(encode(Image.new("RGB", longest), kind), RULE, LIMIT).any()
+
+
 def test_a_bomb_costs_nothing():
     bomb = png_bomb()
     assert len(bomb) < 150_000

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import signal
 import socket
 import struct
@@ -102,6 +103,21 @@ def test_a_port_that_is_taken(tiny):
         )
 
 
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_numbers_that_take_long_to_read(tiny, command):
+    process = start(COMMANDS[command], model=tiny, host="127.0.0.1", port=0)
+    said = next(line for line in process.stdout if "listening" in line or "running on" in line)
+    with httpx.Client(base_url=f"http://127.0.0.1:{re.search(r'(?:127.0.0.1:|port.:)([0-9]+)', said)[1]}") as client:
+        for digits, detail in ((640, '"image" is 9'), (641, "Exceeds the limit (640 digits)")):
+            response = client.post("/predict", content='{"image": ' + "9" * digits + "}", headers=JSON)
+            assert detail in response.json()["detail"]
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+
 def test_it_logs_json_and_ends_when_told(tiny):
     port = free_port()
     process = start(COMMANDS["module"], model=tiny, host="127.0.0.1", port=port)
@@ -162,6 +178,38 @@ def test_nobody_has_to_read_it(tiny):
     assert any('"listening"' in line for line in process.stderr)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_a_stop_while_it_starts_ends_the_trial(tiny):
+    """In place of the child that tries the model one is started that takes long, and then comes the stop."""
+    program = (
+        "import os, signal; from app import trial; "
+        "start = trial.Trials._start\n"
+        "def started(self, command):\n"
+        "    child = start(self, ['sleep', '100'])\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return child\n"
+        "trial.Trials._start = started\n"
+        "from app.__main__ import main; main()"
+    )
+    process = start([sys.executable, "-c", program], model=tiny, port=0, host="127.0.0.1")
+    output, _ = process.communicate(timeout=60)
+    assert "the service is shutting down" in output
+    assert process.returncode == 0
+
+
+def test_a_body_that_never_ends_does_not_keep_it(tiny):
+    """After its deadline has passed, what is left of it is not waited for as long as of another one."""
+    port = free_port()
+    limits = {"body_timeout_seconds": 1, "head_timeout_seconds": 3600, "drain_seconds": 0}
+    process = start(COMMANDS["module"], model=tiny, host="127.0.0.1", port=port, **limits)
+    with until_ready(process, port), socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
     assert process.returncode == 0
 
 

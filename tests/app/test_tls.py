@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import json
+import resource
 import signal
 import socket
 import ssl
@@ -244,3 +245,17 @@ def test_the_log_says_tls(tiny, files):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert listening["tls"] is True
+
+
+@pytest.mark.parametrize("given", [(100, 200), (100_000, 100_000)])
+def test_handshakes_that_never_end_have_a_bound(tiny, files, given):
+    """Each has a descriptor and some memory, and nobody is told of it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    given = tuple(limit if hard == resource.RLIM_INFINITY else min(limit, hard) for limit in given)
+    command = ["prlimit", f"--nofile={given[0]}:{given[1]}", *COMMANDS["module"]]
+    process = start(command, model=tiny, host="127.0.0.1", port=0, drain_seconds=0, **files)
+    assert any('"listening"' in line for line in process.stdout)
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (min(given[0], 3064), given[1])
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0

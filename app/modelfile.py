@@ -149,8 +149,8 @@ def public_key(path: Path) -> Verify:
 def _check_signature(seal: Seal, verify: Verify) -> None:
     if seal.signature is None:
         raise ModelError(
-            "it is not signed, or by an earlier version, which did not put the signature at the end; "
-            "sign it with `python -m model_build sign FILE --key KEY`"
+            "it does not end in a signature: it is not signed, truncated, not yet complete, or signed by an earlier "
+            "version, which put the signature elsewhere; `python -m model_build sign FILE --key KEY` signs a whole one"
         )
     if not verify(seal.signature, seal.digest):
         raise ModelError("its signature was not made by the key that this service trusts")

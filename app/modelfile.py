@@ -132,9 +132,10 @@ def public_key(path: Path) -> Verify:
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not a public key in PEM: {error}") from error
+        raise ModelError(f"CLASSIFIER_MODEL_PUBLIC_KEY: {path} is not a public key in PEM: {error}") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise ModelError(f"{path} is not an Ed25519 key; make one with `openssl genpkey -algorithm ed25519`")
+        hint = "make one with `openssl genpkey -algorithm ed25519`"
+        raise ModelError(f"CLASSIFIER_MODEL_PUBLIC_KEY: {path} is not an Ed25519 key; {hint}")
 
     def verify(signature: bytes, message: bytes) -> bool:
         try:

@@ -132,9 +132,10 @@ def public_key(path: Path) -> Verify:
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not a public key in PEM: {error}") from error
+        raise ModelError(f"CLASSIFIER_MODEL_PUBLIC_KEY: {path} is not a public key in PEM: {error}") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise ModelError(f"{path} is not an Ed25519 key; make one with `openssl genpkey -algorithm ed25519`")
+        hint = "make one with `openssl genpkey -algorithm ed25519`"
+        raise ModelError(f"CLASSIFIER_MODEL_PUBLIC_KEY: {path} is not an Ed25519 key; {hint}")
 
     def verify(signature: bytes, message: bytes) -> bool:
         try:
@@ -149,8 +150,8 @@ def public_key(path: Path) -> Verify:
 def _check_signature(seal: Seal, verify: Verify) -> None:
     if seal.signature is None:
         raise ModelError(
-            "it is not signed, or by an earlier version, which did not put the signature at the end; "
-            "sign it with `python -m model_build sign FILE --key KEY`"
+            "it does not end in a signature: it is not signed, truncated, not yet complete, or signed by an earlier "
+            "version, which put the signature elsewhere; `python -m model_build sign FILE --key KEY` signs a whole one"
         )
     if not verify(seal.signature, seal.digest):
         raise ModelError("its signature was not made by the key that this service trusts")

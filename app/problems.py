@@ -108,13 +108,18 @@ def _summary(error: type[errors.RequestError]) -> str:
     return (error.__doc__ or "").partition("\n")[0]
 
 
+def _more_came(request: Request) -> str:
+    if (announced := request.headers.get("content-length")) is not None:
+        return f"More bytes came than the Content-Length of {announced[:20]} announced. Count all of the body."
+    if "transfer-encoding" in request.headers:
+        return "More bytes came after the last chunk, the one of length 0. Send it at the end only."
+    return "Bytes came after a head without a Content-Length, and so without a body. Announce how many they are."
+
+
 def answer(request: Request, error: Exception) -> Response:
     """The response to an error of the core, of a parameter, of the framework, or of ours."""
     if MORE_CAME in request.scope and isinstance(error, errors.MalformedBody | errors.NotAnImage | errors.BrokenImage):
-        announced = request.headers.get("content-length", "")[:20]
-        error = errors.MalformedBody(
-            f"More bytes came than the Content-Length of {announced} announced. Count all of the body. {error}"
-        )
+        error = errors.MalformedBody(f"{_more_came(request)} {error}")
     match error:
         case errors.RequestError():
             return _response(request, KINDS[type(error)], str(error), headers_for(error), type(error))

@@ -216,13 +216,16 @@ class _Held:
         if "content-encoding" in headers:
             _check_encoding(headers.getlist("content-encoding"))
         timeout_s = self._limits.body_timeout_s
+        announced = headers.get("content-length", "")
         self._share = self._intake.join(self._client)
         try:
             async with asyncio.timeout(timeout_s):
-                data = await self._read(headers.get("content-length", ""))
+                data = await self._read(announced)
         except TimeoutError as error:
             self._release()
-            raise BodyTimeout(f"The body did not arrive within {timeout_s:g} s. Send it faster, or less.") from error
+            came = f"{self._size} of its {announced} bytes" if announced else f"{self._size} bytes of it"
+            hint = "Send it faster, or less, and announce no more bytes than there are."
+            raise BodyTimeout(f"The body did not arrive within {timeout_s:g} s: {came} came. {hint}") from error
         except BaseException:
             self._release()
             raise

@@ -33,9 +33,10 @@ class Watched(Generic[T]):
         """The value, as of the files' last good state."""
         if (stamps := self._stamps()) != self._seen:
             self._seen = stamps
+            # Said before, because what is read may be refused, and that is logged too.
+            log.info("changed, so read again", extra={"fields": {"files": [str(path) for path in self._paths]}})
             try:
                 self._value = self._make()
-                log.info("read again", extra={"fields": {"files": [str(path) for path in self._paths]}})
             except SettingsError as error:
                 log.error("not usable, so what was read before stays in use: %s", error)  # noqa: TRY400 - one line
         return self._value

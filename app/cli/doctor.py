@@ -16,8 +16,10 @@ from pydantic import ValidationError
 from app.classifier import Classifier, fastest
 from app.cli.local import load, wrong_settings
 from app.cpus import cgroup_quota
-from app.errors import ModelError
+from app.errors import ModelError, SettingsError
+from app.factory import create_server
 from app.model import Model
+from app.modelfile import public_key
 from app.room import Room, free_bytes
 from app.settings import Settings
 
@@ -62,8 +64,13 @@ def findings() -> Iterator[Finding]:
         for line in wrong_settings(error):
             yield Finding("settings", "fail", line, "set the variable as the README's table says")
         return
+    named = files(settings)
+    yield named
     yield cpus(settings, cgroup_quota(Path("/proc"), Path("/sys/fs/cgroup")))
     yield port(settings)
+    if named.status == "fail":
+        # The key of the models may be what is wrong; then it is not the model.
+        return
     try:
         model, reason = load(settings)
         Classifier(model, Room(settings.max_pixels)).check_golden()
@@ -78,6 +85,18 @@ def findings() -> Iterator[Finding]:
     free = free_bytes()
     if free is not None:
         yield memory(settings, settings.cpus().count, free)
+
+
+def files(settings: Settings) -> Finding:
+    """Whether what the settings name can be used: keys, certificates, the packages that traces need."""
+    try:
+        if settings.model_public_key:
+            public_key(settings.model_public_key)
+        # As the service does it, but for the port, which is a check of its own.
+        create_server(settings.model_copy(update={"host": "127.0.0.1", "port": 0})).socket.close()
+    except (ModelError, SettingsError) as error:
+        return Finding("settings", "fail", str(error), "mend the file that it names, or unset the variable")
+    return Finding("settings", "ok", "every variable is right, and what they name can be used")
 
 
 def processor(machine: str, cpuinfo: Path) -> Finding:

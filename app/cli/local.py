@@ -13,14 +13,16 @@ def wrong_settings(error: ValidationError) -> list[str]:
     """A line for each setting that is wrong, with its variable's name."""
     lines = []
     for problem in error.errors():
+        # What pydantic puts before the message of a ValueError.
+        message = problem["msg"].removeprefix("Value error, ")
         if not problem["loc"]:
             # It concerns several settings and names them; its input is all of them, the API keys included.
-            lines.append(problem["msg"].removeprefix("Value error, "))
+            lines.append(message)
             continue
         name = "_".join(map(str, problem["loc"]))
         # systemd's variables have their own names.
         name = name if name.isupper() else f"CLASSIFIER_{name.upper()}"
-        lines.append(f"{name}: {problem['msg']} (got {problem['input']!r})")
+        lines.append(f"{name}: {message} (got {problem['input']!r})")
     return lines
 
 

@@ -218,6 +218,18 @@ def test_a_removed_key_file_closes_the_door_of_the_service(tiny, tmp_path):
         assert client.get("/health/ready").status_code == 200
 
 
+def test_the_log_tells_what_became_of_a_key_file_in_that_order(tmp_path, caplog):
+    path = tmp_path / "keys"
+    path.write_text(FILED)
+    keys = access.Keys(None, path)
+    path.unlink()
+    with caplog.at_level("INFO"):
+        keys.accepts(FILED)
+    changed, fault = caplog.messages
+    assert changed == "changed, so read again"
+    assert "it cannot be read" in fault
+
+
 @pytest.mark.parametrize("data", [b"", b"# none\n", b"short", f"{KEY}\nshort".encode(), KEY.encode("utf-16"), None])
 def test_a_file_of_keys_that_is_wrong_at_the_start_ends_it(tmp_path, data):
     path = tmp_path / "keys"

@@ -380,6 +380,25 @@ def test_doctor_in_a_broken_setup(tmp_path):
     assert "eighty" in found["settings"]["found"]
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"api_keys": "short"},
+        {"api_keys_file": "absent"},
+        {"tls_certificate": "absent", "tls_key": "absent"},
+        {"model_public_key": "absent"},
+    ],
+    ids=min,
+)
+def test_doctor_finds_what_would_end_the_start(tiny, tmp_path, variables):
+    here = {name: value if value == "short" else tmp_path / value for name, value in variables.items()}
+    code, found = findings(model=tiny, port=0, **here)
+    assert (code, found["settings"]["status"]) == (1, "fail")
+    assert "model" not in found
+    assert found["settings"]["found"].startswith(f"CLASSIFIER_{min(variables).upper()}")
+    assert "short" not in found["settings"]["found"]
+
+
 def test_doctor_finds_a_model_that_computes_something_else(tmp_path):
     made = contract()
     wrong = contract(golden=type(made.golden)(made.golden.photo, {0: 0.1}, 0.01))

@@ -185,6 +185,22 @@ def test_a_length_that_is_too_small_is_named(client, missing, close):
         assert f"Content-Length of {len(RED) - missing}".encode() in body
 
 
+@pytest.mark.parametrize(
+    ("headers", "sent", "said"),
+    [
+        (b"", RED, b"a head without a Content-Length"),
+        (b"Transfer-Encoding: chunked\r\n", chunked(RED[:-300]) + RED[-300:], b"after the last chunk"),
+        (b"Transfer-Encoding: chunked\r\n", chunked(b"") + RED, b"after the last chunk"),
+    ],
+)
+def test_bytes_after_a_body_of_no_announced_length_are_named(client, headers, sent, said):
+    with connect(client) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\n" + HOST + headers + b"\r\n" + sent)
+        status, headers, body = Answers(connection)()
+        assert (status, headers["connection"]) == (400, "close")
+        assert said in body
+
+
 def test_a_cut_photo_is_no_fault_of_the_length(client):
     assert exchange(client, post(CLOSE, body=RED[:-100]))[0] == [422]
 

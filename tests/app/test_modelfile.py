@@ -159,6 +159,15 @@ def test_what_is_made_of_a_signed_file_without_the_key(signed, tmp_path):
             pytest.fail(f"{name}: {ModelFile.read(made, verify)}")
 
 
+@pytest.mark.parametrize("kept", [-1, -100, 1000, 0])
+def test_of_a_cut_file_nobody_can_tell_whether_it_was_signed(signed, tmp_path, kept):
+    path, verify = signed
+    cut = tmp_path / "m.onnx"
+    cut.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ModelError, match="not signed, truncated, not yet complete"):
+        ModelFile.read(cut, verify)
+
+
 def test_an_older_seal_within_the_body_counts_for_nothing(signed, tmp_path, body):
     _, verify = signed
     older = body + trailer(hashlib.sha256(b"something else").digest(), bytes(64))

@@ -100,6 +100,24 @@ def test_a_misspelt_variable_is_refused(monkeypatch, variable, said):
     assert "8080" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"trusted_proxies": "nginx"}, "CLASSIFIER_TRUSTED_PROXIES: 'nginx' does not appear to be"),
+        ({"path_prefix": "classifier/"}, "CLASSIFIER_PATH_PREFIX: write it as /classifier"),
+        ({"cors_origins": "panel"}, "CLASSIFIER_CORS_ORIGINS: panel is no origin"),
+        ({"allowed_hosts": "http://gateway"}, "CLASSIFIER_ALLOWED_HOSTS: http://gateway is no host name"),
+        ({"tls_key": "key.pem"}, "CLASSIFIER_TLS_KEY needs CLASSIFIER_TLS_CERTIFICATE too"),
+        ({"port": "http"}, "CLASSIFIER_PORT: Input should be a valid integer"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(values, said):
+    with pytest.raises(ValidationError) as raised:
+        Settings(**values)
+    (line,) = wrong_settings(raised.value)
+    assert line.startswith(said)
+
+
 def test_all_misspelt_variables_are_named_at_once(monkeypatch):
     for variable in ("CLASSIFIER_PROT", "CLASSIFIER_LANE"):
         monkeypatch.setenv(variable, "1")

@@ -64,6 +64,8 @@ _MAX_UNSENT_BYTES: Final = 65_536
 _MOST_UNSENT_BYTES: Final = 32_000_000
 #: A connection that was accepted before a shutdown may still send its request within this many seconds.
 _LAST_CALL_S: Final = 1.0
+_SPEAK: Final = "The service speaks HTTP/1.1; send your request so."
+_TOO_OLD: Final = NOT_HTTP, f"This is HTTP/0.9. {_SPEAK}"
 _TOO_LARGE: Final = (
     HEAD_TOO_LARGE,
     f"The request's head or trailer has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} fields. Send fewer headers.",
@@ -203,6 +205,9 @@ class Protocol(HttpToolsProtocol):
             return
         if self._beside_body > MAX_HEAD_BYTES:
             self._refuse(*_TOO_LARGE)
+        elif self._head_timer is not None and self.parser.get_http_version() == "0.9":
+            # No version, and no fields either: nothing more will come.
+            self._refuse(*_TOO_OLD)
         elif self._head_timer is None and self in self.server_state.idle:
             # Empty lines between two requests (RFC 9112, 2.2) are none.
             self._expect_request()
@@ -230,7 +235,7 @@ class Protocol(HttpToolsProtocol):
         """The head is complete."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
-            self._fault = NOT_HTTP, f"This is HTTP/{version}, and the service speaks HTTP/1.1. Send your request so."
+            self._fault = _TOO_OLD if version == "0.9" else (NOT_HTTP, f"This is HTTP/{version}. {_SPEAK}")
             raise _Refused
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":

@@ -249,6 +249,7 @@ def test_http_1_0_is_kept_alive_when_asked(client):
     "sent",
     [
         b"GET /\r\n\r\n",
+        b"GET /health\r\n",
         b"GET / HTTP/0.9\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET / HTTP/3.0\r\nHost: x\r\n\r\n",

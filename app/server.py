@@ -52,9 +52,9 @@ MAX_HEADERS: Final = 200
 _MOST_CONNECTIONS: Final = 1000
 #: Descriptors that are not for connections: models, logs, keys, and what is accepted before another one is closed.
 _DESCRIPTORS: Final = 64
-#: Descriptors with TLS: uvloop shows a connection to nobody before its handshake is complete, and 3,000 that never will
-#: be take 140 MB.
-_MOST_HANDSHAKES: Final = 3000
+#: Descriptors with TLS: uvloop shows a connection to nobody before its handshake is complete, and 2,000 that never will
+#: be take 100 MB.
+_MOST_HANDSHAKES: Final = 2000
 #: Requests that a client may send before it has the first one's answer.
 _MAX_PIPELINED: Final = 16
 _SEND_BUFFER_BYTES: Final = 131_072

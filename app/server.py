@@ -52,9 +52,9 @@ MAX_HEADERS: Final = 200
 _MOST_CONNECTIONS: Final = 1000
 #: Descriptors that are not for connections: models, logs, keys, and what is accepted before another one is closed.
 _DESCRIPTORS: Final = 64
-#: Descriptors with TLS: uvloop shows a connection to nobody before its handshake is complete, and 3,000 that never will
-#: be take 140 MB.
-_MOST_HANDSHAKES: Final = 3000
+#: Descriptors with TLS: uvloop shows a connection to nobody before its handshake is complete, and 2,000 that never will
+#: be take 100 MB.
+_MOST_HANDSHAKES: Final = 2000
 #: Requests that a client may send before it has the first one's answer.
 _MAX_PIPELINED: Final = 16
 _SEND_BUFFER_BYTES: Final = 131_072
@@ -85,6 +85,8 @@ class State(ServerState):
         self.most_connections = _most_connections()
         #: Connections without a complete request, the one that has been so for longest first.
         self.idle: dict[Protocol, None] = {}
+        #: Connections whose request's body has not come whole, the one that has been so for longest first.
+        self.arriving: dict[Protocol, None] = {}
         #: Connections whose clients do not read as fast as they are answered, and bytes they were behind; oldest first.
         self.unsent: dict[Protocol, int] = {}
         self._second = -1
@@ -104,14 +106,23 @@ class State(ServerState):
     def default_headers(self, _value: list[tuple[bytes, bytes]]) -> None:
         """Uvicorn sets it in its constructor."""
 
-    def make_room(self) -> None:
-        """Ends an idle connection: of the client that has the most connections, the one that has been idle longest."""
+    def make_room(self, newcomer: "Protocol") -> bool:
+        """Ends a connection that nobody works for, if there is one; says whether there was.
+
+        Of the client that has the most connections, the one that has been idle longest; or else, for another client,
+        the one whose body has been coming for longest. Those that have fewer lose idle ones only.
+        """
         counts = Counter(map(_host, self.connections))
         most = max(counts, key=counts.__getitem__)
-        idlest = next((connection for connection in self.idle if _host(connection) == most), next(iter(self.idle)))
+        waiting = [*self.idle, *(self.arriving if most != _host(newcomer) else ())]
+        ended = next((connection for connection in waiting if _host(connection) == most), next(iter(self.idle), None))
+        if ended is None:
+            return False
         # Not again, before it is really closed.
-        del self.idle[idlest]
-        idlest.transport.abort()
+        self.idle.pop(ended, None)
+        self.arriving.pop(ended, None)
+        ended.transport.abort()
+        return True
 
 
 def _host(connection: Any) -> str:
@@ -163,18 +174,15 @@ class Protocol(HttpToolsProtocol):
         self._rest_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._expect_head(self.server_state.head_timeout_s)
-        idle = self.server_state.idle
-        if len(self.connections) > self.server_state.most_connections:
-            if idle:
-                self.server_state.make_room()
-            else:
-                self._refuse(
-                    TOO_MANY_CONNECTIONS,
-                    f"{self.server_state.most_connections} requests are being worked on, each on a connection of its "
-                    "own. Try again later.",
-                )
-                return
-        idle[self] = None
+        state = self.server_state
+        if len(self.connections) > state.most_connections and not state.make_room(self):
+            self._refuse(
+                TOO_MANY_CONNECTIONS,
+                f"{state.most_connections} requests are being worked on, each on a connection of its own. Try again "
+                "later.",
+            )
+            return
+        state.idle[self] = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come; those that are no body are counted."""
@@ -252,6 +260,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
         self._head_arrived()
         self.server_state.idle.pop(self, None)
+        self.server_state.arriving[self] = None
         super().on_headers_complete()
         self.cycle.transport = _Ending(self.transport, self._hang_up)  # type: ignore[assignment]
         if version == "1.0":
@@ -274,6 +283,7 @@ class Protocol(HttpToolsProtocol):
         self._beside_body = 0
         if self._upgrading:
             return
+        self.server_state.arriving.pop(self, None)
         if self._rest_timer is not None:
             self._rest_timer.cancel()
             self._rest_timer = None
@@ -319,6 +329,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: nobody waits for the answer, so its place in the queue is free."""
         self.server_state.idle.pop(self, None)
+        self.server_state.arriving.pop(self, None)
         self._head_arrived()
         self.server_state.unsent.pop(self, None)
         self._stop_send_timer()

@@ -90,6 +90,16 @@ def chunks(count: int) -> bytes:
     return data[:33] + empty * count + data[33:]
 
 
+def column(height: int) -> bytes:
+    """A PNG one pixel wide."""
+    rows = zlib.compress(bytes(4 * height), 9)
+    header = struct.pack(">IIBBBBB", 1, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+
+
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
 ATTACKS: dict[str, Callable[[Address], Awaitable[object]]] = {
     "trailer without end": lambda to: send(to, CHUNKED + b"0\r\n" + b"a:b\r\n" * 200_000, times=30),
@@ -115,6 +125,11 @@ ATTACKS: dict[str, Callable[[Address], Awaitable[object]]] = {
     "JPEG of 100,000 scans": lambda to: crowd(to, 2, body(scans(90_000, 1200))),
     "JPEG of 500 scans, 49 megapixels": lambda to: crowd(to, 2, body(scans(500, 7000))),
     "PNG of 800,000 chunks": lambda to: crowd(to, 2, body(chunks(800_000))),
+    "PNG of one column, 49 megapixels": lambda to: crowd(to, 2, body(column(49_000_000))),
+    "numbers of 4,000 digits": lambda to: crowd(
+        to, 4, body(b"[" + (b"9" * 4000 + b",") * 2400 + b"1]", b"Content-Type: application/json\r\n")
+    ),
+    "1,500 bodies that never come": lambda to: crowd(to, 1500, HEAD + b"Content-Length: 9\r\n\r\n", pause_s=_LONG_S),
     "1,500 idle connections": lambda to: crowd(to, 1500, b"", pause_s=_LONG_S),
 }
 

@@ -498,6 +498,28 @@ def test_no_idle_connection_to_make_room(tiny, monkeypatch):
             connection.close()
 
 
+def test_a_crowd_that_sends_no_bodies_makes_room_for_others(tiny, monkeypatch):
+    """Slow bodies have half a minute, and a probe has to be answered meanwhile."""
+    monkeypatch.setattr("app.server._MOST_CONNECTIONS", 20)
+    with serving(tiny) as client:
+        state = client.server.server_state
+        crowd = [connect(client) for _ in range(20)]
+        for connection in crowd:
+            connection.sendall(post(body=b"", length=len(RED)))
+        wait_until(lambda: len(state.arriving) == 20)
+        for _ in range(3):
+            address = (client.base_url.host, client.base_url.port)
+            with socket.create_connection(address, source_address=("127.0.0.2", 0)) as other:
+                other.sendall(post(CLOSE))
+                assert Answers(other)()[0] == 200
+        assert crowd[0].recv(1) == b""
+        crowd[-1].sendall(RED)
+        assert Answers(crowd[-1])()[0] == 200
+        for connection in crowd:
+            connection.close()
+        wait_until(lambda: not state.arriving)
+
+
 def test_the_rest_of_a_refused_body_does_not_end_the_wait_for_the_next_request(tiny):
     """A connection that goes on is one that is looked after: it has a timer, and may be closed for another."""
     with serving(tiny, head_timeout_seconds=0.3) as client, connect(client) as connection:

@@ -41,7 +41,7 @@ class Room:
             raise TooManyPixels(
                 f"Decoding {what} takes about {needed / 1e6:.0f} MB of memory, and this service has "
                 f"{self.memory / 1e6:.0f} MB for it. Send a smaller picture or a baseline JPEG, which is decoded at a "
-                "reduced size; or give the service more memory."
+                "reduced size; or give the service more (CLASSIFIER_MAX_DECODE_BYTES)."
             )
         # Whoever waits holds the turn: a large photo is not overtaken by small ones for ever.
         with self._turn, self._freed:

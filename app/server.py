@@ -40,6 +40,7 @@ from app.problems import (
     Kind,
     problem,
 )
+from app.room import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,9 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES: Final = 65_536
 #: Most fields in a head; Apache's LimitRequestFields is 100.
 MAX_HEADERS: Final = 200
-#: Connections at once; each may hold a head.
-_MOST_CONNECTIONS: Final = 1000
+#: Connections at once; each may hold a head, and all are heard in turn. nginx's worker_connections is 512 too.
+_MOST_CONNECTIONS: Final = 512
+_FEW_CONNECTIONS: Final = 64
 #: Descriptors that are not for connections: models, logs, keys, and what is accepted before another one is closed.
 _DESCRIPTORS: Final = 64
 #: Descriptors with TLS: uvloop shows a connection to nobody before its handshake is complete, and 2,000 that never will
@@ -169,6 +171,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         self._head_size = 0
         self._beside_body = 0
+        self._framing = 0
         self._fault: tuple[Kind, str] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
@@ -190,6 +193,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._beside_body += len(data)
+        self._framing += len(data)
         try:
             while data:
                 try:
@@ -211,10 +215,10 @@ class Protocol(HttpToolsProtocol):
                 )
             )
             return
-        if self._beside_body > MAX_HEAD_BYTES:
+        if self._beside_body > MAX_HEAD_BYTES or self._framing > MAX_HEAD_BYTES:
             self._refuse(*_TOO_LARGE)
-        elif self._head_timer is not None and self.parser.get_http_version() == "0.9":
-            # No version, and no fields either: nothing more will come.
+        elif data.startswith(b"GET ") and data.find(b"\n") == len(data) - 1 and b" HTTP/" not in data:
+            # A line without a version: no fields will follow, and the parser would wait for them.
             self._refuse(*_TOO_OLD)
         elif self._head_timer is None and self in self.server_state.idle:
             # Empty lines between two requests (RFC 9112, 2.2) are none.
@@ -276,11 +280,13 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._beside_body = 0
+        # Once for what it is itself, and once for as much around it.
+        self._framing -= 2 * len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The body is complete."""
-        self._beside_body = 0
+        self._beside_body = self._framing = 0
         if self._upgrading:
             return
         self.server_state.arriving.pop(self, None)
@@ -497,9 +503,15 @@ def _closed_unless_continued(app: Any, cycle: RequestResponseCycle) -> Any:
 
 
 def _most_connections() -> int:
-    """How many connections there may be: some descriptors are for files, and a head in memory may be large."""
+    """How many connections there may be: some descriptors are for files, and heads in memory may be large."""
+    most = _MOST_CONNECTIONS
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(_MOST_CONNECTIONS, soft - _DESCRIPTORS))
+    if soft != resource.RLIM_INFINITY:
+        most = min(most, soft - _DESCRIPTORS)
+    if (free := free_bytes()) is not None:
+        # An eighth of what is free for heads of twice their size.
+        most = min(most, max(_FEW_CONNECTIONS, free // 8 // (2 * MAX_HEAD_BYTES)))
+    return max(1, most)
 
 
 def bound_handshakes() -> None:

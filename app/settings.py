@@ -3,7 +3,6 @@
 import ipaddress
 import os
 import re
-import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,7 +24,10 @@ MODELS = Path("models")
 BUNDLED = Path(__file__).parent / "bundled"
 #: Bytes of request bodies; more would only wait longer than ``queue_budget_ms`` on any machine of this size.
 _MOST_HELD = 64_000_000
-#: Bytes for decoding: a Full HD PNG, which takes 4 a pixel.
+#: Bytes for decoding, so that no sender of pictures takes all there is: a 50-megapixel PNG, or what a 12-megapixel WebP
+#: takes, which is the most for each pixel.
+_MOST_DECODING = 256 << 20
+#: And in any case: a Full HD PNG, which takes 4 a pixel.
 _LEAST_DECODING = 8_400_000
 
 
@@ -137,7 +139,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="memory for all photos that are decoded at once, in bytes; a photo that needs more gets 413; "
-        "unset: half of the memory that is free at the start",
+        "unset: half of the memory that is free at the start, 268 MB at most",
     )
     max_batch_images: int = Field(16, ge=1, le=1024, description="most photos in one batch request (413 above)")
     cache_seconds: float = Field(
@@ -266,7 +268,7 @@ class Settings(BaseSettings):
         """
         # What remains of it is for what grows under load: threads, buffers, the allocator's gaps, a second model.
         held = self.max_held_bytes or (_MOST_HELD if free is None else min(_MOST_HELD, max(0, free) // 4))
-        decoding = sys.maxsize if free is None else max(_LEAST_DECODING, free // 2)
+        decoding = _MOST_DECODING if free is None else min(_MOST_DECODING, max(_LEAST_DECODING, free // 2))
         return Limits(
             body_bytes=min(self.max_body_bytes, held),
             body_timeout_s=self.body_timeout_seconds,

@@ -214,7 +214,9 @@ class _Held:
         if len(content_type) > _MAX_CONTENT_TYPE_BYTES:
             raise MalformedBody(f"The Content-Type has more than {_MAX_CONTENT_TYPE_BYTES} bytes. Send a shorter one.")
         if "content-encoding" in headers:
-            _check_encoding(headers.getlist("content-encoding"))
+            _check_encoding("Content-Encoding", headers.getlist("content-encoding"), "identity")
+        if "transfer-encoding" in headers:
+            _check_encoding("Transfer-Encoding", headers.getlist("transfer-encoding"), "chunked")
         timeout_s = self._limits.body_timeout_s
         announced = headers.get("content-length", "")
         self._share = self._intake.join(self._client)
@@ -284,13 +286,13 @@ def _photo(part: Part) -> bytes:
         return part.content
 
 
-def _check_encoding(sent: list[str]) -> None:
-    """RFC 9110, 8.4: a list, in one line or in several."""
+def _check_encoding(field: str, sent: list[str], plain: str) -> None:
+    """RFC 9110, 8.4 and RFC 9112, 6.1: a list, in one line or in several; only ``plain`` is none."""
     encodings = [name.strip() for line in sent for name in line.split(",")]
-    if named := [name for name in encodings if name and name.lower() != "identity"]:
+    if named := [name for name in encodings if name and name.lower() != plain]:
         raise UnsupportedEncoding(
-            f"The body's Content-Encoding is {quoted(', '.join(named))}, and it is not decoded here. Send the body as "
-            "it is, without Content-Encoding."
+            f"The body's {field} is {quoted(', '.join(named))}, and it is not decoded here. Send the body as it is, "
+            f"without {field} {quoted(named[0])}."
         )
 
 

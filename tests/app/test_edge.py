@@ -250,6 +250,7 @@ def test_http_1_0_is_kept_alive_when_asked(client):
     [
         b"GET /\r\n\r\n",
         b"GET /health\r\n",
+        b"GET /health\n",
         b"GET / HTTP/0.9\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET / HTTP/3.0\r\nHost: x\r\n\r\n",
@@ -300,6 +301,28 @@ def test_a_trailer_without_end(client, part, path):
     begin, more = ENDLESS[part]
     sent = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + begin
     assert cut_off(client, sent, more)
+
+
+@pytest.mark.parametrize("path", [b"/predict", b"/health/live"])
+def test_chunks_of_a_byte_without_end(client, path):
+    """More around the body than in it is no photo."""
+    sent = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert cut_off(client, sent, b"1\r\nx\r\n" * 2000)
+
+
+@pytest.mark.parametrize("size", [8, 64, 1460])
+def test_a_photo_in_small_chunks(client, size):
+    photo = encode(solid((240, 9, 9), (900, 900)), "BMP")[:900_000]
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert exchange(client, head + chunked(photo, size))[0] == [422]
+
+
+@pytest.mark.parametrize("codings", [b"gzip, chunked", b"deflate, chunked"])
+def test_a_transfer_coding_is_named(client, codings):
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: " + codings
+    statuses, body = exchange(client, head + b"\r\n\r\n" + chunked(RED))
+    assert statuses == [415]
+    assert b"Transfer-Encoding" in body
 
 
 @pytest.mark.parametrize("path", [b"/predict", b"/health/live"])

@@ -199,7 +199,8 @@ def test_limits_follow_the_free_memory():
     assert (tight.held_bytes, tight.decode_bytes) == (5_000_000, 10_000_000)
     assert tight.body_bytes == 5_000_000
     ample = settings.limits(2_000_000_000)
-    assert (ample.held_bytes, ample.decode_bytes) == (64_000_000, 1_000_000_000)
+    assert (ample.held_bytes, ample.decode_bytes) == (64_000_000, 256 << 20)
+    assert settings.limits(400_000_000).decode_bytes == 200_000_000
     chosen = Settings(max_held_bytes=5, max_decode_bytes=7).limits(10**9)
     assert (chosen.held_bytes, chosen.decode_bytes) == (5, 7)
 

@@ -217,7 +217,7 @@ class Protocol(HttpToolsProtocol):
             return
         if self._beside_body > MAX_HEAD_BYTES or self._framing > MAX_HEAD_BYTES:
             self._refuse(*_TOO_LARGE)
-        elif data.startswith(b"GET ") and data.find(b"\n") == len(data) - 1 and b" HTTP/" not in data:
+        elif self._in_head and data.startswith(b"GET ") and data.find(b"\n") == len(data) - 1 and b" HTTP/" not in data:
             # A line without a version: no fields will follow, and the parser would wait for them.
             self._refuse(*_TOO_OLD)
         elif self._head_timer is None and self in self.server_state.idle:

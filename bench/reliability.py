@@ -416,7 +416,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of JPEG files (default: scikit-image's photos)")
     parser.add_argument("--seconds", type=float, default=60, help="of load (soak: 1800 makes half an hour)")
     parser.add_argument(
-        "--count", type=int, help="bad inputs (10000), clients of a flood (100), idle connections (1000), kills (10)"
+        "--count", type=int, help="bad inputs (10000), clients of a flood (100), idle connections (400), kills (10)"
     )
     parser.add_argument("--cgroup", type=Path, help="flood: a control group to start the service in, with its limits")
     options = parser.parse_args()
@@ -430,7 +430,7 @@ def main() -> None:
         case "flood":
             flood(model, data, options.count or 100, options.cgroup)
         case "idle":
-            idle(model, data, options.count or 1000)
+            idle(model, data, options.count or 400)
         case "kill":
             kill(model, data, options.count or 10)
         case "disk":

@@ -604,3 +604,11 @@ def test_paths_with_a_slash_too_many_are_locked_too(tiny):
         for path, status in ((b"//predict", 401), (b"/model/", 401), (b"//metrics/", 200), (b"/health//live", 200)):
             head = b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
             assert exchange(client, head)[0] == [status], path
+
+
+def test_a_body_that_looks_like_a_request_line(client):
+    with connect(client) as connection:
+        connection.sendall(post(CLOSE, body=b"", length=6))
+        time.sleep(0.05)
+        connection.sendall(b"GET /\n")
+        assert Answers(connection)()[0] == 415

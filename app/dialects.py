@@ -65,13 +65,13 @@ class Dialect:
         statuses: status codes that differ from those of our own API.
     """
 
-    paths: str
+    paths: re.Pattern[str]
     body: Callable[[str, float], dict[str, Any]]
     statuses: Mapping[type[errors.RequestError], int] = field(default_factory=dict)
 
     def speaks(self, path: str) -> bool:
         """Whether what is wrong with a request to ``path`` is told in this dialect."""
-        return re.match(self.paths, path) is not None
+        return self.paths.match(path) is not None
 
     def status(self, kind: type[errors.RequestError]) -> int:
         """The status code of an error."""

@@ -4,6 +4,7 @@ Its answers are those of https://github.com/johnolafenwa/DeepStack (server/respo
 intelligencelayer/shared/scene.py); CodeProject.AI has taken over the routes, and added some that its clients ask first.
 """
 
+import re
 from time import perf_counter
 from typing import Final, Literal
 
@@ -27,7 +28,7 @@ _BAD_PICTURE: Final = (
     errors.TooComplex,
 )
 DIALECT: Final = Dialect(
-    r"/v1/(vision|status|server)/",
+    re.compile(r"/v1/(vision|status|server)/"),
     lambda message, ms: {"success": False, "error": message, "duration": round(ms, 3)},
     dict.fromkeys(_BAD_PICTURE, 400),
 )

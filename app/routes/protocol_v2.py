@@ -1,5 +1,6 @@
 """The Open Inference Protocol (KServe V2, as Triton speaks it over HTTP): ``/v2``; its wire is ``open_inference``."""
 
+import re
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -12,7 +13,7 @@ from app.schemas import TINY_PNG
 from app.service import Service
 
 _HEADER: Final = "Inference-Header-Content-Length"
-DIALECT: Final = Dialect(r"/v2(/|$)", lambda message, _ms: {"error": message})
+DIALECT: Final = Dialect(re.compile(r"/v2(/|$)"), lambda message, _ms: {"error": message})
 _MODEL: Final = "/v2/models/{name}"
 _VERSION: Final = "/v2/models/{name}/versions/{version}"
 

@@ -4,6 +4,7 @@ Sources: https://www.tensorflow.org/tfx/serving/api_rest; KServe's V1 protocol, 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ _PIXELS: Final = "image"
 _ENCODED: Final = "bytes"
 _SIGNATURE: Final = "serving_default"
 _HINT: Final = 'Send {"instances": [{"b64": "<base64>"}]}, one object for each photo.'
-DIALECT: Final = Dialect(r"/v1/models/", lambda message, _ms: {"error": message})
+DIALECT: Final = Dialect(re.compile(r"/v1/models/"), lambda message, _ms: {"error": message})
 _MODEL: Final = "/v1/models/{name}"
 _VERSION: Final = "/v1/models/{name}/versions/{version}"
 

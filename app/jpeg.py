@@ -156,7 +156,8 @@ class Jpeg:
             BrokenImage: a scan's data end early, or the decoder cannot go on.
         """
         view = memoryview(self.data)
-        done, left = self._give(decoder, self.header, b"")
+        # The header goes with the first data: each call is a turn at the interpreter's lock.
+        done, left = False, self.header
         for scan in self.scans:
             # What stands between scans is tables and the next scan's header.
             begin = scan.begin if scan is self.scans[0] else scan.head

@@ -243,7 +243,8 @@ def test_overload_is_refused_and_probes_still_answer(tiny):
 def test_sigterm_answers_everything_that_was_accepted(tiny):
     """Clients keep posting while the service goes: readiness turns first, then connections are refused."""
     port = free_port()
-    process = start(COMMANDS["module"], model=tiny, host="127.0.0.1", port=port, drain_seconds=0.5, log_level="warning")
+    # Long enough for a client that a busy machine keeps waiting to hear that its connection ends.
+    process = start(COMMANDS["module"], model=tiny, host="127.0.0.1", port=port, drain_seconds=2, log_level="warning")
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: ready(url))
     answered, lost, states = [], [], []

@@ -192,12 +192,11 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         self._head_size = 0
         self._beside_body = 0
-        self._framing = 0
         self._fault: tuple[Kind, str] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
-        self._expect_head(self.server_state.head_timeout_s)
+        self._expect_head()
         state = self.server_state
         if len(self.connections) > state.most_connections and not state.make_room(self):
             self._refuse(
@@ -214,7 +213,6 @@ class Protocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._beside_body += len(data)
-        self._framing += len(data)
         try:
             while data:
                 try:
@@ -236,7 +234,7 @@ class Protocol(HttpToolsProtocol):
                 )
             )
             return
-        if self._beside_body > MAX_HEAD_BYTES or self._framing > MAX_HEAD_BYTES:
+        if self._beside_body > MAX_HEAD_BYTES:
             self._refuse(*_TOO_LARGE)
         elif self._in_head and data.startswith(b"GET ") and data.find(b"\n") == len(data) - 1 and b" HTTP/" not in data:
             # A line without a version: no fields will follow, and the parser would wait for them.
@@ -251,7 +249,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         self._head_size = 0
         if self._head_timer is None:
-            self._expect_head(self.server_state.head_timeout_s)
+            self._expect_head()
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
@@ -300,14 +298,13 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        self._beside_body = 0
         # Once for what it is itself, and once for as much around it.
-        self._framing -= 2 * len(body)
+        self._beside_body = max(0, self._beside_body - 2 * len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The body is complete."""
-        self._beside_body = self._framing = 0
+        self._beside_body = 0
         if self._upgrading:
             return
         self.server_state.arriving.pop(self, None)
@@ -445,7 +442,8 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
-    def _expect_head(self, timeout_s: float) -> None:
+    def _expect_head(self) -> None:
+        timeout_s = self.server_state.head_timeout_s
         detail = f"The request's head did not arrive within {timeout_s:g} s. Send it faster."
         self._head_timer = self.loop.call_later(timeout_s, self._refuse, HEAD_TOO_SLOW, detail)
 

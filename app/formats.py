@@ -10,6 +10,7 @@ _HEVC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 # Brands that say only that there are images, not how they are coded.
 _HEIF_BRANDS: Final = frozenset({b"mif1", b"mif2", b"msf1", b"miaf"})
+_ANY_BRAND: Final = _HEVC_BRANDS | _AVIF_BRANDS | _HEIF_BRANDS
 _VIDEO_BRANDS: Final = {b"qt  ": "a QuickTime video (MOV)", b"crx ": "a Canon raw photo (CR3)"}
 _BMP_HEADERS: Final = frozenset({12, 40, 52, 56, 64, 108, 124})
 _BEGINNINGS: Final = {
@@ -19,6 +20,7 @@ _BEGINNINGS: Final = {
     # TIFF 6.0 and BigTIFF; the two in the middle are wrong and seen all the same.
     "TIFF": (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+"),
 }
+_ANY_BEGINNING: Final = tuple(begins for several in _BEGINNINGS.values() for begins in several)
 
 # What senders put before a picture: line ends, a byte order mark, zeros of a buffer; the head of a part of
 # multipart/x-mixed-replace (MJPEG), or of a whole answer that was saved with its head.
@@ -121,6 +123,20 @@ _SIDES: Final = (
 _RAW: Final = ((1, "8-bit grey"), (1.5, "YUV 4:2:0"), (2, "RGB565 or YUV 4:2:2"), (3, "RGB888"), (4, "RGBA"))
 
 
+def looks_like_picture(data: bytes) -> bool:
+    """Whether bytes begin as an image file does that the service may be able to read: 32 of them are enough."""
+    if data.startswith(_ANY_BEGINNING):
+        return True
+    match data[:2]:
+        case b"RI":
+            return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+        case b"BM":
+            # Two letters are as well the beginning of a text. OS/2's short header is a picture's, though none is read.
+            return int.from_bytes(data[14:18], "little") in _BMP_HEADERS | {16}
+    # The major brands of still images; films have others.
+    return data[4:8] == b"ftyp" and data[8:12] in _ANY_BRAND
+
+
 def recognise(data: bytes, supported: tuple[str, ...]) -> tuple[str, bytes]:
     """The format of a picture, and the picture without what stands before it.
 
@@ -170,7 +186,7 @@ def _format(data: bytes) -> str | None:
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
         return "BMP"
     brands = _brands(data)
-    if not brands & (_HEVC_BRANDS | _AVIF_BRANDS | _HEIF_BRANDS):
+    if not brands & _ANY_BRAND:
         return None
     # Where the brands leave it open, what the items are coded in stands in the properties before them.
     head = b"" if brands & (_HEVC_BRANDS | _AVIF_BRANDS) else data[:65_536]

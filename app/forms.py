@@ -6,8 +6,8 @@ from typing import Final
 from urllib.parse import unquote_plus
 
 from app.errors import MalformedBody, quoted
+from app.formats import looks_like_picture
 from app.multipart import Part
-from app.sniff import looks_like_picture
 from app.wire import begins_as_base64_picture, encoded_picture, from_base64, names, percent_decoded
 
 #: More beside the photos is no form with photos, but an attempt to keep us busy.

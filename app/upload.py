@@ -24,9 +24,9 @@ from app.errors import (
     UnsupportedEncoding,
     quoted,
 )
+from app.formats import looks_like_picture
 from app.limits import Limits
 from app.multipart import Part, looks_like_multipart, parts
-from app.sniff import looks_like_picture
 from app.wire import begins_as_picture, encoded_picture, json_value, names, only_picture, picture
 
 #: Name of the multipart field that carries a photo, where no other protocol says otherwise.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import MalformedBody, quoted
-from app.sniff import looks_like_picture
+from app.formats import looks_like_picture
 
 # The alphabet for URLs (RFC 4648, 5) as the standard one.
 _STANDARD: Final = bytes.maketrans(b"-_", b"+/")

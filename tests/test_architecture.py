@@ -27,7 +27,7 @@ CORE = {
     "errors",
 }
 # Wire formats: plain functions from bytes to pictures and back.
-CORE |= {"sniff", "wire", "open_inference"}
+CORE |= {"wire", "open_inference"}
 CORE |= {"malloc", "modelfile", "repository", "room", "swap", "trial", "watch"}
 CORE |= {"containers", "formats", "jpeg", "png"}
 

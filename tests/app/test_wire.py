@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import MalformedBody, quoted
-from app.sniff import looks_like_picture
+from app.formats import looks_like_picture
 from app.wire import (
     begins_as_base64_picture,
     begins_as_picture,

@@ -1,5 +1,6 @@
 """Real servers on real sockets with real models; what a test needs is made here once."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -49,6 +50,25 @@ def serving(model: Path, verify: ssl.SSLContext | bool = True, **settings) -> It
     server.loop.call_soon_threadsafe(server.stop)
     thread.join(30)
     assert not thread.is_alive(), "the service did not shut down"
+
+
+@contextlib.contextmanager
+def lane_held(client: httpx.Client) -> Iterator[threading.Event]:
+    """The one lane of a service is busy until the event is set, or the block ends."""
+    free, busy = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        busy.set()
+        assert free.wait(60)
+
+    lanes = client.server.config.app.state.service.lanes
+    job = asyncio.run_coroutine_threadsafe(lanes.submit(hold), client.server.loop)
+    assert busy.wait(20)
+    try:
+        yield free
+    finally:
+        free.set()
+    job.result(60)
 
 
 @pytest.fixture(scope="session")

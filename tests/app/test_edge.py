@@ -1,16 +1,14 @@
 """What clients send that is not quite as it should be, byte for byte: every complete photo gets its answer."""
 
-import asyncio
 import re
 import socket
-import threading
 import time
 
 import pytest
 
 from app.server import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.app.test_server import connect, wait_until
-from tests.conftest import ROOT, serving
+from tests.conftest import ROOT, lane_held, serving
 from tests.photos import encode, solid
 
 RED = encode(solid((240, 9, 9)), "JPEG")
@@ -407,16 +405,8 @@ def test_fields_are_counted(client, fields):
 
 def test_a_client_that_leaves_a_large_photo(tiny):
     """The server still notices although it had stopped reading: nothing is decoded for whoever has left."""
-    gate, running = threading.Event(), threading.Event()
-    with serving(tiny, lanes=1) as client:
+    with serving(tiny, lanes=1) as client, lane_held(client) as free:
         service = client.server.config.app.state.service
-
-        def hold():
-            running.set()
-            assert gate.wait(20)
-
-        asyncio.run_coroutine_threadsafe(service.lanes.submit(hold), client.server.loop)
-        assert running.wait(20)
         body = b"\xff\xd8" + b"\0" * 2_000_000
         connections = [connect(client) for _ in range(10)]
         for connection in connections:
@@ -426,7 +416,7 @@ def test_a_client_that_leaves_a_large_photo(tiny):
             connection.close()
         wait_until(lambda: service.lanes.depth == 0)
         wait_until(lambda: service.intake.held_bytes == 0)
-        gate.set()
+        free.set()
         text = client.get("/metrics").text
         assert 'classifier_requests_total{route="/predict",status="499"} 10.0' in text
         assert "classifier_photos_total 0.0" in text

@@ -1,14 +1,12 @@
 """One client with many connections beside one with a single photo, over real sockets and behind a proxy."""
 
-import asyncio
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from tests.app.test_server import wait_until
-from tests.conftest import assert_problem, serving
+from tests.conftest import assert_problem, lane_held, serving
 from tests.photos import encode, solid
 
 RED = encode(solid((240, 9, 9)), "JPEG")
@@ -27,16 +25,12 @@ GREEDY, POLITE = "the-greedy-clients-key", "the-polite-clients-key"
 )
 def test_a_polite_client_beside_a_greedy_one(tiny, settings, greedy, polite, fair):
     """The queue is full for who filled it, and has a place for another client; who cannot be told apart has none."""
-    gate, running = threading.Event(), threading.Event()
-    with serving(tiny, lanes=1, queue_budget_ms=10_000, **settings) as client, ThreadPoolExecutor(20) as pool:
+    with (
+        serving(tiny, lanes=1, queue_budget_ms=10_000, **settings) as client,
+        ThreadPoolExecutor(20) as pool,
+        lane_held(client) as free,
+    ):
         lanes = client.server.config.app.state.service.lanes
-
-        def hold():
-            running.set()
-            assert gate.wait(20)
-
-        asyncio.run_coroutine_threadsafe(lanes.submit(hold), client.server.loop)
-        assert running.wait(20)
         # 0.9 of the budget is nine photos: the one in the lane and eight that wait.
         lanes._service_s = 1.0
 
@@ -50,6 +44,6 @@ def test_a_polite_client_beside_a_greedy_one(tiny, settings, greedy, polite, fai
         one = pool.submit(post, polite)
         wait_until(lambda: lanes.depth == 9 or one.done())
         assert one.done() == (not fair)
-        gate.set()
+        free.set()
         assert one.result().status_code == (200 if fair else 503)
         assert sorted(answer.result().status_code for answer in many) == [200] * 8 + [503] * 4

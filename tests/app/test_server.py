@@ -15,7 +15,7 @@ from app.limits import Limits
 from app.server import MAX_HEAD_BYTES
 from app.upload import Body, Intake
 from tests.app.test_startup import COMMANDS, free_port, start, until_ready
-from tests.conftest import serving
+from tests.conftest import lane_held, serving
 from tests.photos import encode, solid
 
 RED = encode(solid((240, 9, 9)), "JPEG")
@@ -188,16 +188,8 @@ def test_metrics(tiny):
 
 def test_a_client_that_leaves_the_queue_frees_its_place(tiny):
     """Lanes are held by a gate; the clients behind it leave; nothing of theirs is worked on."""
-    gate, running = threading.Event(), threading.Event()
-    with serving(tiny, lanes=1) as client:
+    with serving(tiny, lanes=1) as client, lane_held(client) as free:
         service = client.server.config.app.state.service
-
-        def hold():
-            running.set()
-            assert gate.wait(20)
-
-        asyncio.run_coroutine_threadsafe(service.lanes.submit(hold), client.server.loop)
-        assert running.wait(20)
         request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(RED) + RED
         connections = [connect(client) for _ in range(5)]
         for connection in connections:
@@ -206,7 +198,7 @@ def test_a_client_that_leaves_the_queue_frees_its_place(tiny):
         for connection in connections:
             connection.close()
         wait_until(lambda: service.lanes.depth == 0)
-        gate.set()
+        free.set()
         text = client.get("/metrics").text
         assert 'classifier_requests_total{route="/predict",status="499"} 5.0' in text
         assert "classifier_photos_total 0.0" in text
@@ -220,16 +212,8 @@ def wait_until(condition) -> None:
 
 
 def test_overload_is_refused_and_probes_still_answer(tiny):
-    gate, running = threading.Event(), threading.Event()
-    with serving(tiny, lanes=1, queue_budget_ms=1) as client:
+    with serving(tiny, lanes=1, queue_budget_ms=1) as client, lane_held(client) as free:
         service = client.server.config.app.state.service
-
-        def hold():
-            running.set()
-            assert gate.wait(20)
-
-        asyncio.run_coroutine_threadsafe(service.lanes.submit(hold), client.server.loop)
-        assert running.wait(20)
         service.lanes._service_s = 1.0
         response = client.post("/predict", content=RED)
         assert response.status_code == 503
@@ -237,7 +221,7 @@ def test_overload_is_refused_and_probes_still_answer(tiny):
         assert response.json()["type"].endswith(":overloaded")
         assert client.get("/health/live").status_code == 200
         assert client.get("/health/ready").status_code == 200
-        gate.set()
+        free.set()
 
 
 def test_sigterm_answers_everything_that_was_accepted(tiny):

@@ -1,6 +1,5 @@
 """The web page, used as people use it, in a real browser."""
 
-import asyncio
 import base64
 import contextlib
 import csv
@@ -16,7 +15,7 @@ from playwright.sync_api import expect
 
 from app.settings import BUNDLED
 from tests import tiny_model
-from tests.conftest import SHARED, assert_problem, serving
+from tests.conftest import SHARED, assert_problem, lane_held, serving
 from tests.e2e.conftest import CHELSEA, DESKTOP, PHONE, PHOTOS
 from tests.photos import encode, solid
 
@@ -515,21 +514,9 @@ def test_names_and_labels_are_text(opened, tmp_path):
 @contextlib.contextmanager
 def full(client):
     """The one lane of a service is taken, for longer than its budget allows."""
-    lanes = client.server.config.app.state.service.lanes
-    taken, gate = threading.Event(), threading.Event()
-
-    def work():
-        taken.set()
-        gate.wait()
-
-    job = asyncio.run_coroutine_threadsafe(lanes.submit(work), client.server.loop)
-    assert taken.wait(10)
-    try:
+    with lane_held(client):
         assert client.post("/predict", content=b"x").status_code == 503
         yield
-    finally:
-        gate.set()
-    job.result(10)
 
 
 def test_a_busy_service_is_asked_again(opened, tiny):

@@ -18,6 +18,9 @@ from pydantic_core import to_json
 _MOST_WAITING: Final = 1_000_000
 #: Seconds at the end for the lines that still wait.
 _LAST_WRITE_S: Final = 1.0
+#: Seconds for which lines are gathered before they are written: a thread that wakes up for each line would compete with
+#: the photos for the interpreter's lock.
+_GATHER_S: Final = 0.05
 #: A traceback is cut to so many characters in its middle, and what is in a line that is too long to less.
 _MOST_TRACEBACK: Final = 8000
 _MOST_LINE_BYTES: Final = 32_768
@@ -62,7 +65,7 @@ class Background(logging.Handler):
         super().__init__()
         self._descriptor = descriptor
         self._lines: SimpleQueue[bytes] = SimpleQueue()
-        self._ending = False
+        self._ending = threading.Event()
         # Each counter is changed in one place only: under the handler's lock, or by the thread.
         self._taken_bytes = 0
         self._refused = 0
@@ -91,14 +94,15 @@ class Background(logging.Handler):
 
     def finish(self) -> None:
         """Ends the thread once it has written what waits, or when that takes too long."""
-        self._ending = True
+        self._ending.set()
         self._lines.put(b"")
         self._thread.join(_LAST_WRITE_S)
 
     def _run(self) -> None:
         told = 0
-        while not self._ending or not self._lines.empty():
+        while not self._ending.is_set() or not self._lines.empty():
             lines = [self._lines.get()]
+            self._ending.wait(_GATHER_S)
             # One system call for all that wait.
             with contextlib.suppress(Empty):
                 while True:

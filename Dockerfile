@@ -37,7 +37,7 @@ COPY app /service/app
 COPY docker/healthcheck.py /service/
 # The file system is read-only later, so bytecode has to be there. The libraries' comes without its source, which would
 # be a tenth of the image.
-RUN rm /service/app/bundled/*.onnx \
+RUN rm /service/app/registry/bundled/*.onnx \
  && python -m compileall -q -b --invalidation-mode unchecked-hash -s /rootfs -p / /rootfs/usr/local/lib /srv/lib \
  && find /rootfs/usr/local/lib /srv/lib -name '*.py' -delete \
  && python -m compileall -q --invalidation-mode unchecked-hash /service/app
@@ -47,7 +47,7 @@ FROM scratch
 COPY --from=builder /rootfs /
 COPY --from=builder /srv/lib /srv/lib
 COPY --from=builder /service /srv
-ARG MODEL=app/bundled/everyday_202.int8.onnx
+ARG MODEL=app/registry/bundled/everyday_202.int8.onnx
 COPY ${MODEL} /srv/models/
 WORKDIR /srv
 ENV PATH=/usr/local/bin LANG=C.UTF-8 PYTHONPATH=/srv/lib PYTHONDONTWRITEBYTECODE=1

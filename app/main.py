@@ -1,17 +1,332 @@
-"""``uvicorn app.main:app``: the application, configured by the environment."""
+"""The composition root: builds the service from all rooms, and knows how settings become their arguments.
 
-from app import logs
-from app.errors import SettingsError
-from app.factory import create_app
-from app.settings import Settings
-from app.wire import bound_numbers
+``uvicorn app.main:app`` serves the application that the environment configures. Importing this reads no environment:
+``app`` is made when somebody asks for it.
+"""
 
-settings = Settings()
-if settings.tls_certificate:
-    raise SettingsError(
-        "CLASSIFIER_TLS_CERTIFICATE: uvicorn does not read it. Start the service with 'python -m app', or give uvicorn "
-        "--ssl-certfile and --ssl-keyfile instead."
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from . import __version__
+from .errors import SettingsError
+from .http import access, problems
+from .http.body_reader import Intake
+from .http.encodings import bound_numbers
+from .http.headers import security_headers
+from .http.limits import Limits
+from .http.paths import Paths
+from .http.protocols import deepstack, open_inference, tensorflow_serving
+from .http.routes import admin, explain, health, metrics, model, models, openapi, page, predict
+from .http.server import Server
+from .http.service import Service
+from .inference.decode_budget import Room
+from .inference.frame_cache import Frames
+from .inference.model_file import public_key
+from .registry import loader as loading
+from .registry.loader import Loader
+from .registry.repository import Repository, Served
+from .registry.source import Source
+from .registry.trial import Trials
+from .registry.updates import OUTCOMES, Updates
+from .runtime.cpus import Cpus, usable_cpus
+from .runtime.memory import free_bytes, keep_little
+from .runtime.worker_pool import Lanes
+from .settings import Settings
+from .telemetry import logs
+from .telemetry.metrics import Metrics
+from .telemetry.middleware import Observer
+
+log = logging.getLogger(__name__)
+
+
+#: Bytes of request bodies; more would only wait longer than ``queue_budget_ms`` on any machine of this size.
+_MOST_HELD: Final = 64_000_000
+#: Bytes for decoding, so that no sender of pictures takes all there is: a 50-megapixel PNG, or what a 12-megapixel WebP
+#: takes, which is the most for each pixel.
+_MOST_DECODING: Final = 256 << 20
+#: And in any case: a Full HD PNG, which takes 4 a pixel.
+_LEAST_DECODING: Final = 8_400_000
+
+
+def __getattr__(name: str) -> FastAPI:
+    """Makes ``app`` (PEP 562)."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    settings = Settings()
+    if settings.tls_certificate:
+        raise SettingsError(
+            "CLASSIFIER_TLS_CERTIFICATE: uvicorn does not read it. Start the service with 'python -m app', or give "
+            "uvicorn --ssl-certfile and --ssl-keyfile instead."
+        )
+    logs.configure(settings.log_level)
+    bound_numbers()
+    return create_app(settings)
+
+
+def create_server(settings: Settings, on_listening: Callable[[], None] = lambda: None) -> Server:
+    """The application behind its server; ``run(sockets=[server.socket])`` serves until a signal comes.
+
+    Args:
+        settings: what is configured.
+        on_listening: called when photos are answered.
+
+    Raises:
+        OSError: the address cannot be bound.
+        SettingsError: as ``create_app`` does, or the TLS certificate cannot be used.
+    """
+    app = create_app(settings)
+    systemd = None
+    if settings.notify_socket:
+        from .runtime.systemd import Manager
+
+        systemd = Manager(settings.notify_socket, settings.watchdog_usec, lambda: app.state.service.lanes.alive)
+
+    def arrive() -> None:
+        if systemd is not None:
+            systemd.listening()
+        on_listening()
+
+    def leave() -> None:
+        app.state.service.leaving = True
+        app.state.service.updates.stop()
+        if systemd is not None:
+            systemd.leaving()
+
+    tls = None
+    if settings.tls_certificate and settings.tls_key:
+        from .http.tls import context
+
+        tls = context(settings.tls_certificate, settings.tls_key)
+    return Server(
+        app,
+        settings.host,
+        settings.port,
+        tls=tls,
+        headers=security_headers(settings.hsts_seconds),
+        head_timeout_s=settings.head_timeout_seconds,
+        send_timeout_s=settings.send_timeout_seconds,
+        drain_s=settings.drain_seconds,
+        on_listening=arrive,
+        on_drain=leave,
+        on_stop=app.state.trials.close,
     )
-logs.configure(settings.log_level)
-bound_numbers()
-app = create_app(settings)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Builds the application; its model is loaded and checked when it starts up.
+
+    Starting up raises ModelError where there is no model that classifies its golden photo correctly.
+
+    Raises:
+        SettingsError: the API keys cannot be used, or traces are on and cannot be made.
+    """
+    counted = Metrics((kind.slug for kind in (*problems.KINDS.values(), problems.INTERNAL)), OUTCOMES)
+    keys = _keys(settings)
+    trials = Trials(settings.max_pixels)
+    traces = None
+    if settings.traces == "on":
+        try:
+            from .telemetry.traces import Traces
+        except ImportError as error:
+            raise SettingsError(f"CLASSIFIER_TRACES: on, but {error}; pip install '.[traces]'") from error
+        traces = Traces(access.is_probe)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        cpus = planned_cpus(settings)
+        # In a thread: a start-up that is interrupted can still be.
+        source = await asyncio.to_thread(model_source, settings, trials)
+        room = Room(settings.max_pixels)
+        served, left_out = await asyncio.to_thread(
+            loading.start, source, settings.precision, settings.default_model, settings.max_models, room
+        )
+        free = free_bytes()
+        keep_little(free)
+        limits = request_limits(settings, free)
+        room.memory = limits.decode_bytes
+        repository = Repository(served[0], served[1:])
+        classifier = repository.default.classifier
+        lanes = Lanes(cpus.count, settings.queue_budget_ms / 1e3)
+        # Through a lane, as every photo goes. This also gives the queue its first service time.
+        await lanes.submit(classifier.check_golden)
+        intake = Intake(limits)
+        frames = Frames(settings.cache_seconds, settings.cache_difference)
+        loader = Loader(room, cpus.count, settings.queue_budget_ms / 1e3, settings.max_slowdown)
+        updates = Updates(repository, source, loader, settings.max_models, counted.count_swap)
+        for path, error in left_out:
+            updates.note_refused(path, error)
+        counted.watch(
+            repository.identities,
+            lambda: lanes.depth,
+            lambda: lanes.service_s,
+            lambda: intake.held_bytes,
+            limits.held_bytes,
+            logs.dropped,
+        )
+        app.state.service = Service(
+            repository, updates, lanes, intake, frames, limits, cpus, counted, monotonic(), keys
+        )
+        contract = classifier.contract
+        log.info(
+            "ready",
+            extra={
+                "fields": {
+                    "model": contract.name,
+                    "version": contract.version,
+                    "precision": contract.precision,
+                    "precision_reason": repository.default.precision_reason,
+                    "source": repository.default.source,
+                    "path": str(repository.default.path),
+                    "models": repository.names(),
+                    "lanes": cpus.count,
+                    "lanes_reason": cpus.reason,
+                    "held_bytes": limits.held_bytes,
+                    "decode_bytes": limits.decode_bytes,
+                }
+            },
+        )
+        background = asyncio.create_task(_settle_in(repository.default, loader, source, updates))
+        yield
+        updates.stop()
+        await background
+        await updates.close()
+        # The server has waited for every request; a job that still runs has lost its client.
+        await lanes.drain(settings.drain_seconds)
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
+
+    app = FastAPI(
+        title="Edge Classifier",
+        version=__version__,
+        summary="A photo in, its labels out.",
+        lifespan=lifespan,
+        # FastAPI's own pages load from a CDN, which a gateway does not reach; ours are in routes/{openapi,page}.py.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        servers=[{"url": settings.path_prefix}] if settings.path_prefix else None,
+        # FastAPI can send traces, metrics and logs of its own, told by other variables; here CLASSIFIER_TRACES decides.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.state.trials = trials
+    error_formats = (open_inference.ERROR_FORMAT, deepstack.ERROR_FORMAT, tensorflow_serving.ERROR_FORMAT)
+    problems.register(app, error_formats)
+    ours = (
+        predict.router,
+        explain.router,
+        health.router,
+        models.router,
+        model.router,
+        admin.router,
+        metrics.router,
+        openapi.router,
+    )
+    for router in (*ours, open_inference.router, deepstack.router, tensorflow_serving.router):
+        app.include_router(router)
+    if settings.ui == "on":
+        app.include_router(page.router)
+    if keys is not None:
+        access.describe(app.openapi(), error_formats)
+    # Around FastAPI's own middlewares, which a photo does not need.
+    inner = _protected(predict.Express(app.build_middleware_stack()), settings, keys)
+    observer = Observer(
+        access.OneHost(inner), counted, security_headers(settings.hsts_seconds), problems.answer, traces
+    )
+    app.middleware_stack = Paths(observer, settings.path_prefix)
+    return app
+
+
+def request_limits(settings: Settings, free: int | None) -> Limits:
+    """What requests may ask for.
+
+    Args:
+        settings: what is configured.
+        free: bytes of memory that may still be taken; None: nobody knows.
+    """
+    # What remains of it is for what grows under load: threads, buffers, the allocator's gaps, a second model.
+    held = settings.max_held_bytes or (_MOST_HELD if free is None else min(_MOST_HELD, max(0, free) // 4))
+    decoding = _MOST_DECODING if free is None else min(_MOST_DECODING, max(_LEAST_DECODING, free // 2))
+    return Limits(
+        body_bytes=min(settings.max_body_bytes, held),
+        body_timeout_s=settings.body_timeout_seconds,
+        held_bytes=held,
+        decode_bytes=settings.max_decode_bytes or decoding,
+        batch_images=settings.max_batch_images,
+    )
+
+
+def model_source(settings: Settings, trials: Trials) -> Source:
+    """Where models come from, at the start and later.
+
+    Args:
+        settings: what is configured.
+        trials: what tries a file before it is loaded.
+
+    Raises:
+        ModelError: there is no file in the precision that is asked for, or the public key cannot be used.
+    """
+    verify = public_key(settings.model_public_key) if settings.model_public_key else None
+    return Source.configured(settings.model, settings.precision, verify, trials, settings.max_model_bytes)
+
+
+def planned_cpus(settings: Settings) -> Cpus:
+    """How many lanes to run, and why so many."""
+    return Cpus(settings.lanes, f"CLASSIFIER_LANES={settings.lanes}") if settings.lanes else usable_cpus()
+
+
+def _keys(settings: Settings) -> access.Keys | None:
+    if settings.api_keys is None and settings.api_keys_file is None:
+        return None
+    given = None if settings.api_keys is None else settings.api_keys.get_secret_value()
+    return access.Keys(given, settings.api_keys_file)
+
+
+def _protected(app: ASGIApp, settings: Settings, keys: access.Keys | None) -> ASGIApp:
+    """The application behind the middlewares that are configured, and behind none where none is."""
+    if keys is not None or settings.allowed_hosts is not None:
+        app = access.Access(app, keys, settings.allowed_hosts, metrics_without_key=settings.metrics_without_key)
+    if settings.cors_origins is not None:
+        from starlette.middleware.cors import CORSMiddleware
+
+        # Outside, because a preflight has no key, and a page has to be able to read that its own was refused.
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "traceparent", "tracestate"),
+            expose_headers=("Retry-After", "X-Request-ID"),
+        )
+    if settings.trusted_proxies is not None:
+        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+        # Outside: who asks is known before it is asked whether they may.
+        app = ProxyHeadersMiddleware(app, _both_families(settings.trusted_proxies))  # type: ignore[assignment,arg-type]
+    return app
+
+
+def _both_families(networks: tuple[str, ...]) -> list[str]:
+    """The networks, and for IPv4 ones how a socket that listens on IPv6 too names them (RFC 4291, 2.5.5.2)."""
+    old = [network for network in map(ipaddress.ip_network, networks) if network.version == 4]
+    return [*networks, *(f"::ffff:{network.network_address}/{96 + network.prefixlen}" for network in old)]
+
+
+async def _settle_in(default: Served, loader: Loader, source: Source, updates: Updates) -> None:
+    """What photos need not wait for: until it is done, one that is alone uses one CPU, and no new model is noticed."""
+    await asyncio.to_thread(loader.widen, default, source)
+    await updates.watch()
+    # At a terminal it means that the terminal is gone, and the service has to go too.
+    if not sys.stdin or not sys.stdin.isatty():
+        with contextlib.suppress(ValueError, RuntimeError, AttributeError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, updates.tell)

@@ -11,25 +11,6 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.cpus import Cpus, usable_cpus
-from app.errors import ModelError
-from app.limits import Limits
-from app.modelfile import MOST_BYTES, public_key
-from app.swap import Source
-from app.trial import Trials
-
-#: Where ``make model`` writes, relative to the working directory.
-MODELS = Path("models")
-#: The model in the box, beside its card: what is served where nothing else is configured or built.
-BUNDLED = Path(__file__).parent / "bundled"
-#: Bytes of request bodies; more would only wait longer than ``queue_budget_ms`` on any machine of this size.
-_MOST_HELD = 64_000_000
-#: Bytes for decoding, so that no sender of pictures takes all there is: a 50-megapixel PNG, or what a 12-megapixel WebP
-#: takes, which is the most for each pixel.
-_MOST_DECODING = 256 << 20
-#: And in any case: a Full HD PNG, which takes 4 a pixel.
-_LEAST_DECODING = 8_400_000
-
 
 def _split(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
@@ -70,10 +51,6 @@ def misspelt(environment: Iterable[tuple[str, str]], known: Iterable[str]) -> li
     return lines
 
 
-def _models_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.onnx") if not file.name.startswith("."))
-
-
 #: Several values, separated by commas.
 Several = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 
@@ -100,7 +77,9 @@ class Settings(BaseSettings):
     model_public_key: Path | None = Field(
         None, description="Ed25519 public key (PEM file); only models that it has signed are served; unset: all are"
     )
-    max_model_bytes: int = Field(MOST_BYTES, ge=1, description="largest model file, in bytes; a larger one is not read")
+    max_model_bytes: int = Field(
+        100_000_000, ge=1, description="largest model file, in bytes; a larger one is not read"
+    )
     precision: Literal["auto", "fp32", "int8"] | None = Field(
         None,
         description="which of a model's files (`NAME.fp32.onnx`, `NAME.int8.onnx`) to serve; `auto` measures at the "
@@ -259,75 +238,3 @@ class Settings(BaseSettings):
             if getattr(self, one) and not getattr(self, other):
                 raise ValueError(f"CLASSIFIER_{one.upper()} needs CLASSIFIER_{other.upper()} too")
         return self
-
-    def limits(self, free: int | None) -> Limits:
-        """The request limits as plain values, for the core.
-
-        Args:
-            free: bytes of memory that may still be taken; None: nobody knows.
-        """
-        # What remains of it is for what grows under load: threads, buffers, the allocator's gaps, a second model.
-        held = self.max_held_bytes or (_MOST_HELD if free is None else min(_MOST_HELD, max(0, free) // 4))
-        decoding = _MOST_DECODING if free is None else min(_MOST_DECODING, max(_LEAST_DECODING, free // 2))
-        return Limits(
-            body_bytes=min(self.max_body_bytes, held),
-            body_timeout_s=self.body_timeout_seconds,
-            held_bytes=held,
-            decode_bytes=self.max_decode_bytes or decoding,
-            batch_images=self.max_batch_images,
-        )
-
-    def model_paths(self) -> list[Path]:
-        """The file to serve; several where the faster one of them is to be served, or where they lie in a folder.
-
-        Raises:
-            ModelError: there is none in the precision that is asked for.
-        """
-        path = self.model or self._newest()
-        if path.is_dir():
-            return _models_in(path)
-        if self.precision is None:
-            return [path]
-        name = path.name.removesuffix(".onnx").removesuffix(".fp32").removesuffix(".int8")
-        wanted = ["int8", "fp32"] if self.precision == "auto" else [self.precision]
-        siblings = [path.with_name(f"{name}.{precision}.onnx") for precision in wanted]
-        if found := [sibling for sibling in siblings if sibling.is_file()]:
-            return found
-        raise ModelError(f"CLASSIFIER_PRECISION={self.precision}, but there is no {' or '.join(map(str, siblings))}")
-
-    def source(self, trials: Trials) -> Source:
-        """Where models come from, at the start and later.
-
-        Args:
-            trials: what tries a file before it is loaded.
-
-        Raises:
-            ModelError: as ``model_paths``; the public key cannot be used.
-        """
-        verify = public_key(self.model_public_key) if self.model_public_key else None
-        if (folder := self.model) and folder.is_dir():
-            # A folder stays one, also while it is away.
-            return Source(lambda: _models_in(folder), folder, "CLASSIFIER_MODEL", verify, trials, self.max_model_bytes)
-        paths = self.model_paths()
-        # The image has it elsewhere.
-        shipped = next(BUNDLED.glob("*.onnx"), None)
-        return Source(lambda: paths, None, self.model_source(paths[0]), verify, trials, self.max_model_bytes, shipped)
-
-    def _newest(self) -> Path:
-        for pattern in ("*.int8.onnx", "*.fp32.onnx"):
-            if built := sorted(MODELS.glob(pattern), key=lambda path: path.stat().st_mtime):
-                return built[-1]
-        (bundled,) = BUNDLED.glob("*.onnx")
-        return bundled
-
-    def model_source(self, path: Path) -> str:
-        """Why ``path`` is served, for the log and ``/health``."""
-        if self.model:
-            return "CLASSIFIER_MODEL"
-        if path.parent == BUNDLED:
-            return f"bundled with the service, because CLASSIFIER_MODEL is not set and {MODELS}/ has no model"
-        return f"the newest one in {MODELS}/"
-
-    def cpus(self) -> Cpus:
-        """The lanes to run, and why."""
-        return Cpus(self.lanes, f"CLASSIFIER_LANES={self.lanes}") if self.lanes else usable_cpus()

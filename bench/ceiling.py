@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.classifier import Classifier
-from app.cpus import usable_cpus
-from app.model import Model
-from app.room import Room
+from app.inference.classifier import Classifier
+from app.inference.decode_budget import Room
+from app.inference.model import Model
+from app.runtime.cpus import usable_cpus
 from bench import photos
 
 

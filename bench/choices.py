@@ -22,7 +22,7 @@ from bench.scenarios import newest_int8, peak, service
 _ARENA = """
 import json, sys, time
 import numpy as np, onnxruntime as ort
-from app.malloc import keep_little
+from app.runtime.memory import keep_little
 keep_little(None)
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1

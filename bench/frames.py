@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.classifier import Classifier
-from app.frames import Camera
-from app.model import Model
-from app.room import Room
+from app.inference.classifier import Classifier
+from app.inference.decode_budget import Room
+from app.inference.frame_cache import Camera
+from app.inference.model import Model
+from app.registry.source import model_paths
 from app.settings import Settings
 from bench import photos
 
@@ -39,7 +40,7 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path, nargs="?")
-    parser.add_argument("--model", type=Path, default=Settings().model_paths()[0])
+    parser.add_argument("--model", type=Path, default=model_paths(None, None)[0])
     options = parser.parse_args()
     classifier, random = Classifier(Model(options.model), Room(10**9)), np.random.default_rng(0)
     defaults = Settings.model_fields

@@ -21,18 +21,18 @@ import atheris
 from PIL import Image
 
 with atheris.instrument_imports(include=["app", "python_multipart", "PIL"]):
-    from app import imaging
-    from app.contract import Contract, Golden
     from app.errors import ModelError, RequestError
-    from app.imaging import Resize
-    from app.model import Model
-    from app.modelfile import Seal, trailer
-    from app.multipart import parameters
-    from app.open_inference import ENCODED, Inference
-    from app.room import Room
-    from app.routes.tensorflow_serving import _Predict
-    from app.settings import BUNDLED
-    from app.upload import Body
+    from app.http.body_reader import Body
+    from app.http.multipart import parameters
+    from app.http.protocols.open_inference_tensors import ENCODED, Inference
+    from app.http.protocols.tensorflow_serving import _Predict
+    from app.inference import imaging
+    from app.inference.contract import Contract, Golden
+    from app.inference.decode_budget import Room
+    from app.inference.imaging import Resize
+    from app.inference.model import Model
+    from app.inference.model_file import Seal, trailer
+    from app.registry.source import BUNDLED
 
 RULE = Resize(height=64, width=64, crop=0.875, filter="bilinear")
 ROOM = Room(1_000_000, 50_000_000)

@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from model_build.commands import cost, evaluate, export, masking, sign, teach, train
+from model_build.commands import cost, evaluate, export, sign, teach, train
 from model_build.errors import BuildError
 
-COMMANDS = (export, train, teach, sign, evaluate, masking, cost)
+COMMANDS = (export, train, teach, sign, evaluate, cost)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,8 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
-from app.factory import create_server
-from app.settings import BUNDLED, Settings
+from app.main import create_server
+from app.registry.source import BUNDLED
+from app.settings import Settings
 from tests import photos, tiny_model
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from app.factory import create_app
+from app.main import create_app
 from app.settings import Settings
 from tests.conftest import ROOT
 from tests.photos import encode, quarters

@@ -4,9 +4,9 @@ import re
 import subprocess
 import sys
 
-from app import problems
 from app.cli.commands import understand
-from app.factory import create_app
+from app.http import problems
+from app.main import create_app
 from app.settings import Settings
 from tests.conftest import ROOT, serving
 from tests.photos import encode, solid

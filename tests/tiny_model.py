@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from app.contract import Contract, Golden
-from app.imaging import Resize
-from model_build import evidence, publish
+from app.inference.contract import Contract, Golden
+from app.inference.imaging import Resize
+from model_build.export import class_activation_map, publish
 from tests.photos import encode, solid
 
 LABELS = ("red", "green", "blue")
@@ -110,7 +110,7 @@ def proto(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if explainable:
-        model = evidence.add(model)
+        model = class_activation_map.add(model)
     for key, value in (made.to_metadata() if metadata is None else metadata).items():
         model.metadata_props.add(key=key, value=value)
     return model

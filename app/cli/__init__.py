@@ -12,11 +12,11 @@ def main() -> None:
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
         # Next to nothing of what importing makes is garbage; looking for it takes 0.1 s. ``serve`` turns it on.
         gc.disable()
-        from app.cli.serve import serve
+        from .serve import serve
 
         # Who spells it out is a person; units and images, whose output is a log, do not.
         serve(tell=sys.argv[1:] == ["serve"])
     else:
-        from app.cli.commands import run
+        from .commands import run
 
         sys.exit(run(sys.argv[1:]))

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.cli import photos
-from app.cli.photos import Photo
-from app.cli.results import Csv, Form, JsonLines, Row, Table, append_to
-from app.room import Room
+from ..inference.decode_budget import Room
+from . import photos
+from .photos import Photo
+from .results import Csv, Form, JsonLines, Row, Table, append_to
 
 #: Classes of a photo where --top-k does not say; a person is shown fewer.
 _TOP_K: Final = 5
@@ -149,10 +149,10 @@ def _watched(named: list[str]) -> Iterator[list[Photo]]:
 @contextmanager
 def _local(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
     """Asks the model that this machine would serve, in as many threads as it would have lanes."""
-    from app.classifier import Classifier
-    from app.cli.local import load
-    from app.errors import RequestError
-    from app.settings import Settings
+    from ..errors import RequestError
+    from ..inference.classifier import Classifier
+    from ..settings import Settings
+    from .local import load
 
     settings = Settings()
     classifier = Classifier(load(settings)[0], Room(settings.max_pixels))
@@ -167,13 +167,15 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
             return Row(photo, contract.name, contract.version, error=str(error))
         return Row(photo, contract.name, contract.version, result.predictions, result.unknown)
 
-    yield ask, settings.cpus().count
+    from ..main import planned_cpus
+
+    yield ask, planned_cpus(settings).count
 
 
 @contextmanager
 def _remote(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
     """Asks a service; in threads, because files are read in between."""
-    from app.client import Classifier, ProblemError, Unreachable
+    from ..client import Classifier, ProblemError, Unreachable
 
     api_key = options.api_key_file.read_text().strip() if options.api_key_file else None
     with Classifier(options.url, api_key=api_key) as service:

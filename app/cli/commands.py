@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app import __version__
-from app.cli.photos import STDIN
-from app.cli.results import Damaged
-from app.errors import ClassifierError
+from .. import __version__
+from ..errors import ClassifierError
+from .photos import STDIN
+from .results import Damaged
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ValidationError as error:
-        from app.cli.local import wrong_settings
+        from .local import wrong_settings
 
         said = "\n".join(wrong_settings(error))
     except ModuleNotFoundError as error:
@@ -85,25 +85,25 @@ def _count(text: str) -> int:
 
 
 def _serve(_options: argparse.Namespace) -> int:
-    from app.cli.serve import serve
+    from .serve import serve
 
     serve(tell=True)
     return 0
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from app.cli import classify
+    from . import classify
 
     return classify.run(options)
 
 
 def _models(options: argparse.Namespace) -> int:
-    from app.cli import models
+    from . import models
 
     return models.run(options)
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from app.cli import doctor
+    from . import doctor
 
     return doctor.run(options)

@@ -13,15 +13,16 @@ from typing import Final, Literal
 import onnxruntime
 from pydantic import ValidationError
 
-from app.classifier import Classifier, fastest
-from app.cli.local import load, wrong_settings
-from app.cpus import cgroup_quota
-from app.errors import ModelError, SettingsError
-from app.factory import create_server
-from app.model import Model
-from app.modelfile import public_key
-from app.room import Room, free_bytes
-from app.settings import Settings
+from ..errors import ModelError, SettingsError
+from ..inference.classifier import Classifier, fastest
+from ..inference.decode_budget import Room
+from ..inference.model import Model
+from ..inference.model_file import public_key
+from ..main import create_server, planned_cpus, request_limits
+from ..runtime.cpus import cgroup_quota
+from ..runtime.memory import free_bytes
+from ..settings import Settings
+from .local import load, wrong_settings
 
 #: Bytes that decoding takes for a pixel where it takes most (WebP, ``imaging``), and a camera's usual pixels.
 _MOST_A_PIXEL: Final = 18
@@ -84,7 +85,7 @@ def findings() -> Iterator[Finding]:
     yield from precision(settings, model)
     free = free_bytes()
     if free is not None:
-        yield memory(settings, settings.cpus().count, free)
+        yield memory(settings, planned_cpus(settings).count, free)
 
 
 def files(settings: Settings) -> Finding:
@@ -138,7 +139,7 @@ def clock(now: datetime) -> Finding:
 
 def cpus(settings: Settings, quota: float | None) -> Finding:
     """How many photos are worked on at once, and whether a whole CPU is there for one."""
-    planned = settings.cpus()
+    planned = planned_cpus(settings)
     found = f"{planned.count} lane{'s' * (planned.count > 1)}: {planned.reason}"
     if quota is not None and quota < min(planned.count, 1):
         fix = "allow the container a whole CPU: with less, the kernel stops it in the middle of photos"
@@ -181,7 +182,7 @@ def precision(settings: Settings, served: Model) -> Iterator[Finding]:
 
 def memory(settings: Settings, lanes: int, free: int) -> Finding:
     """Whether there is memory for photos, with the model loaded."""
-    limits = settings.limits(free)
+    limits = request_limits(settings, free)
     decoding = min(limits.decode_bytes, lanes * settings.max_pixels * _MOST_A_PIXEL)
     held_mb, decoding_mb = limits.held_bytes / 1e6, decoding / 1e6
     found = f"{free / 1e6:.0f} MB are free: {held_mb:.0f} for request bodies, {decoding_mb:.0f} for decoding"

@@ -2,11 +2,12 @@
 
 from pydantic import ValidationError
 
-from app import swap
-from app.model import Model
-from app.room import Room
-from app.settings import Settings
-from app.trial import Trials
+from ..inference.decode_budget import Room
+from ..inference.model import Model
+from ..main import model_source
+from ..registry import loader
+from ..registry.trial import Trials
+from ..settings import Settings
 
 
 def wrong_settings(error: ValidationError) -> list[str]:
@@ -32,8 +33,8 @@ def load(settings: Settings) -> tuple[Model, str]:
     Raises:
         ModelError: there is none that can be.
     """
-    (served, *_), _ = swap.start(
-        settings.source(Trials(settings.max_pixels)),
+    (served, *_), _ = loader.start(
+        model_source(settings, Trials(settings.max_pixels)),
         settings.precision,
         settings.default_model,
         settings.max_models,

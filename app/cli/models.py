@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.cli.local import load
-from app.errors import ModelError
-from app.model import Model
-from app.settings import BUNDLED, MODELS, Settings
+from ..errors import ModelError
+from ..inference.model import Model
+from ..registry.source import BUNDLED, MODELS
+from ..settings import Settings
+from .local import load
 
 
 def run(options: argparse.Namespace) -> int:

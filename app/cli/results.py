@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from app.cli.photos import Photo
+from .photos import Photo
 
 if TYPE_CHECKING:
-    from app import classifier, client
+    from .. import client
+    from ..inference import classifier
 
 
 @dataclass(frozen=True, slots=True)

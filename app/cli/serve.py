@@ -8,13 +8,13 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from app import logs
-from app.cli.local import wrong_settings
-from app.errors import SettingsError
-from app.factory import create_server
-from app.server import bound_handshakes
-from app.settings import Settings
-from app.wire import bound_numbers
+from ..errors import SettingsError
+from ..http.encodings import bound_numbers
+from ..http.server import bound_handshakes
+from ..main import create_server
+from ..settings import Settings
+from ..telemetry import logs
+from .local import wrong_settings
 
 #: All addresses of this machine.
 _ANY: Final = ("0.0.0.0", "::", "")  # noqa: S104 - only compared

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model_build import cost
-from model_build.architecture import LAYOUTS, REFERENCE, SIZES, WIDTHS, Plan, plan
+from model_build.network import cost
+from model_build.network.architecture import LAYOUTS, REFERENCE, SIZES, WIDTHS, Plan, plan
 from model_build.terminal import print_table, say
 
 _DESCRIPTION = """\

@@ -11,7 +11,7 @@ from model_build.errors import InputError
 from model_build.terminal import print_table, track
 
 if TYPE_CHECKING:
-    from model_build.evaluate import Comparison, Evaluation, Measured
+    from model_build.evaluation.evaluate import Comparison, Evaluation, Measured
 
 _DESCRIPTION = """\
 Measure a model on photos whose classes are known, through the very code that serves it.
@@ -61,8 +61,8 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, prints tables and writes what was asked for."""
-    from model_build.evaluate import compare, measure
-    from model_build.subjects import subject
+    from model_build.evaluation.evaluate import compare, measure
+    from model_build.evaluation.targets import subject
 
     # All of them first: a wrong argument should not cost a measurement.
     subjects = [subject(model) for model in (options.model, options.compare) if model]
@@ -136,8 +136,8 @@ def _write_json(target: str, measured: "list[Measured]", compared: "Comparison |
 
 
 def _write_html(path: Path, photos: Path, measured: "list[Measured]", compared: "Comparison | None") -> None:
-    from model_build import report
-    from model_build.report import Said
+    from model_build.evaluation import report
+    from model_build.evaluation.report import Said
 
     # One model may be asked twice, e.g. as a file and as a service; its names differ by where it is.
     sections = [report.figures({found.name: found.figures() for found in measured})]

@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.imaging import FILTERS
-from model_build.architecture import LAYOUTS
+from app.inference.imaging import FILTERS
+from model_build.network.architecture import LAYOUTS
 from model_build.terminal import fraction, print_table, say, track
 
 if TYPE_CHECKING:
-    from model_build.export import Exported
+    from model_build.export.exporter import Exported
 
 _DESCRIPTION = """\
 Turn a Keras MobileNetV2 into the ONNX files that the service loads.
@@ -107,8 +107,8 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exports and prints a table."""
     say("Starting TensorFlow")
-    from model_build.export import Request, export
-    from model_build.parity import Int8Bar
+    from model_build.export.exporter import Request, export
+    from model_build.export.parity import Int8Bar
 
     request = Request(
         weights=options.weights,

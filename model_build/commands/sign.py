@@ -41,7 +41,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Signs one file after the other."""
     try:
-        from model_build.signing import sign
+        from model_build.export.signing import sign
     except ModuleNotFoundError as error:
         raise InputError(f"sign needs the package {error.name}: pip install '.[teach,signatures]'") from error
 

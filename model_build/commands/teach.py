@@ -8,7 +8,7 @@ from model_build.errors import InputError
 from model_build.terminal import fraction, say, track
 
 if TYPE_CHECKING:
-    from model_build.teach import Taught
+    from model_build.training.teach import Taught
 
 _DESCRIPTION = """\
 Give a model that is served already new classes, from a folder with a sub-folder of pictures for each.
@@ -58,7 +58,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Teaches and says what came of it."""
     try:
-        from model_build.teach import Request, teach
+        from model_build.training.teach import Request, teach
     except ModuleNotFoundError as error:
         raise InputError(f"teach needs the package {error.name}: pip install '.[teach]'") from error
 

@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.imaging import FILTERS
+from app.inference.imaging import FILTERS
 from model_build.terminal import fraction, say, track
 
 if TYPE_CHECKING:
-    from model_build.photos import Photos
-    from model_build.train import Trained
+    from model_build.dataset.photos import Photos
+    from model_build.training.train import Trained
 
 _DESCRIPTION = """\
 Turn a folder of pictures, one sub-folder per class, into the ONNX files that the service loads.
@@ -71,14 +71,14 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, exports, reports."""
-    from model_build.publish import checked_name
+    from model_build.export.publish import checked_name
 
     name = checked_name(options.name or options.folder.resolve().name)
     say("Starting TensorFlow")
     from model_build.commands.export import print_exported
-    from model_build.export import Target, publish_checked
-    from model_build.parity import Int8Bar
-    from model_build.train import Recipe, train
+    from model_build.export.exporter import Target, publish_checked
+    from model_build.export.parity import Int8Bar
+    from model_build.training.train import Recipe, train
 
     recipe = Recipe(
         weights=options.weights,
@@ -117,10 +117,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
     """Writes how well the served file does on the held-out pictures beside it."""
-    from app.model import Model
-    from model_build import report
-    from model_build.evaluate import Evaluation
-    from model_build.parity import onnx_scores
+    from app.inference.model import Model
+    from model_build.evaluation import report
+    from model_build.evaluation.evaluate import Evaluation
+    from model_build.export.parity import onnx_scores
 
     model = Model(path)
     scores = onnx_scores(model, tested.pixels, lambda items: track(items, "Scores for the report"))

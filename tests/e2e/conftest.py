@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.settings import BUNDLED
+from app.registry.source import BUNDLED
 from tests.conftest import serving
 
 PHOTOS = Path(__import__("skimage").__file__).parent / "data"

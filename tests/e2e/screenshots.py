@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from app.settings import BUNDLED
+from app.registry.source import BUNDLED
 from tests.conftest import ROOT, serving
 from tests.e2e.conftest import CHELSEA, PHONE, PHOTOS, launch
 

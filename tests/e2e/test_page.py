@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from app.settings import BUNDLED
+from app.registry.source import BUNDLED
 from tests import tiny_model
 from tests.conftest import SHARED, assert_problem, lane_held, serving
 from tests.e2e.conftest import CHELSEA, DESKTOP, PHONE, PHOTOS

@@ -8,14 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.classifier import Classifier
-from app.model import Model
-from app.room import Room
-from app.settings import BUNDLED
-from tests.app.test_startup import free_port
+from app.inference.classifier import Classifier
+from app.inference.decode_budget import Room
+from app.inference.model import Model
+from app.registry.source import BUNDLED
 from tests.conftest import SHARED
 from tests.image.conftest import wait_until_ready
 from tests.photos import encode, quarters, solid
+from tests.test_startup import free_port
 
 ROOT = os.environ.get("ARM64_ROOT")
 

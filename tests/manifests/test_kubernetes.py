@@ -10,7 +10,7 @@ import yaml
 from kubernetes_validate.utils import all_versions
 
 from app import __version__
-from app.factory import create_app
+from app.main import create_app
 from app.settings import Settings
 from tests.conftest import ROOT
 from tests.manifests.memory import needed_bytes

@@ -1,0 +1,1 @@
+"""The edge of the service: sockets, requests, answers, and who may ask."""

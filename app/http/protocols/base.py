@@ -1,0 +1,123 @@
+"""What the standard protocols beside our own API have in common: how pictures are scored, how errors are told."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from fastapi import Request
+from numpy.typing import NDArray
+
+from ... import errors
+from ...inference.classifier import Classifier
+from ...telemetry.request_record import Observation
+from ..body_reader import Body
+from ..service import Service
+
+#: An image file's bytes, or ``uint8 [H, W, 3]`` pixels of the model's own size.
+Picture: TypeAlias = bytes | NDArray[np.uint8]
+
+#: What every request with a body can be refused with.
+REFUSALS: Final = (
+    errors.MalformedBody,
+    errors.BodyTimeout,
+    errors.BodyTooLarge,
+    errors.UnsupportedEncoding,
+    errors.Overloaded,
+    errors.Draining,
+    errors.TooManyPixels,
+    errors.TooComplex,
+    errors.NotAnImage,
+    errors.BrokenImage,
+)
+
+# What ``model`` reads, for the OpenAPI document. Arguments of the routes would document a 422 that cannot happen.
+NAME: Final[dict[str, Any]] = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+}
+VERSION: Final[dict[str, Any]] = {**NAME, "name": "version"}
+
+
+class Asked(Protocol):
+    """A request that has been read."""
+
+    @property
+    def pictures(self) -> Sequence[Picture]:
+        """At least one."""
+
+
+A = TypeVar("A", bound=Asked)
+
+
+def model(request: Request) -> Classifier:
+    """The classifier of the model that a path with ``{name}`` and perhaps ``{version}`` asks for.
+
+    What clients of other servers ask for where nobody has chosen anything is taken for what is served: the model
+    ``default``, unless one is called so, and the version 1.
+
+    Raises:
+        UnknownModel: no such model, or not in this version, is served.
+    """
+    name, version = request.path_params["name"], request.path_params.get("version")
+    service = Service.of(request)
+    classifier = service.classifier_for(None if name == "default" and name not in service.names() else name)
+    served = classifier.contract.version
+    if version not in (None, served, "1"):
+        raise errors.UnknownModel(
+            f"The model {name!r} has no version {errors.quoted(version)} here; {served!r} is served."
+        )
+    return classifier
+
+
+async def score(request: Request, classifier: Classifier, read: Callable[[Body], A]) -> tuple[A, NDArray[np.float32]]:
+    """Reads a request's pictures and scores them.
+
+    One picture is scored in the job that reads it, as ``/predict`` does it. Several get a job each: an inference is
+    hardly faster for being batched on the CPUs that this is for, and a picture's scores are the same bits either way.
+
+    Args:
+        request: its body is not read where no lane would be free in time.
+        classifier: the model.
+        read: from the body to what is asked; runs in a lane.
+
+    Returns:
+        What is asked, and ``float32 [N, C]`` scores of its pictures.
+
+    Raises:
+        RequestError: the request is refused, or its first picture that fails is.
+    """
+    service, seen = Service.of(request), Observation.of(request.scope)
+    lanes = service.lanes
+    # Before the body is read: what arrives of a refused request is thrown away unseen.
+    client = service.client_of(request)
+    lanes.admit(client)
+    started = perf_counter()
+    async with service.intake.hold(request) as body:
+        seen.timings_s["read"] = perf_counter() - started
+
+        def begin() -> tuple[A, tuple[NDArray[np.float32], float, float] | None]:
+            asked = read(body)
+            return asked, classifier.scores(asked.pictures[0], alone=lanes.alone) if len(asked.pictures) == 1 else None
+
+        async def one(picture: Picture) -> NDArray[np.float32]:
+            (scores, _, _), _ = await lanes.submit(lambda: classifier.scores(picture, alone=lanes.alone), client)
+            return scores
+
+        (asked, alone), queued_s = await lanes.submit(begin, client)
+        if alone is not None:
+            scores, decode_s, infer_s = alone
+            seen.timings_s |= {"queue": queued_s, "decode": decode_s, "infer": infer_s}
+            rows = [scores]
+        else:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(one(picture)) for picture in asked.pictures]
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+            rows = [task.result() for task in tasks]
+    seen.images = len(rows)
+    return asked, np.stack(rows)

@@ -1,0 +1,93 @@
+"""``POST /explain``."""
+
+from time import perf_counter
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request, Response
+
+from ... import errors
+from ...inference import class_activation_map
+from ...inference.class_activation_map import Explanation
+from ...telemetry.request_record import Observation
+from .. import problems
+from ..body_reader import Body
+from ..schemas import Box, ExplainQuery, ExplainResponse, ModelRef, PredictionOut, timing
+from ..service import Service
+from .predict import ERRORS, PHOTO
+
+router = APIRouter(tags=["explain"])
+
+_HEADERS: Final = {
+    "X-Label": {"description": "The label, percent-encoded UTF-8.", "schema": {"type": "string"}},
+    "X-Score": {"description": "Its score, 0 to 1.", "schema": {"type": "number"}},
+}
+_ANSWERED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The numbers, or the photo with the evidence drawn on it.",
+        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": _HEADERS,
+    }
+}
+
+
+@router.post(
+    "/explain",
+    summary="Say where in a photo the evidence for a class lies",
+    response_model=ExplainResponse,
+    responses=_ANSWERED
+    | problems.responses(
+        *ERRORS,
+        errors.TooManyPixels,
+        errors.TooComplex,
+        errors.NotAnImage,
+        errors.BrokenImage,
+        errors.NotExplainable,
+        errors.UnknownModel,
+    ),
+    openapi_extra=PHOTO,
+)
+async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> Response:
+    """The class activation map (Zhou et al. 2016) of the photo, which is sent as to `/predict`.
+
+    `format=png` draws it: the part that the model sees in grey, with the evidence in colour; the rest is darkened.
+    """
+    service, seen = Service.of(request), Observation.of(request.scope)
+    classifier = service.classifier_for(query.model)
+    classifier.model.check_explainable()
+    index = None if query.label is None else class_activation_map.class_of(classifier.contract, query.label)
+    # Before the body is read: what arrives of a refused photo is thrown away unseen.
+    client = service.client_of(request)
+    service.lanes.admit(client)
+
+    def work(body: Body) -> tuple[Explanation, bytes, float]:
+        photo = body.image()
+        explained = class_activation_map.explain(classifier, photo, index, alone=service.lanes.alone)
+        if query.format == "json":
+            return explained, b"", 0.0
+        started = perf_counter()
+        return explained, class_activation_map.overlay(photo, explained, classifier.room), perf_counter() - started
+
+    started = perf_counter()
+    async with service.intake.hold(request) as body:
+        seen.timings_s["read"] = perf_counter() - started
+        (found, picture, draw_s), queued_s = await service.lanes.submit(lambda: work(body), client)
+    seen.images = 1
+    seen.timings_s |= {"queue": queued_s, "decode": found.decode_s, "infer": found.infer_s}
+    if query.format == "png":
+        seen.timings_s["draw"] = draw_s
+        headers = {"X-Label": quote(found.prediction.label), "X-Score": repr(found.prediction.score)}
+        return Response(picture, headers=headers, media_type="image/png")
+    prediction, (left, upper, right, lower) = found.prediction, found.box
+    answer = ExplainResponse(
+        model=ModelRef(name=found.contract.name, version=found.contract.version),
+        prediction=PredictionOut(
+            label=prediction.label, index=prediction.index, id=prediction.id, score=prediction.score
+        ),
+        box=Box(left=left, upper=upper, right=right, lower=lower),
+        bias=round(found.bias, 6),
+        evidence=[[round(value, 6) for value in row] for row in found.evidence.tolist()],
+        timing_ms=timing(found, queued_s),
+        request_id=seen.request_id,
+    )
+    return Response(answer.model_dump_json(), media_type="application/json")

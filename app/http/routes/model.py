@@ -1,0 +1,31 @@
+"""``GET /model`` and ``GET /labels``: what the model file says about itself."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request
+
+from ... import errors
+from .. import problems
+from ..schemas import LabelOut, LabelsResponse, ModelOut, ModelQuery, ModelRef
+from ..service import Service
+
+router = APIRouter(tags=["model"])
+Asked = Annotated[ModelQuery, Query()]
+_ERRORS: Final = problems.responses(errors.UnknownModel, errors.InvalidParameter)
+
+
+@router.get("/model", summary="The model's contract", responses=_ERRORS)
+async def model(request: Request, query: Asked) -> ModelOut:
+    """Name, version, geometry, cost, provenance and what was measured when it was built."""
+    return ModelOut.build(Service.of(request).classifier_for(query.model).contract)
+
+
+@router.get("/labels", summary="The model's classes", responses=_ERRORS)
+async def labels(request: Request, query: Asked) -> LabelsResponse:
+    """Every class by index, with its WordNet id where that is known."""
+    contract = Service.of(request).classifier_for(query.model).contract
+    pairs = zip(contract.labels, contract.ids, strict=True)
+    return LabelsResponse(
+        model=ModelRef(name=contract.name, version=contract.version),
+        labels=[LabelOut(index=i, label=label, id=wnid) for i, (label, wnid) in enumerate(pairs)],
+    )

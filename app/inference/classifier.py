@@ -1,0 +1,164 @@
+"""A photo's bytes to its labels, as one call: decode, infer, rank.
+
+Every way to ask (HTTP routes, command line, evaluation, benchmarks) goes through this one.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidParameter, ModelError
+from .contract import Contract
+from .decode_budget import Room
+from .frame_cache import Camera
+from .imaging import load
+from .model import Model
+from .ranking import top_k
+
+#: Rounds of a speed comparison; the median leaves out the first, which warms up.
+_TRIALS: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class and how sure the model is of it (softmax, 0 to 1)."""
+
+    label: str
+    index: int
+    id: str | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the model says about one photo, and how long each step took, in seconds.
+
+    ``unknown`` says that the best score is below the model's own threshold: the photo shows none of its classes.
+    ``cached`` says that the scores are those of an earlier, near-identical frame of the same camera.
+    """
+
+    contract: Contract
+    predictions: tuple[Prediction, ...]
+    unknown: bool
+    cached: bool
+    decode_s: float
+    infer_s: float
+
+
+def fastest(models: list[Model]) -> tuple[Model, str]:
+    """The model that scores a picture in the least time on this CPU, and a sentence that says what was measured.
+
+    int8 is slower than fp32 on some processors, so a name does not tell.
+    """
+    pixels = [np.zeros((1, m.contract.resize.height, m.contract.resize.width, 3), np.uint8) for m in models]
+    times: list[list[float]] = [[] for _ in models]
+    for _ in range(_TRIALS):
+        for model, picture, taken in zip(models, pixels, times, strict=True):
+            started = time.perf_counter()
+            model(picture)
+            taken.append(time.perf_counter() - started)
+    medians = [sorted(taken)[len(taken) // 2] for taken in times]
+    said = ", ".join(f"{m.contract.precision} took {t * 1e3:.1f} ms" for m, t in zip(models, medians, strict=True))
+    return models[medians.index(min(medians))], f"measured at the start: {said}"
+
+
+class Classifier:
+    """Bytes to labels with one model; safe to call from several threads at once."""
+
+    def __init__(self, model: Model, room: Room, wide: Model | None = None) -> None:
+        """Puts the steps together.
+
+        Args:
+            model: the loaded model.
+            room: how large photos may be.
+            wide: the same model with more threads, for a photo that has the machine to itself.
+        """
+        self.model = model
+        self.wide = wide or model
+        self.contract = model.contract
+        self.room = room
+
+    def __call__(
+        self, data: bytes, k: int = 5, min_score: float = 0.0, *, alone: bool = False, camera: Camera | None = None
+    ) -> Result:
+        """Classifies one encoded photo.
+
+        Args:
+            data: the image file's bytes.
+            k: how many classes at most, best first.
+            min_score: classes below it are left out.
+            alone: no other photo is being worked on, so this one may use all CPUs.
+            camera: where the photo comes from, if a near-identical one from there need not be computed again.
+
+        Raises:
+            NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
+        """
+        started = time.perf_counter()
+        pixels = load(data, self.contract.resize, self.room)
+        decoded = time.perf_counter()
+        model = self.wide if alone else self.model
+        if camera is None:
+            scores, cached = model(pixels[np.newaxis])[0], False
+        else:
+            scores, cached = camera.scores(self.contract, pixels, lambda: model(pixels[np.newaxis])[0])
+        ranked = top_k(scores, k, min_score)
+        inferred = time.perf_counter()
+        labels, ids = self.contract.labels, self.contract.ids
+        return Result(
+            contract=self.contract,
+            predictions=tuple(Prediction(labels[i], i, ids[i], score) for i, score in ranked),
+            unknown=bool(scores.max() < self.contract.unknown_below),
+            cached=cached,
+            decode_s=decoded - started,
+            infer_s=inferred - decoded,
+        )
+
+    def scores(
+        self, picture: bytes | NDArray[np.uint8], *, alone: bool = False
+    ) -> tuple[NDArray[np.float32], float, float]:
+        """The scores of all classes for one picture.
+
+        Args:
+            picture: an image file's bytes, or ``uint8 [H, W, 3]`` RGB pixels of the model's own size.
+            alone: no other photo is being worked on, so this one may use all CPUs.
+
+        Returns:
+            ``float32 [C]``, and how long decoding and inference took, in seconds.
+
+        Raises:
+            NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
+        """
+        started = time.perf_counter()
+        pixels = load(picture, self.contract.resize, self.room) if isinstance(picture, bytes) else picture
+        decoded = time.perf_counter()
+        scores = (self.wide if alone else self.model)(pixels[np.newaxis])[0]
+        return scores, decoded - started, time.perf_counter() - decoded
+
+    def check_k(self, k: int) -> None:
+        """Raises InvalidParameter if ``k`` is more than the model has classes."""
+        classes = len(self.contract.labels)
+        if k > classes:
+            raise InvalidParameter(f"top_k is {k}, but the model has {classes} classes. Ask for 1 to {classes}.")
+
+    def check_golden(self) -> None:
+        """Classifies the model's golden photo through the real path and compares.
+
+        Raises:
+            ModelError: the photo cannot be classified, or a score is further off than the tolerance.
+        """
+        golden = self.contract.golden
+        try:
+            pixels = load(golden.photo, self.contract.resize, self.room)
+            scores = self.model(pixels[np.newaxis])[0]
+        except Exception as error:
+            raise ModelError(f"the model cannot classify its own golden photo: {error}") from error
+        worst = max(abs(float(scores[index]) - score) for index, score in golden.scores.items())
+        # Not `worst > tolerance`: a NaN has to fail too.
+        if not worst <= golden.tolerance:
+            raise ModelError(
+                f"the golden photo's scores are off by {worst:.4f} (allowed: {golden.tolerance}); "
+                "this model does not compute on this machine what it computed when it was built"
+            )

@@ -1,0 +1,477 @@
+"""Bytes to upright RGB pixels: the only place in this project that decodes an image.
+
+Serving, calibration, training and evaluation call the same ``load``, so that what was measured is what is served.
+The geometry (which part of the photo, at what size) is the model's own, a ``Resize`` from its contract. The
+arithmetic (normalisation) is inside the model's graph.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# One plugin per supported format; a decoder that is not imported cannot be attacked. Imported here, so that the first
+# photo does not wait for it. WebP and AVIF cost 3 ms and 0.8 MB together; JPEG needs TIFF's anyway, for EXIF.
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from ..errors import BrokenImage, RequestError, TooComplex, TooManyPixels
+from . import containers, formats, jpeg, png
+from .decode_budget import Room
+from .jpeg import Jpeg
+
+_PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
+_HEIF_INSTALLED: Final = importlib.util.find_spec("pillow_heif") is not None
+#: The formats that ``load`` reads, by Pillow's names. JPEG includes MPO, which many phones write and call .jpg; HEIF is
+#: what iPhones write, and needs the extra ``heic``.
+FORMATS: Final = (*_PLUGINS, "HEIF") if _HEIF_INSTALLED else tuple(_PLUGINS)
+
+#: Resampling filters that a contract may name.
+FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# Pillow's own limit warns or raises at figures of its own; ours is an argument of ``load``.
+Image.MAX_IMAGE_PIXELS = None
+# The other lanes have photos of their own.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+#: The longest side, in pixels: JPEG's own limit. Pillow keeps a pointer for each row, so that a picture of one column
+#: has three times the memory of a square one with as many pixels, and takes five times as long.
+_MAX_SIDE: Final = 65_535
+#: Samples that a JPEG's scans may go through together, for each pixel that a photo may have. libjpeg's own progression
+#: goes through 14 for a pixel at full chroma, 8 at the usual one.
+_SCANNED: Final = 16
+#: Bytes of a BMP before its pixels: its headers and its palette of 256 colours.
+_MAX_BMP_HEADER: Final = 2048
+#: Tags of an EXIF block and bytes of an XMP packet that are looked at for the orientation; it stands among the first.
+_MAX_TAGS: Final = 1000
+_MAX_METADATA: Final = 65_536
+#: Depths that a sensor's grey levels are written in, lowest bits first.
+_DEPTHS: Final = (8, 10, 12, 14, 16)
+
+_EXIF_ORIENTATION = 0x0112
+# TIFF 6.0, PhotometricInterpretation: 0 means that zero is white.
+_TIFF_WHITE = 0x0106
+# EXIF 2.32, 4.6.4.A: what has to be done to the stored pixels so that they stand upright.
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+_XMP_ORIENTATION: Final = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """How a photo of any size becomes the model's input.
+
+    The largest centred box with the model's aspect ratio is taken, shrunk to ``crop`` of its sides, and resampled to
+    ``height`` x ``width`` in one step. For a square input this is the classic "shortest side to ``height / crop``,
+    centre crop to ``height``" without the intermediate picture.
+
+    Attributes:
+        height: rows of the model's input, in pixels.
+        width: columns of the model's input, in pixels.
+        crop: side of the box as a fraction of the largest one that fits, in (0, 1]; 0.875 is 224 / 256.
+        filter: resampling filter, a key of ``FILTERS``; antialiased, as Pillow does it.
+    """
+
+    height: int
+    width: int
+    crop: float
+    filter: str
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a ``width`` x ``height`` picture that the model sees: left, upper, right, lower, in pixels."""
+        box_height = min(height, width * self.height / self.width) * self.crop
+        box_width = box_height * self.width / self.height
+        left, upper = (width - box_width) / 2, (height - box_height) / 2
+        return (left, upper, left + box_width, upper + box_height)
+
+    def turned(self) -> "Resize":
+        """The same rule for a picture that lies on its side."""
+        return replace(self, height=self.width, width=self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole(Resize):
+    """All of a picture, however thin; its sides in pixels are whole numbers, so their ratio is not quite its own."""
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        return (0.0, 0.0, width, height)
+
+
+#: What an upright picture of this width and height becomes.
+Rule = Callable[[int, int], Resize]
+
+
+def load(data: bytes, resize: Resize, room: Room) -> NDArray[np.uint8]:
+    """Decodes one photo into the model's input.
+
+    EXIF orientation is honoured where it can be read, transparency is composited on white (an alpha channel that is 0
+    everywhere is ignored), the first frame of an animation is taken. Grey levels of more than 8 bits are brought to 8
+    by the depth that they use (8, 10, 12, 14 or 16 bits); where white has no fixed value (floating point, negative or
+    more than 16 bits), by the darkest and the brightest. A JPEG that is much larger than needed is decoded at a reduced
+    DCT scale. Bytes after a picture are ignored, and so are line ends, zeros or the head of an MJPEG part before it.
+
+    Args:
+        data: an encoded image in one of ``FORMATS``.
+        resize: the model's resize rule.
+        room: how large it may be; compared with its header before anything is decoded.
+
+    Returns:
+        ``uint8 [resize.height, resize.width, 3]``, RGB, 0 to 255.
+
+    Raises:
+        NotAnImage: the bytes are none of the supported formats.
+        BrokenImage: the bytes begin like an image, but are truncated, damaged, or of a kind that is not read.
+        TooManyPixels: the header announces more than there is room for.
+        TooComplex: it has more scans, chunks or other parts than a picture of its size needs.
+    """
+    return _decode(data, lambda _width, _height: resize, room)
+
+
+def overview(data: bytes, longest: int, room: Room) -> NDArray[np.uint8]:
+    """Decodes the whole of one photo, upright, for people to look at; otherwise as ``load``.
+
+    Args:
+        data: an encoded image in one of ``FORMATS``.
+        longest: the most pixels on its longer side; a larger photo is scaled down.
+        room: how large it may be before.
+
+    Returns:
+        ``uint8 [height, width, 3]``, RGB, 0 to 255.
+
+    Raises:
+        NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``load`` does.
+    """
+
+    def whole(width: int, height: int) -> Resize:
+        scale = min(1.0, longest / max(width, height))
+        return _Whole(max(1, round(height * scale)), max(1, round(width * scale)), 1.0, "bilinear")
+
+    return _decode(data, whole, room)
+
+
+def visible(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
+    """The part of a photo that the model sees: left, upper, right, lower, as fractions of the upright photo's sides.
+
+    Only the header is read. Raises NotAnImage, BrokenImage or TooComplex, as ``load`` does.
+    """
+    opened = _open(data)
+    width, height = opened.image.size
+    if opened.orientation in _SIDEWAYS:
+        width, height = height, width
+    left, upper, right, lower = resize.box(width, height)
+    return (left / width, upper / height, right / width, lower / height)
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A picture whose header was read.
+
+    Attributes:
+        image: not decoded yet.
+        orientation: what is still to be done to its pixels, as EXIF numbers it.
+        jpeg: what was found in it, if it is a JPEG.
+    """
+
+    image: ImageFile.ImageFile
+    orientation: int = 1
+    jpeg: Jpeg | None = None
+
+    def rule(self, rule: Rule) -> Resize:
+        """The resize rule for the pixels as they are stored."""
+        if self.orientation in _SIDEWAYS:
+            return rule(self.image.height, self.image.width).turned()
+        return rule(self.image.width, self.image.height)
+
+
+def _decode(data: bytes, rule: Rule, room: Room) -> NDArray[np.uint8]:
+    opened = _open(data)
+    image = opened.image
+    pixels = image.width * image.height
+    # A picture in run lengths is unpacked in Python.
+    most = room.pixels // containers.BMP_RLE_COST if _run_lengths(image) else room.pixels
+    if pixels > most:
+        raise TooManyPixels(
+            f"The image has {image.width} x {image.height} = {pixels} pixels; at most {most} "
+            "are decoded. Send a smaller picture."
+        )
+    if max(image.size) > _MAX_SIDE:
+        raise TooManyPixels(
+            f"The image has {image.width} x {image.height} pixels; neither side may have more than {_MAX_SIDE}. Send a "
+            "part of it, or a smaller one."
+        )
+    if _run_lengths(image) and len(data) > pixels + 4 * image.height + _MAX_BMP_HEADER:
+        raise TooComplex("The BMP image has more run lengths than pixels. Save it without compression.")
+    if opened.jpeg and not opened.jpeg.one_scan and opened.jpeg.samples > _SCANNED * room.pixels:
+        raise TooComplex(
+            f"The JPEG image has {len(opened.jpeg.scans)} scans of up to {image.width} x {image.height} pixels, which "
+            "takes more time than a photo at the limit. Save it as an ordinary JPEG, or smaller."
+        )
+    what = f"this {image.width} x {image.height} {image.format}"
+    needed = pixels * _decoder_bytes(opened)
+    try:
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            _reduce(image, opened.rule(rule))
+        needed += image.width * image.height * _picture_bytes(image)
+        with room.take(needed, what):
+            return _pixels(opened, rule, len(data))
+    except RequestError:
+        raise
+    except Exception as error:
+        # Pillow's decoders answer damaged files with whatever their arithmetic runs into: OSError, SyntaxError,
+        # ValueError, struct.error, IndexError, zlib.error, ...; all of them mean the same to the sender.
+        raise BrokenImage(
+            f"The {image.format} image is truncated or damaged ({_one_line(error)}). Send the complete file."
+        ) from error
+
+
+def _pixels(opened: _Opened, rule: Rule, size: int) -> NDArray[np.uint8]:
+    image = opened.image
+    # All of it is in memory: one call of the decoder instead of one for each 64 KiB.
+    image.decodermaxblock = size
+    image.load()
+    resize = opened.rule(rule)
+    picture = _seen(_eight_bit(image))
+    picture = picture.resize(
+        (resize.width, resize.height),
+        FILTERS[resize.filter],
+        box=resize.box(picture.width, picture.height),
+        reducing_gap=2.0,
+    )
+    if opened.orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[opened.orientation])
+    return np.asarray(_rgb_on_white(picture))
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Teaches Pillow HEIF; at the first such photo, because it costs 20 ms and 4 MB, and most services see none."""
+    import pillow_heif
+
+    # One thread, because the other lanes have photos of their own; only the picture itself.
+    pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+
+
+def _open(data: bytes) -> _Opened:
+    """Reads the header."""
+    name, data = formats.recognise(data, FORMATS)
+    try:
+        match name:
+            case "JPEG":
+                return _open_jpeg(data)
+            case "PNG":
+                return _open_png(data)
+            case "GIF":
+                containers.check_gif(data)
+            case "TIFF":
+                containers.check_tiff(data)
+            case "AVIF" | "HEIF":
+                data = containers.check_heif(data, name)
+        if name == "HEIF":
+            _register_heif()
+            # libheif turns the pixels.
+            return _Opened(Image.open(io.BytesIO(data), formats=("HEIF",)))
+        image = _PLUGINS[name](io.BytesIO(data))
+        # Pillow turns a TIFF by itself, its size now and its pixels when it loads them.
+        if name == "TIFF":
+            return _Opened(image)
+        return _Opened(image, _orientation(image.info.get("exif", b""), image.info.get("xmp", b"")))
+    except RequestError:
+        raise
+    except UnidentifiedImageError as error:
+        raise BrokenImage(f"The {name} image's header is truncated or damaged. Send the complete file.") from error
+    except Exception as error:
+        raise BrokenImage(
+            f"The {name} image's header is truncated or damaged, or of a kind that is not read ({_one_line(error)}). "
+            "Send the complete file, as JPEG or as PNG of 8 or 16 bits a channel."
+        ) from error
+
+
+def _open_jpeg(data: bytes) -> _Opened:
+    found = jpeg.parse(data)
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(found.header))
+    (tile,) = image.tile
+    image.tile = [tile._replace(codec_name=jpeg.CODEC, args=(*(tile.args or ()), found))]
+    return _Opened(image, _orientation(found.exif, found.xmp), found)
+
+
+def _open_png(data: bytes) -> _Opened:
+    found = png.parse(data)
+    image = PngImagePlugin.PngImageFile(io.BytesIO(found.data))
+    clear = image.info.get("transparency")
+    # Pillow brings samples to 8 bits, but not the colour that stands for transparency.
+    if image.mode == "L" and isinstance(clear, int):
+        image.info["transparency"] = clear * 255 // (2**found.depth - 1)
+    elif image.mode == "RGB" and found.depth == 16 and clear:
+        image.info["transparency"] = tuple(level >> 8 for level in clear)
+    return _Opened(image, _orientation(found.exif, found.xmp))
+
+
+def _orientation(exif: bytes, xmp: bytes) -> int:
+    """The orientation that metadata name; 1 (none) where they are absent or unreadable: they are not the picture.
+
+    Pillow's own reader goes through all of an EXIF block, and warns or raises where any of it is wrong.
+    """
+    found = _exif_orientation(exif.removeprefix(b"Exif\0\0"))
+    if found is None and (match := _XMP_ORIENTATION.search(xmp, 0, _MAX_METADATA)):
+        found = int(match[1])
+    return found if found in _UPRIGHT else 1
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    """The orientation in the first directory of an EXIF block (TIFF 6.0, section 2), if it is one whole number."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if not order:
+        return None
+    with contextlib.suppress(struct.error):
+        (at,) = struct.unpack_from(order + "L", exif, 4)
+        (entries,) = struct.unpack_from(order + "H", exif, at)
+        for number in range(min(entries, _MAX_TAGS)):
+            tag, kind, count = struct.unpack_from(order + "HHL", exif, at + 2 + 12 * number)
+            if tag == _EXIF_ORIENTATION:
+                # BYTE, SHORT and LONG; it stands at the left of the four bytes for it.
+                form = {1: "B", 3: "H", 4: "L"}.get(kind)
+                value = struct.unpack_from(order + form, exif, at + 10 + 12 * number)[0] if form and count == 1 else 1
+                return int(value)
+    return None
+
+
+def _run_lengths(image: ImageFile.ImageFile) -> bool:
+    return image.format == "BMP" and image.tile[0].codec_name == "bmp_rle"
+
+
+def _reduce(image: JpegImagePlugin.JpegImageFile, rule: Resize) -> None:
+    """Lets a JPEG be decoded at 1/2, 1/4 or 1/8, if its box then still has the pixels that the model's input needs."""
+    left, upper, right, lower = rule.box(image.width, image.height)
+    scale = min((right - left) / rule.width, (lower - upper) / rule.height)
+    if scale >= 2:
+        image.draft(None, (int(image.width / scale), int(image.height / scale)))
+
+
+def _decoder_bytes(opened: _Opened) -> int:
+    """The most memory that the format's decoder takes beside its result, for each pixel in the file.
+
+    Measured with Pillow 13.0; ``tests/inference/test_decode_budget.py`` measures it again.
+    """
+    if opened.jpeg:
+        # A pixel's coefficients of all components, 16 bits each, are kept until the last scan has come.
+        return 0 if opened.jpeg.one_scan else 2 * len(opened.image.getbands())
+    return {"WEBP": 14, "AVIF": 8, "HEIF": 8, "TIFF": 8, "BMP": 4}.get(str(opened.image.format), 0)
+
+
+def _picture_bytes(image: ImageFile.ImageFile) -> int:
+    """The most memory that a pixel takes from the decoder's result to a resized picture; measured likewise."""
+    if image.mode in ("RGB", "L"):
+        return 12 if "transparency" in image.info else 4
+    return 8
+
+
+def _eight_bit(image: ImageFile.ImageFile) -> Image.Image:
+    """A picture whose pixels can be averaged: 8 bits a channel, no palette."""
+    clear = image.info.get("transparency")
+    match image.mode:
+        case "RGB" | "L" | "RGBA" | "LA" | "CMYK":
+            # A colour that is declared transparent becomes an alpha channel before neighbours are mixed.
+            return image.convert("RGBA") if clear is not None and image.mode in ("RGB", "L") else image
+        case "P" | "PA":
+            return image.convert("RGBA" if image.has_transparency_data else "RGB")
+        case "1":
+            return image.convert("L" if clear is None else "RGBA")
+        case "La":
+            return image.convert("LA")
+        case "I" | "F" | "I;16" | "I;16B" | "I;16L" | "I;16N":
+            return _grey(image)
+        case _:
+            return image.convert("RGB")
+
+
+def _grey(image: ImageFile.ImageFile) -> Image.Image:
+    """A greyscale picture of more than 8 bits at 8 bits, with an alpha channel if one of its levels is transparent."""
+    if image.mode == "F" or not _unsigned(image):
+        grey = _stretched(image)
+    else:
+        # Pillow would clip at 255.
+        levels: NDArray[Any] = np.asarray(image)
+        high = levels.max()
+        grey = Image.fromarray((levels >> (next(depth for depth in _DEPTHS if high < 1 << depth) - 8)).astype(np.uint8))
+    # Pillow does not read which end is white.
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_WHITE, 1) == 0:
+        grey = grey.point([255 - level for level in range(256)])
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray((np.asarray(image) != clear) * np.uint8(255))))
+
+
+def _unsigned(image: Image.Image) -> bool:
+    """Whether all levels of a greyscale picture fit into 16 bits."""
+    if image.mode != "I":
+        return True
+    low, high = image.im.getextrema()
+    return bool(low >= 0 and high <= 0xFFFF)
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """A greyscale picture whose darkest level becomes 0 and whose brightest 255, all but 1 % of its pixels told by."""
+    # A few of them tell the range; a hot pixel, or a value for what was not measured, must not.
+    step = max(1, int((image.width * image.height / 250_000) ** 0.5))
+    sample: NDArray[Any] = np.asarray(image)[::step, ::step].astype(np.float64)
+    sample = sample[np.isfinite(sample) & (np.abs(sample) < 1e30)]
+    if not sample.size:
+        raise BrokenImage("The image's floating-point values are no numbers. Send 8 or 16 bits a channel.")
+    low, high = np.percentile(sample, (0.5, 99.5))
+    if low == high:
+        low, high = sample.min(), sample.max()
+    scale = float(255 / (high - low)) if high > low else 0.0
+    return image.convert("F").point(lambda level: level * scale - float(low) * scale).convert("L")
+
+
+def _seen(picture: Image.Image) -> Image.Image:
+    """Without an alpha channel that is 0 everywhere: it was never filled in, and what it hides is all that there is."""
+    if picture.mode in ("RGBA", "LA") and picture.getchannel("A").getextrema() == (0, 0):
+        return picture.convert("RGB")
+    return picture
+
+
+def _rgb_on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("RGBA", "LA"):
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

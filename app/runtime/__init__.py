@@ -1,0 +1,1 @@
+"""What the machine offers: CPUs, memory, threads to work in, systemd."""

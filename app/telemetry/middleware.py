@@ -1,0 +1,129 @@
+"""The one middleware: every request gets its id, is counted, and leaves one log line, whatever happens to it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .metrics import Metrics
+from .request_record import CLIENT_LEFT, Observation
+
+if TYPE_CHECKING:
+    # What it needs is optional.
+    from .traces import Traces
+
+log = logging.getLogger("app.request")
+
+#: Characters of a path in a log line.
+_MOST_PATH = 1000
+
+
+class Observer:
+    """ASGI middleware around everything: gives each request its id; counts and logs it when it has ended.
+
+    Every answer gets the security headers that it does not have. What nobody has expected ends here, as its protocol's
+    own answer with the status 500. A start-up that fails reaches the server as one line instead of Starlette's
+    traceback.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        headers: tuple[tuple[bytes, bytes], ...],
+        answer: Callable[[Request, Exception], Response],
+        traces: "Traces | None" = None,
+    ) -> None:
+        """Configures it.
+
+        Args:
+            app: what is observed.
+            metrics: what counts.
+            headers: names and values that every answer has.
+            answer: makes the answer to what nobody has expected.
+            traces: what makes a trace of a request, if anything.
+        """
+        self._app = app
+        self._metrics = metrics
+        self._headers = headers
+        self._answer = answer
+        self._traces = traces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes everything on, observed."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, _shortened(send))
+            return
+        observation = Observation.begin(scope)
+        header = (b"x-request-id", observation.request_id.encode())
+        self._metrics.in_flight.inc()
+
+        async def observed_receive() -> Message:
+            message = await receive()
+            observation.bytes_in += len(message.get("body", b""))
+            return message
+
+        async def observed_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                observation.status = message["status"]
+                given = message["headers"]
+                names = {name for name, _ in given}
+                message["headers"] = [*given, header, *(more for more in self._headers if more[0] not in names)]
+            else:
+                observation.bytes_out += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, observed_receive, observed_send)
+        except asyncio.CancelledError:
+            # The server cancels what nobody waits for any more.
+            observation.status = observation.status or CLIENT_LEFT
+        except Exception as error:  # noqa: BLE001 - there is nobody else who could answer
+            observation.unexpected = error
+            if not observation.status:
+                await self._answer(Request(scope), error)(scope, observed_receive, observed_send)
+        finally:
+            self._metrics.in_flight.dec()
+            duration_s = perf_counter() - observation.started_at
+            self._metrics.observe(scope, observation, duration_s)
+            if self._traces is not None:
+                self._traces.observe(scope, observation, duration_s)
+            _write(scope, observation, duration_s)
+            # It leads to all that it has passed through, this frame included: a cycle, which would keep the photo.
+            observation.unexpected = None
+
+
+def _write(scope: Scope, seen: Observation, duration_s: float) -> None:
+    fields: dict[str, Any] = {
+        "request_id": seen.request_id,
+        "method": scope["method"],
+        "path": scope["path"][:_MOST_PATH],
+        "status": seen.status,
+        "bytes_in": seen.bytes_in,
+        "bytes_out": seen.bytes_out,
+        "duration_ms": round(duration_s * 1e3, 3),
+    }
+    if seen.images:
+        fields["images"] = seen.images
+        fields |= {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in seen.timings_s.items()}
+    if seen.problem:
+        fields["problem"] = seen.problem
+    if seen.trace_id:
+        fields["trace_id"] = seen.trace_id
+    level = logging.INFO if seen.unexpected is None else logging.ERROR
+    log.log(level, "request", extra={"fields": fields}, exc_info=seen.unexpected)
+
+
+def _shortened(send: Send) -> Send:
+    async def shortened(message: Message) -> None:
+        if message["type"] == "lifespan.startup.failed":
+            lines = message.get("message", "").strip().splitlines()
+            message = {**message, "message": lines[-1].partition(": ")[2] or lines[-1] if lines else "start-up failed"}
+        await send(message)
+
+    return shortened

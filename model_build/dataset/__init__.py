@@ -1,0 +1,1 @@
+"""Photos to learn from, to calibrate on and to measure with, and what their classes are called."""

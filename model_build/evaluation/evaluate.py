@@ -1,0 +1,378 @@
+"""How good a model is: what it says about photos whose classes are known."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import RequestError
+from model_build.dataset.labels import Labels
+from model_build.dataset.photos import class_of, images_in
+from model_build.errors import InputError
+from model_build.evaluation.targets import BEST, Answer, Subject
+
+#: Bins of the calibration error, as in Guo et al. 2017, arXiv:1706.04599.
+BINS: Final = 15
+#: 97.5 % quantile of the normal distribution: two-sided 95 %.
+_Z: Final = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFigures:
+    """How one class fares.
+
+    Attributes:
+        label: what it is called.
+        photos: how many show it.
+        precision: share of the photos said to show it that do; None where none was said to.
+        recall: share of the photos that show it of which it was said; None where none shows it.
+    """
+
+    label: str
+    photos: int
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """The photos whose best score lies in one range: how many, their mean score, and the share that is right."""
+
+    photos: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What was said about ``N`` photos whose classes are known; ``N`` is at least 1.
+
+    Attributes:
+        labels: what the ``C`` classes are called, by index.
+        classes: ``int64 [N]``, what the photos show.
+        ranked: ``int64 [N, min(5, C)]``, the best classes of each photo, best first.
+        confidence: ``float64 [N]``, the best class's score, 0 to 1.
+    """
+
+    labels: tuple[str, ...]
+    classes: NDArray[np.int64]
+    ranked: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scores: NDArray[np.floating], classes: NDArray[np.int64], labels: tuple[str, ...]) -> Self:
+        """From ``[N, C]`` scores; equal ones by rising index, as ``app.inference.ranking`` has it."""
+        ranked = np.argsort(-scores, axis=1, kind="stable")[:, :BEST].astype(np.int64)
+        return cls(labels, classes, ranked, scores.max(axis=1).astype(np.float64))
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """``bool [N]``, whether the best class is the photo's."""
+        right: NDArray[np.bool_] = self.ranked[:, 0] == self.classes
+        return right
+
+    @property
+    def top1(self) -> float:
+        """Share of the photos whose class is the best one."""
+        return float(self.right.mean())
+
+    @property
+    def top5(self) -> float:
+        """Share of the photos whose class is among the five best."""
+        return float((self.ranked == self.classes[:, np.newaxis]).any(axis=1).mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the true top-1 accuracy lies with 95 % confidence: ``wilson``."""
+        return wilson(int(self.right.sum()), len(self.classes))
+
+    def confusion(self) -> NDArray[np.int64]:
+        """``int64 [C, C]``, how many photos of the class of the row were said to show that of the column."""
+        counts = np.zeros((len(self.labels), len(self.labels)), np.int64)
+        np.add.at(counts, (self.classes, self.ranked[:, 0]), 1)
+        return counts
+
+    def confused(self) -> list[tuple[int, int, int]]:
+        """Mistakes as ``(what it shows, what was said, how many photos)``, the most frequent first."""
+        counts = self.confusion()
+        np.fill_diagonal(counts, 0)
+        pairs = [(int(shown), int(said), int(counts[shown, said])) for shown, said in np.argwhere(counts)]
+        return sorted(pairs, key=lambda pair: -pair[2])
+
+    def per_class(self) -> list[ClassFigures]:
+        """The classes that a photo shows or was said to show, by index."""
+        counts = self.confusion()
+        shown, said, right = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
+        return [
+            ClassFigures(
+                label=self.labels[i],
+                photos=int(shown[i]),
+                precision=float(right[i] / said[i]) if said[i] else None,
+                recall=float(right[i] / shown[i]) if shown[i] else None,
+            )
+            for i in np.flatnonzero(shown + said)
+        ]
+
+    def reliability(self) -> list[Bin | None]:
+        """``BINS`` ranges of the best score, each ``((m - 1) / BINS, m / BINS]``; None where no photo's score lies."""
+        bins = np.clip(np.ceil(self.confidence * BINS).astype(int) - 1, 0, BINS - 1)
+        members = [bins == m for m in range(BINS)]
+        return [
+            Bin(int(member.sum()), float(self.confidence[member].mean()), float(self.right[member].mean()))
+            if member.any()
+            else None
+            for member in members
+        ]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, 0 to 1 (Guo et al. 2017, equation 3): how far scores are from the truth."""
+        filled = [part for part in self.reliability() if part]
+        return sum(part.photos * abs(part.accuracy - part.confidence) for part in filled) / len(self.classes)
+
+    def figures(self) -> dict[str, str]:
+        """The figures that fit on a line each, as a person reads them."""
+        low, high = self.interval
+        return {
+            "photos": str(len(self.classes)),
+            "top-1 accuracy": f"{self.top1:.1%}",
+            "95 % interval (Wilson)": f"{low:.1%} to {high:.1%}",
+            "top-5 accuracy": f"{self.top5:.1%}" if len(self.labels) > BEST else "-",
+            f"calibration error (ECE, {BINS} bins)": f"{self.ece:.3f}",
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for a machine. ``confusion`` has ``[row, column, photos]`` where there are any."""
+        counts = self.confusion()
+        return {
+            "photos": len(self.classes),
+            "top1": self.top1,
+            "top1_interval": list(self.interval),
+            "top5": self.top5,
+            "ece": self.ece,
+            "reliability": [
+                {"above": m / BINS, "to": (m + 1) / BINS} | asdict(part)
+                for m, part in enumerate(self.reliability())
+                if part
+            ],
+            "per_class": [asdict(row) for row in self.per_class()],
+            "confusion": [[int(row), int(column), int(counts[row, column])] for row, column in np.argwhere(counts)],
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A folder's photos, and what one model said about them.
+
+    Attributes:
+        name: which model, and where.
+        labels: its classes.
+        files: the ``N`` photos that were answered, relative to the folder, by name.
+        classes: ``int64 [N]``, what they show; -1 where that is none of the model's classes, or nothing says it.
+        answers: ``N`` of them.
+        skipped: photos that were not answered, with the reason.
+    """
+
+    name: str
+    labels: Labels
+    files: tuple[str, ...]
+    classes: NDArray[np.int64]
+    answers: tuple[Answer, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """``bool [N]``, whether a photo shows one of the model's classes; the others say nothing about accuracy."""
+        return self.classes >= 0
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Over the photos that show one of the model's classes."""
+        known = self.known
+        ranked = np.array([answer.ranked for answer in self.answers], np.int64)
+        confidence = np.array([answer.score for answer in self.answers], np.float64)
+        return Evaluation(self.labels.labels, self.classes[known], ranked[known], confidence[known])
+
+    def latency_ms(self) -> dict[str, dict[str, float]]:
+        """Median and 95th percentile of decoding and of inference, in milliseconds."""
+        times = {"decode": [a.decode_s for a in self.answers], "infer": [a.infer_s for a in self.answers]}
+        found = {step: np.quantile(np.array(values) * 1e3, (0.5, 0.95)) for step, values in times.items()}
+        return {step: {"median": float(median), "p95": float(p95)} for step, (median, p95) in found.items()}
+
+    def figures(self) -> dict[str, str]:
+        """The figures that fit on a line each, as a person reads them."""
+        unknown = np.array([answer.unknown for answer in self.answers])
+        others = int((~self.known).sum())
+        taken = f"{unknown[self.known].mean():.1%}"
+        return {
+            **self.evaluation.figures(),
+            "taken for none of the classes": f"{taken}, {unknown[~self.known].mean():.1%} of the others"
+            if others
+            else taken,
+            "others: no class, or one the model has not": f"{others}, not in the accuracy",
+            "not answered": str(len(self.skipped)),
+            **{
+                f"{step}, median / p95": f"{found['median']:.1f} / {found['p95']:.1f} ms"
+                for step, found in self.latency_ms().items()
+            },
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for a machine."""
+        rows = zip(self.files, self.classes.tolist(), self.answers, strict=True)
+        return {
+            "model": self.name,
+            "labels": list(self.labels.labels),
+            **self.evaluation.as_json(),
+            "others": int((~self.known).sum()),
+            "skipped": list(self.skipped),
+            "latency_ms": self.latency_ms(),
+            "answers": [
+                {
+                    "file": file,
+                    "class": shown if shown >= 0 else None,
+                    "ranked": list(answer.ranked),
+                    "score": answer.score,
+                    "unknown": answer.unknown,
+                }
+                for file, shown, answer in rows
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """One photo about which two models say different things: each one's label and score, and the truth if known."""
+
+    file: str
+    shows: str | None
+    first: tuple[str, float]
+    second: tuple[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models on the same photos.
+
+    Attributes:
+        photos: how many both answered.
+        disagreements: where their best classes differ.
+        only_first: photos of classes that both have, which only the first got right.
+        only_second: the same for the second.
+    """
+
+    photos: int
+    disagreements: tuple[Disagreement, ...]
+    only_first: int
+    only_second: int
+
+    @property
+    def agreement(self) -> float:
+        """Share of the photos with the same best class."""
+        return 1 - len(self.disagreements) / self.photos
+
+    @property
+    def chance(self) -> float:
+        """How likely two equally good models differ this much or more: McNemar's test (1947), two-sided and exact."""
+        total, fewer = self.only_first + self.only_second, min(self.only_first, self.only_second)
+        ways: int = 2 * sum(math.comb(total, i) for i in range(fewer + 1))
+        return min(1.0, ways / 2.0**total)
+
+    def figures(self) -> dict[str, str]:
+        """The figures that fit on a line each, as a person reads them."""
+        return {
+            "same top-1": f"{self.agreement:.1%} of {self.photos} photos",
+            "only the first is right": str(self.only_first),
+            "only the second is right": str(self.only_second),
+            "chance of that if both are equally good (McNemar)": f"{self.chance:.2f}",
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for a machine."""
+        return {
+            "photos": self.photos,
+            "agreement": self.agreement,
+            "only_first": self.only_first,
+            "only_second": self.only_second,
+            "chance": self.chance,
+            "disagreements": [asdict(found) for found in self.disagreements],
+        }
+
+
+def measure(asked: Subject, folder: Path, track: Callable[[Iterable[Path]], Iterable[Path]] = iter) -> Measured:
+    """Asks about every photo in a folder and its sub-folders, one after the other, in the order of their names.
+
+    Args:
+        asked: who answers.
+        folder: photos whose folders or names say what they show, see ``photos.class_of``.
+        track: wraps the iteration, to show progress.
+
+    Raises:
+        InputError: the folder cannot be read, or no photo in it shows a class that the model has.
+    """
+    if not (paths := images_in(folder)):
+        raise InputError(f"{folder} has no images")
+    files, classes, answers, skipped = [], [], [], []
+    for path in track(paths):
+        name = str(path.relative_to(folder))
+        try:
+            answers.append(asked(path.read_bytes()))
+        except (RequestError, OSError) as error:
+            skipped.append(f"{name}: {error}")
+            continue
+        files.append(name)
+        classes.append(class_of(path, folder, asked.labels))
+    if not answers:
+        raise InputError(f"none of the {len(paths)} images in {folder} was answered: {skipped[0]}")
+    if max(classes) < 0:
+        raise InputError(
+            f"no photo in {folder} says that it shows a class of {asked.name}. Call the folders or files like the "
+            f"classes (<label>/x.jpg or <id>_<label>.jpg); the first classes are {', '.join(asked.labels.labels[:5])}"
+        )
+    return Measured(asked.name, asked.labels, tuple(files), np.array(classes, np.int64), tuple(answers), tuple(skipped))
+
+
+def compare(first: Measured, second: Measured) -> Comparison:
+    """Compares the answers about the photos of one folder; by label where the classes are not the same.
+
+    Raises:
+        InputError: there is no photo that both answered.
+    """
+    same_classes = first.labels == second.labels
+    of_second = {file: i for i, file in enumerate(second.files)}
+    both = [(i, of_second[file]) for i, file in enumerate(first.files) if file in of_second]
+    if not both:
+        raise InputError(f"{first.name} and {second.name} answered none of the photos together")
+    disagreements, only = [], [0, 0]
+    for i, j in both:
+        shown = (int(first.classes[i]), int(second.classes[j]))
+        said = (first.answers[i].ranked[0], second.answers[j].ranked[0])
+        right = [of == what for of, what in zip(said, shown, strict=True)]
+        if min(shown) >= 0 and right[0] != right[1]:
+            only[right.index(True)] += 1
+        labels = (first.labels.labels[said[0]], second.labels.labels[said[1]])
+        if said[0] != said[1] if same_classes else labels[0] != labels[1]:
+            known = [m.labels.labels[c] for m, c in zip((first, second), shown, strict=True) if c >= 0]
+            answers = ((labels[0], first.answers[i].score), (labels[1], second.answers[j].score))
+            disagreements.append(Disagreement(first.files[i], known[0] if known else None, *answers))
+    return Comparison(len(both), tuple(disagreements), *only)
+
+
+def wilson(right: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927, "Probable inference, the law of succession, ...", JASA 22).
+
+    Args:
+        right: how many, 0 to ``of``.
+        of: of how many, at least 1.
+
+    Returns:
+        Its lower and upper end, 0 to 1.
+    """
+    share, weight = right / of, _Z**2 / of
+    middle = share + weight / 2
+    spread = _Z * math.sqrt(share * (1 - share) / of + weight / (4 * of))
+    return max(0.0, (middle - spread) / (1 + weight)), min(1.0, (middle + spread) / (1 + weight))

@@ -1,0 +1,1 @@
+"""New classes: fine-tuning, linear heads, calibrated scores."""

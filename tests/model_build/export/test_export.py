@@ -1,0 +1,224 @@
+"""Real exports: Keras's ImageNet weights where Keras has them, random ones elsewhere; and a fine-tuned Keras 2 file."""
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+
+from app.inference.classifier import Classifier
+from app.inference.contract import Contract
+from app.inference.decode_budget import Room
+from app.inference.imaging import load
+from app.inference.model import Model
+from model_build.__main__ import main
+from tests.conftest import ROOT, SHARED, serving
+
+WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
+IMAGENET = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "models", WEIGHTS).is_file()
+KERAS_2_CONFIG = Path(__file__).parent / "keras2_model_config.json.gz"
+SKIMAGE = Path(__import__("skimage").__file__).parent / "data"
+
+
+def contract_of(path) -> Contract:
+    return Contract.from_metadata({p.key: p.value for p in onnx.load(path).metadata_props})
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    arguments = ["export", "--weights", "imagenet" if IMAGENET else "none", "--calibration", str(SKIMAGE)]
+    assert main([*arguments, "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fine_tuned(tmp_path_factory) -> Path:
+    """A Keras 2 ``.h5``: augmentation, preprocessing, a nested MobileNetV2 at 96x96, a new head with 19 classes."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    base = keras.applications.MobileNetV2(input_shape=(96, 96, 3), alpha=0.35, weights=None, include_top=False)
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            random = np.random.default_rng(len(layer.name))
+            size = layer.gamma.shape[0]
+            spread = [random.uniform(0.5, 1.5, size), random.normal(0, 0.3, size)]
+            layer.set_weights([*spread, random.normal(0, 0.2, size), random.uniform(0.5, 1.5, size)])
+    base.trainable = False
+    inputs = keras.Input((96, 96, 3))
+    tensor = keras.Sequential([keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.2)])(inputs)
+    tensor = keras.layers.GlobalAveragePooling2D()(base(tensor))
+    outputs = keras.layers.Dense(19)(keras.layers.Dropout(0.2)(tensor))
+    path = tmp_path_factory.mktemp("keras2") / "flowers.h5"
+    keras.Model(inputs, outputs).save(path)
+    with h5py.File(path, "r+") as file:
+        # As tf_keras 2.21 wrote it for the same layers, with preprocess_input between the first two.
+        file.attrs["model_config"] = gzip.decompress(KERAS_2_CONFIG.read_bytes()).decode()
+        file.attrs["keras_version"] = "2.21.0"
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_file_is_complete_in_itself(built, precision):
+    name = f"mobilenet_v2_1.0_224.{precision}.onnx"
+    found = contract_of(built / name)
+    assert found.name == "mobilenet_v2_1.0_224"
+    assert found.precision == precision
+    assert len(found.labels) == 1000
+    assert found.multiply_adds == 300_774_272
+    assert found.parameters == 3_538_984
+    assert found.provenance["tools"]["keras"]
+    assert found.measured["against"] == ("keras" if precision == "fp32" else "fp32")
+    Classifier(Model(built / name), Room(10**8)).check_golden()
+    assert sorted(path.name for path in built.iterdir()) == [
+        "mobilenet_v2_1.0_224.fp32.onnx",
+        "mobilenet_v2_1.0_224.int8.onnx",
+    ]
+
+
+def test_fp32_is_keras(built):
+    measured = contract_of(built / "mobilenet_v2_1.0_224.fp32.onnx").measured
+    assert measured["max_difference"] <= 1e-4
+    assert measured["agreement"] == 1.0
+
+
+def test_int8_reads_pixels_directly_and_has_no_float_convolution(built):
+    model = onnx.load(built / "mobilenet_v2_1.0_224.int8.onnx")
+    nodes = list(model.graph.node)
+    assert [node.output[0] for node in nodes if node.op_type in ("Cast", "Sub")] == ["evidence_bias"]
+    made = {name: node for node in nodes for name in node.output}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in nodes:
+        if node.op_type == "Conv":
+            dequantize = [made[name] for name in node.input]
+            assert {d.op_type for d in dequantize} == {"DequantizeLinear"}
+            assert constants[dequantize[1].input[0]].data_type == onnx.TensorProto.INT8
+            group = next((a.i for a in node.attribute if a.name == "group"), 1)
+            largest = np.abs(onnx.numpy_helper.to_array(constants[dequantize[1].input[0]])).max()
+            assert largest <= (63 if group == 1 else 127)
+
+
+@pytest.mark.skipif(not IMAGENET, reason="Keras has no ImageNet weights here; random ones know no cat")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_real_photos_over_http(built, precision):
+    with serving(built / f"mobilenet_v2_1.0_224.{precision}.onnx") as client:
+        for name, accepted in (("chelsea", {"Egyptian cat", "tabby", "tiger cat"}), ("coffee", {"espresso"})):
+            response = client.post("/predict", files={"file": (SKIMAGE / f"{name}.png").read_bytes()})
+            assert response.json()["predictions"][0]["label"] in accepted
+
+
+@pytest.mark.skipif(not (IMAGENET and SHARED.is_dir()), reason="needs the labelled photos beside the checkout")
+def test_labelled_photos(tmp_path):
+    folder = SHARED / "images" / "imagenet"
+    assert main(["export", "--calibration", str(folder), "--output", str(tmp_path)]) == 0
+    fp32 = contract_of(tmp_path / "mobilenet_v2_1.0_224.fp32.onnx").measured
+    int8 = contract_of(tmp_path / "mobilenet_v2_1.0_224.int8.onnx").measured
+    assert fp32["agreement"] == 1.0
+    assert fp32["accuracy"] >= 0.88
+    assert int8["agreement"] >= 0.98
+    assert int8["source_accuracy"] - int8["accuracy"] <= 0.005
+
+
+def test_the_same_weights_give_the_same_bytes(fine_tuned, tmp_path):
+    """In processes of their own: hash seeds and TensorFlow's counters differ."""
+    for name in ("a", "b"):
+        command = [sys.executable, "-m", "model_build", "export", "--weights", str(fine_tuned)]
+        command += ["--calibration", str(SKIMAGE), "--min-agreement", "0", "--output", str(tmp_path / name)]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    for precision in ("fp32", "int8"):
+        first, second = (tmp_path / name / f"flowers.{precision}.onnx" for name in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_fine_tuned_keras_2_model_serves(fine_tuned, tmp_path):
+    from model_build.network import weights
+
+    names = [f"flower {i}" for i in range(19)]
+    (tmp_path / "flowers.txt").write_text("\n".join(names))
+    arguments = ["export", "--weights", str(fine_tuned), "--labels", str(tmp_path / "flowers.txt")]
+    assert main([*arguments, "--precision", "fp32", "--output", str(tmp_path)]) == 0
+    path = tmp_path / "flowers.fp32.onnx"
+    found = contract_of(path)
+    assert (found.labels, found.resize.height) == (tuple(names), 96)
+    photo = (SKIMAGE / "coffee.png").read_bytes()
+    original = weights.load(str(fine_tuned), 1.0, None, None).model
+    logits = np.asarray(original(load(photo, found.resize, Room(10**8))[np.newaxis].astype(np.float32)))[0]
+    with serving(path) as client:
+        answer = client.post("/predict?top_k=1", files={"file": photo}).json()["predictions"][0]
+    assert answer["label"] == names[int(logits.argmax())]
+    assert answer["score"] == pytest.approx(float(np.exp(logits).max() / np.exp(logits).sum()), abs=1e-4)
+
+
+def run(capsys, *arguments) -> tuple[int, str]:
+    code = main(["export", *map(str, arguments)])
+    return code, re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_clear_errors_and_nothing_written(capsys, tmp_path, fine_tuned):
+    out = tmp_path / "out"
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    (tmp_path / "text.h5").write_text("hello")
+    (tmp_path / "text.keras").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (["--weights", tmp_path / "absent.h5"], "there is no file"),
+        (["--weights", tmp_path / "text.h5"], "is not a Keras file"),
+        (["--weights", tmp_path / "text.keras"], "cannot be loaded"),
+        (["--weights", tmp_path / "two.txt"], "is not a Keras file"),
+        (["--weights", "imagenet", "--alpha", "0.9"], "0.35, 0.5"),
+        (["--weights", "imagenet", "--classes", "10"], "1000 classes"),
+        (["--weights", fine_tuned, "--classes", "7"], "19 classes"),
+        (["--weights", fine_tuned, "--input-size", "224"], "96x96"),
+        (["--weights", fine_tuned, "--labels", tmp_path / "two.txt"], "2 labels, the model 19"),
+        (["--weights", fine_tuned, "--calibration", tmp_path / "absent"], "not a folder"),
+        (["--weights", fine_tuned, "--calibration", tmp_path / "empty"], "no images"),
+        (["--weights", fine_tuned, "--precision", "int8"], "--calibration DIR"),
+    ]
+    for arguments, says in cases:
+        code, output = run(capsys, *arguments, "--output", out)
+        assert code == 2, output
+        assert says in output, output
+        assert "Traceback" not in output
+    assert not out.exists()
+
+
+def test_no_network_for_the_weights(capsys, tmp_path, monkeypatch):
+    import urllib.error
+
+    import keras
+
+    def offline(*_args, **_kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(keras.src.utils.file_utils, "urlretrieve", offline)
+    code, output = run(capsys, "--alpha", "0.35", "--input-size", "96", "--output", tmp_path / "out")
+    assert code == 3
+    assert "KERAS_HOME" in output
+    assert "--weights" in output
+    assert "0.35_96.h5" in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_below_the_bar_nothing_is_written(capsys, tmp_path, fine_tuned, monkeypatch):
+    from model_build.export import parity
+
+    monkeypatch.setattr(parity, "MAX_DIFFERENCE", -1.0)
+    code, output = run(capsys, "--weights", fine_tuned, "--precision", "fp32", "--output", tmp_path / "out")
+    assert code == 4
+    assert "differs from Keras" in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "--help"])
+    assert ended.value.code == 0
+    assert "exit codes" in capsys.readouterr().out

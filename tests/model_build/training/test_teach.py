@@ -1,0 +1,268 @@
+"""Teaching a small convolutional base, fp32 and int8, and serving what came of it."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from app.inference.classifier import Classifier
+from app.inference.decode_budget import Room
+from app.inference.imaging import load
+from app.inference.model import Model
+from model_build.__main__ import main
+from model_build.export import golden, graph, quantize
+from tests import tiny_model
+from tests.conftest import ROOT, serving
+from tests.photos import encode
+
+COLOURS = {
+    "blue_bin": (30, 60, 200),
+    "green bin": (40, 190, 60),
+    "red_bin": (210, 40, 30),
+    "yellow_bin": (220, 210, 40),
+}
+PICTURES = 15
+#: What the command must do without.
+BLOCKED = {
+    *("tensorflow", "keras", "tf2onnx", "h5py", "scipy", "sklearn", "skimage", "sympy", "rich"),  # the workshop's
+    *("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),  # and the service's
+}
+
+
+def photo(colour, seed) -> bytes:
+    noise = np.random.default_rng(seed).normal(0, 25, (40, 50, 3))
+    return encode(Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)), "PNG")
+
+
+def network() -> onnx.ModelProto:
+    """Pixels / 255, a 3x3 convolution with 12 channels, the mean, a dense layer for three classes."""
+    random = np.random.default_rng(0)
+    values = {
+        "w": (random.normal(0, 0.3, (12, 3, 3, 3)) / 255).astype(np.float32),
+        "b": random.normal(0, 0.1, 12).astype(np.float32),
+        "axes": np.array([2, 3], np.int64),
+        "d": random.normal(size=(12, 3)).astype(np.float32),
+        "e": random.normal(size=3).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["nchw"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["float", "w", "b"], ["conv"], strides=[2, 2]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("Identity", ["relu"], ["features"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
+        helper.make_node("Squeeze", ["pool", "axes"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "d", "e"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["scores"], axis=-1),
+    ]
+    outputs = [("features", ["batch", None, None, None]), ("scores", ["batch", 3])]
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "base",
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 32, 32, 3])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
+            [numpy_helper.from_array(value, name) for name, value in values.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    graph.canonicalise(model)
+    return model
+
+
+def save(model, path, precision="fp32", **changes):
+    parameters = 12 * 27 + 12 + 12 * 3 + 3
+    contract = tiny_model.contract(name="base", precision=precision, parameters=parameters, **changes)
+    for key, value in contract.to_metadata().items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bins(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "bins"
+    for k, (name, colour) in enumerate(COLOURS.items()):
+        (folder / name).mkdir(parents=True)
+        for i in range(PICTURES):
+            (folder / name / f"{i:02}.png").write_bytes(photo(colour, 1000 * k + i))
+    (folder / "red_bin" / "broken.jpg").write_bytes(b"rubbish")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def base(request, tmp_path_factory, bins):
+    folder = tmp_path_factory.mktemp("base")
+    model = network()
+    if request.param == "int8":
+        rule = tiny_model.contract().resize
+        pixels = [load(path.read_bytes(), rule, Room(10**6)) for path in sorted(bins.rglob("*.png"))]
+        model = quantize.quantize(model, np.stack(pixels))
+    return save(model, folder / f"base.{request.param}.onnx", request.param)
+
+
+@pytest.fixture(scope="module")
+def taught(base, bins, tmp_path_factory):
+    """The command in a process in which nothing heavy can be imported; its file and what it printed."""
+    output = tmp_path_factory.mktemp("taught")
+    program = f"""
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED}:
+            raise ImportError(name + " is not there")
+
+sys.meta_path.insert(0, Block())
+from model_build.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", program, "teach", str(base), str(bins), "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [path] = output.iterdir()
+    return path, done
+
+
+def test_it_works_without_anything_heavy_and_says_what_it_did(taught, base):
+    path, done = taught
+    precision = base.name.split(".")[1]
+    assert path.name == f"bins.{precision}.onnx"
+    assert "Looking at the pictures" in done.stderr
+    assert "classes      4: blue bin, green bin, red bin, yellow bin" in done.stdout
+    assert "pictures     60 used, 36 of them to learn from; 1 left out" in done.stdout
+    assert "left out: red_bin/broken.jpg: " in done.stdout
+    assert "test         100.0% of 12 right" in done.stdout
+    assert str(path) in done.stdout
+
+
+def test_the_same_folder_gives_the_same_bytes(taught, base, bins, tmp_path):
+    assert main(["teach", str(base), str(bins), "--output", str(tmp_path)]) == 0
+    assert (tmp_path / taught[0].name).read_bytes() == taught[0].read_bytes()
+    assert main(["teach", str(base), str(bins), "--output", str(tmp_path), "--seed", "1"]) == 0
+    assert (tmp_path / taught[0].name).read_bytes() != taught[0].read_bytes()
+
+
+def test_the_file_says_everything(taught, base):
+    model = Model(taught[0])
+    contract = model.contract
+    Classifier(model, Room(10**6)).check_golden()
+    assert contract.labels == ("blue bin", "green bin", "red bin", "yellow bin")
+    assert contract.version == graph.digest(onnx.load(taught[0]))[:12]
+    assert contract.golden.tolerance == golden.TOLERANCE[contract.precision]
+    assert contract.parameters == 12 * 27 + 12 + 12 * 4 + 4
+    assert contract.multiply_adds == 12 * 27 * 15 * 15 + 12 * 4
+    assert contract.provenance["base"] == {"name": "base", "version": "1", "provenance": {"weights": "none"}}
+    assert set(contract.provenance["tools"]) == {"python", "onnx", "onnxruntime", "numpy", "pillow"}
+    assert contract.measured["train"] == {"photos": 36}
+    assert contract.measured["validation"] == {"photos": 12, "accuracy": 1.0}
+    assert contract.measured["test"]["photos"] == 12
+    assert contract.measured["test"]["accuracy"] == 1.0
+    assert contract.measured["left_out"]["photos"] == 1
+    assert contract.measured["left_out"]["first"][0].startswith("red_bin/broken.jpg")
+    assert contract.temperature != 1.0
+    assert 0.25 < contract.unknown_below < 1.0
+
+
+def to_scores(path) -> list[str]:
+    """The operators that a prediction needs, in their order."""
+    model = onnx.load(path)
+    scores = [value for value in model.graph.output if value.name == "scores"]
+    del model.graph.output[:]
+    model.graph.output.extend(scores)
+    graph.canonicalise(model)
+    return [node.op_type for node in model.graph.node]
+
+
+def test_the_trunk_is_the_base_and_is_pooled_once(taught, base):
+    """Behind the pooling (int8: and its rounding) there is a dense layer in float, before it nothing has changed."""
+    before, after = (to_scores(path) for path in (base, taught[0]))
+    assert after.count("GlobalAveragePool") == 1
+    assert after[-3:] == ["Flatten", "Gemm", "Softmax"]
+    assert after[:-3] == before[: len(after) - 3]
+    assert after[-4] == ("GlobalAveragePool" if ".fp32." in base.name else "DequantizeLinear")
+
+
+def test_it_can_be_explained_and_taught_models_too(taught, bins, tmp_path):
+    outputs = ["features", "scores", "evidence", "evidence_bias"]
+    assert main(["teach", str(taught[0]), str(bins), "--output", str(tmp_path), "--name", "again"]) == 0
+    for path in (taught[0], *tmp_path.iterdir()):
+        proto = onnx.load(path)
+        assert [value.name for value in proto.graph.output] == outputs
+        assert [value.name for value in proto.graph.input] == ["image", "evidence_class"]
+        assert [node.op_type for node in proto.graph.node].count("ArgMax") == 1
+
+
+def test_it_answers_over_http_and_knows_what_it_does_not_know(taught):
+    with serving(taught[0]) as client:
+        for k, (name, colour) in enumerate(COLOURS.items()):
+            answer = client.post("/predict", files={"file": photo(colour, 9000 + k)}).json()
+            assert answer["predictions"][0]["label"] == name.replace("_", " ")
+            assert answer["unknown"] is False
+        strange = client.post("/predict", files={"file": photo((128, 128, 128), 1)}).json()
+        assert strange["unknown"] is True
+
+
+def test_a_taught_model_can_be_taught_again(taught, bins, tmp_path):
+    assert main(["teach", str(taught[0]), str(bins), "--output", str(tmp_path), "--name", "again"]) == 0
+    again = Model(next(tmp_path.iterdir())).contract
+    assert again.parameters == 12 * 27 + 12 + 12 * 4 + 4
+    assert again.provenance["base"]["name"] == "bins"
+
+
+def test_a_larger_unknown_share_raises_the_threshold(taught, base, bins, tmp_path):
+    arguments = ["teach", str(base), str(bins), "--output", str(tmp_path), "--unknown-share"]
+    assert main([*arguments, "0"]) == 0
+    low = Model(tmp_path / taught[0].name).contract
+    assert main([*arguments, "0.5"]) == 0
+    high = Model(tmp_path / taught[0].name).contract
+    assert low.unknown_below < Model(taught[0]).contract.unknown_below < high.unknown_below
+    assert low.version == high.version
+
+
+def test_clear_errors_and_nothing_written(bins, tmp_path, capsys):
+    fine = save(network(), tmp_path / "bins.fp32.onnx")
+    before = fine.read_bytes()
+    other = network()
+    pool = next(node for node in other.graph.node if node.op_type == "GlobalAveragePool")
+    pool.op_type = "GlobalMaxPool"
+    save(other, tmp_path / "max.onnx")
+    old = network()
+    old.graph.output.remove(next(value for value in old.graph.output if value.name == "features"))
+    save(old, tmp_path / "old.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    (tmp_path / "one" / "cat").mkdir(parents=True)
+    output = tmp_path / "out"
+    cases = [
+        ([tmp_path / "absent.onnx", bins], "no model file"),
+        ([tmp_path / "text.onnx", bins], "not a loadable ONNX model"),
+        ([tiny_model.write(tmp_path / "foreign.onnx", metadata={}), bins], "no contract"),
+        ([tmp_path / "old.onnx", bins], "Export it again"),
+        ([tmp_path / "max.onnx", bins], "are not averaged"),
+        ([fine, tmp_path / "nowhere"], "cannot be read"),
+        ([fine, tmp_path / "one"], "only 'cat'"),
+        ([fine, bins, "--output", tmp_path], "would overwrite"),
+    ]
+    for arguments, says in cases:
+        assert main(["teach", "--output", str(output), *map(str, arguments)]) == 2
+        said = re.sub(r"\s+", " ", capsys.readouterr().err)
+        assert says in said, said
+    assert not output.exists()
+    assert fine.read_bytes() == before
+
+
+def test_what_is_missing_is_named(base, bins, tmp_path):
+    """As on a gateway that has the service only."""
+    program = (
+        "import sys; sys.modules['onnx'] = None; from model_build.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "teach", str(base), str(bins), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: teach needs the package onnx: pip install '.[teach]'" in done.stderr

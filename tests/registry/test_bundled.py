@@ -1,0 +1,47 @@
+"""The model in the box, on real photos over a real socket."""
+
+from pathlib import Path
+
+import pytest
+
+from app.inference.model import Model
+from app.registry import source
+from app.registry.source import BUNDLED
+from tests.conftest import serving
+
+PHOTOS = Path(__import__("skimage").__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory):
+    """Nothing configured, nothing built."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "MODELS", tmp_path_factory.mktemp("models"))
+        with serving(None) as client:
+            yield client
+
+
+@pytest.mark.parametrize(
+    ("photo", "accepted"), [("chelsea.png", {"tabby", "Egyptian cat"}), ("coffee.png", {"espresso", "plate"})]
+)
+def test_real_photos(box, photo, accepted):
+    answer = box.post("/predict", files={"file": (PHOTOS / photo).read_bytes()}).json()
+    assert answer["predictions"][0]["label"] in accepted, answer
+    assert not answer["unknown"]
+
+
+def test_it_says_what_it_is(box):
+    health = box.get("/health").json()
+    assert health["precision"] == "int8"
+    assert health["model_source"].startswith("bundled with the service")
+
+
+def test_the_card_says_what_was_measured():
+    (path,) = BUNDLED.glob("*.onnx")
+    assert path.stat().st_size <= 5_000_000
+    contract, card = Model(path).contract, (BUNDLED / "README.md").read_text()
+    measured = contract.measured
+    assert f"| {measured['photos']} | {measured['source_accuracy']:.1%}".replace("%", " %") in card
+    assert f"{measured['decided_agreement']:.1%}".replace("%", " %") in card
+    assert contract.provenance["training"]["pictures_sha256"][:16] in card
+    assert len(contract.labels) == 202

@@ -1,0 +1,156 @@
+"""Which directories can change a file, and what counts as a change."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from app.registry.directory_watcher import Watch, directories_of
+from tests.conftest import ROOT
+
+
+def test_the_directories_of_a_file(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/m").touch()
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "a/m").symlink_to("../link/b/m")
+    assert directories_of(tmp_path / "a/b/m") == {tmp_path / "a/b"}
+    assert directories_of(tmp_path / "link/b/m") == {tmp_path, tmp_path / "a/b"}
+    assert directories_of(tmp_path / "link/m") == {tmp_path, tmp_path / "a", tmp_path / "a/b"}
+    assert directories_of(tmp_path / "a") == {tmp_path / "a"}
+    assert directories_of(tmp_path / "absent/too/m") == {tmp_path}
+    (tmp_path / "round").symlink_to("round")
+    assert tmp_path in directories_of(tmp_path / "round/m")
+
+
+@pytest.mark.parametrize("what", ["rename", "write", "link", "delete", "directory gone"])
+def test_a_change_is_told_once(tmp_path, what):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").touch()
+    (tmp_path / "new").touch()
+
+    async def told() -> int:
+        changes = asyncio.Queue()
+        watch = Watch(lambda: changes.put_nowait(None))
+        watch.aim({folder})
+        match what:
+            case "rename":
+                (tmp_path / "new").rename(folder / "new")
+            case "write":
+                (folder / "new").write_text("x")
+                (folder / "old").write_text("x")
+            case "link":
+                (folder / "new").symlink_to("old")
+            case "delete":
+                (folder / "old").unlink()
+            case "directory gone":
+                (folder / "old").unlink()
+                folder.rmdir()
+        await asyncio.wait_for(changes.get(), 10)
+        await asyncio.sleep(0.2)
+        watch.close()
+        return changes.qsize()
+
+    assert asyncio.run(told()) == 0
+
+
+def test_a_file_that_is_only_opened_is_no_change(tmp_path):
+    (tmp_path / "old").write_text("x")
+
+    async def told() -> int:
+        changes = asyncio.Queue()
+        watch = Watch(lambda: changes.put_nowait(None))
+        watch.aim({tmp_path})
+        (tmp_path / "old").read_text()
+        with (tmp_path / "new").open("w"):
+            await asyncio.sleep(0.2)
+            found = changes.qsize()
+        watch.close()
+        return found
+
+    assert asyncio.run(told()) == 0
+
+
+def test_what_is_not_aimed_at_any_more_is_not_watched(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+
+    async def told() -> int:
+        changes = asyncio.Queue()
+        watch = Watch(lambda: changes.put_nowait(None))
+        watch.aim({first, tmp_path / "absent"})
+        watch.aim({second})
+        (first / "m").write_text("x")
+        await asyncio.sleep(0.2)
+        assert changes.empty()
+        (second / "m").write_text("x")
+        await asyncio.wait_for(changes.get(), 10)
+        watch.close()
+        return changes.qsize()
+
+    assert asyncio.run(told()) == 0
+
+
+def test_what_cannot_be_watched_is_awaited_above_it(tmp_path):
+    async def told() -> None:
+        changes = asyncio.Queue()
+        watch = Watch(lambda: changes.put_nowait(None))
+        watch.aim({tmp_path / "absent" / "too"})
+        (tmp_path / "absent").mkdir()
+        await asyncio.wait_for(changes.get(), 10)
+        watch.close()
+
+    asyncio.run(told())
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_permissions_that_are_given_back_are_told(tmp_path, what):
+    (tmp_path / "m").touch()
+
+    async def told() -> None:
+        changes = asyncio.Queue()
+        watch = Watch(lambda: changes.put_nowait(None))
+        watch.aim({tmp_path})
+        (tmp_path / "m" if what == "file" else tmp_path).chmod(0o700)
+        await asyncio.wait_for(changes.get(), 10)
+        watch.close()
+
+    asyncio.run(told())
+
+
+MOUNTED = """
+import asyncio, subprocess, sys
+from pathlib import Path
+from app.registry.directory_watcher import Watch
+
+async def told():
+    changes, folder = asyncio.Queue(), Path(sys.argv[1])
+    watch = Watch(lambda: changes.put_nowait(None))
+    watch.aim({folder})
+    subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+    await asyncio.wait_for(changes.get(), 10)
+    watch.aim({folder})
+    (folder / "m").write_text("x")
+    await asyncio.wait_for(changes.get(), 10)
+    subprocess.run(["umount", folder], check=True)
+    await asyncio.wait_for(changes.get(), 10)
+    watch.close()
+    print("told")
+
+asyncio.run(told())
+"""
+
+
+def test_a_mount_that_comes_late_is_told(tmp_path):
+    """In a namespace of its own, where this may be tried."""
+    alone = ["unshare", "--mount", "--map-root-user"]
+    try:
+        subprocess.run([*alone, "mount", "-t", "tmpfs", "none", tmp_path], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("nothing may be mounted here")
+    command = [*alone, sys.executable, "-c", MOUNTED, tmp_path]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.stdout == "told\n", ran.stderr

@@ -1,4 +1,4 @@
-"""A Python client of the service: ``Classifier``, and ``AsyncClassifier`` with the same methods to await.
+"""A Python client of the service: ``Client``, and ``AsyncClient`` with the same methods to await.
 
 Needs the extra ``client`` (httpx). The service never imports this module, and it imports nothing of the service.
 """
@@ -236,12 +236,12 @@ class _Calls(Generic[Pool]):
         return self._call("GET", "/labels", _labels)
 
 
-class Classifier(_Calls[httpx.Client]):
+class Client(_Calls[httpx.Client]):
     """The service, to be called from one or several threads; keeps its connections until it is closed.
 
     ::
 
-        with Classifier("http://gateway:8000") as classifier:
+        with Client("http://gateway:8000") as classifier:
             print(classifier.predict(Path("photo.jpg")).predictions[0].label)
 
     Every method raises ProblemError (the service says no) or Unreachable (it says nothing).
@@ -299,22 +299,22 @@ class Classifier(_Calls[httpx.Client]):
             time.sleep(outcome)
 
 
-class AsyncClassifier(_Calls[httpx.AsyncClient]):
-    """``Classifier`` for asyncio: the same methods, to be awaited."""
+class AsyncClient(_Calls[httpx.AsyncClient]):
+    """``Client`` for asyncio: the same methods, to be awaited."""
 
     _pool = httpx.AsyncClient
 
     async def predict(
         self, photo: Photo, top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
     ) -> Result:
-        """What one photo shows; as ``Classifier.predict``."""
+        """What one photo shows; as ``Client.predict``."""
         data = await asyncio.to_thread(_bytes, photo)
         return await self._ask(self._predict(data, top_k, min_score, model))
 
     async def predict_batch(
         self, photos: Iterable[Photo], top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
     ) -> list[Result | ProblemError]:
-        """What several photos show; as ``Classifier.predict_batch``."""
+        """What several photos show; as ``Client.predict_batch``."""
         data = [await asyncio.to_thread(_bytes, photo) for photo in photos]
         return await self._ask(self._predict_batch(data, top_k, min_score, model))
 

@@ -27,7 +27,7 @@
         ├── ModelRefused        a new model file was not taken; the running model goes on
         ├── NoPreviousModel     there is no earlier model to go back to
         ├── AdminLocked         /admin is used, but nobody has to show a key
-        ├── Overloaded          no lane would be free within CLASSIFIER_QUEUE_BUDGET_MS
+        ├── Overloaded          no worker would be free within CLASSIFIER_QUEUE_BUDGET_MS
         └── Draining            the service is shutting down
 """
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from . import __version__
 from .errors import SettingsError
 from .http import access, problems
-from .http.body_reader import Intake
+from .http.body_reader import BodyReader
 from .http.encodings import bound_numbers
 from .http.headers import security_headers
 from .http.limits import Limits
@@ -30,28 +30,28 @@ from .http.protocols import deepstack, open_inference, tensorflow_serving
 from .http.routes import admin, explain, health, metrics, model, models, openapi, page, predict
 from .http.server import Server
 from .http.service import Service
-from .inference.decode_budget import Room
-from .inference.frame_cache import Frames
+from .inference.decode_budget import DecodeBudget
+from .inference.frame_cache import FrameCache
 from .inference.model_file import public_key
 from .registry import loader as loading
 from .registry.loader import Loader
-from .registry.repository import Repository, Served
+from .registry.repository import LoadedModel, Repository
 from .registry.source import Source
 from .registry.trial import Trials
-from .registry.updates import OUTCOMES, Updates
+from .registry.updates import OUTCOMES, ModelUpdater
 from .runtime.cpus import Cpus, usable_cpus
-from .runtime.memory import free_bytes, keep_little
-from .runtime.worker_pool import Lanes
-from .settings import Settings
+from .runtime.memory import free_bytes, tune_malloc
+from .runtime.worker_pool import WorkerPool
+from .settings import Settings, deprecated
 from .telemetry import logs
 from .telemetry.metrics import Metrics
-from .telemetry.middleware import Observer
+from .telemetry.middleware import TelemetryMiddleware
 
 log = logging.getLogger(__name__)
 
 
 #: Bytes of request bodies; more would only wait longer than ``queue_budget_ms`` on any machine of this size.
-_MOST_HELD: Final = 64_000_000
+_MOST_BUFFERED: Final = 64_000_000
 #: Bytes for decoding, so that no sender of pictures takes all there is: a 50-megapixel PNG, or what a 12-megapixel WebP
 #: takes, which is the most for each pixel.
 _MOST_DECODING: Final = 256 << 20
@@ -71,6 +71,8 @@ def __getattr__(name: str) -> FastAPI:
         )
     logs.configure(settings.log_level)
     bound_numbers()
+    for line in deprecated():
+        log.warning(line)
     return create_app(settings)
 
 
@@ -90,7 +92,7 @@ def create_server(settings: Settings, on_listening: Callable[[], None] = lambda:
     if settings.notify_socket:
         from .runtime.systemd import Manager
 
-        systemd = Manager(settings.notify_socket, settings.watchdog_usec, lambda: app.state.service.lanes.alive)
+        systemd = Manager(settings.notify_socket, settings.watchdog_usec, lambda: app.state.service.workers.alive)
 
     def arrive() -> None:
         if systemd is not None:
@@ -114,7 +116,7 @@ def create_server(settings: Settings, on_listening: Callable[[], None] = lambda:
         settings.port,
         tls=tls,
         headers=security_headers(settings.hsts_seconds),
-        head_timeout_s=settings.head_timeout_seconds,
+        header_timeout_s=settings.header_timeout_seconds,
         send_timeout_s=settings.send_timeout_seconds,
         drain_s=settings.drain_seconds,
         on_listening=arrive,
@@ -131,7 +133,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         SettingsError: the API keys cannot be used, or traces are on and cannot be made.
     """
-    counted = Metrics((kind.slug for kind in (*problems.KINDS.values(), problems.INTERNAL)), OUTCOMES)
+    counted = Metrics((kind.slug for kind in (*problems.PROBLEM_TYPES.values(), problems.INTERNAL)), OUTCOMES)
     keys = _keys(settings)
     trials = Trials(settings.max_pixels)
     traces = None
@@ -147,35 +149,35 @@ def create_app(settings: Settings) -> FastAPI:
         cpus = planned_cpus(settings)
         # In a thread: a start-up that is interrupted can still be.
         source = await asyncio.to_thread(model_source, settings, trials)
-        room = Room(settings.max_pixels)
+        decode_budget = DecodeBudget(settings.max_pixels)
         served, left_out = await asyncio.to_thread(
-            loading.start, source, settings.precision, settings.default_model, settings.max_models, room
+            loading.start, source, settings.precision, settings.default_model, settings.max_models, decode_budget
         )
         free = free_bytes()
-        keep_little(free)
+        tune_malloc(free)
         limits = request_limits(settings, free)
-        room.memory = limits.decode_bytes
+        decode_budget.memory = limits.decode_bytes
         repository = Repository(served[0], served[1:])
         classifier = repository.default.classifier
-        lanes = Lanes(cpus.count, settings.queue_budget_ms / 1e3)
-        # Through a lane, as every photo goes. This also gives the queue its first service time.
-        await lanes.submit(classifier.check_golden)
-        intake = Intake(limits)
-        frames = Frames(settings.cache_seconds, settings.cache_difference)
-        loader = Loader(room, cpus.count, settings.queue_budget_ms / 1e3, settings.max_slowdown)
-        updates = Updates(repository, source, loader, settings.max_models, counted.count_swap)
+        workers = WorkerPool(cpus.count, settings.queue_budget_ms / 1e3)
+        # Through a worker, as every photo goes. This also gives the queue its first service time.
+        await workers.submit(classifier.check_golden)
+        body_reader = BodyReader(limits)
+        frame_cache = FrameCache(settings.cache_seconds, settings.cache_difference)
+        loader = Loader(decode_budget, cpus.count, settings.queue_budget_ms / 1e3, settings.max_slowdown)
+        updates = ModelUpdater(repository, source, loader, settings.max_models, counted.count_swap)
         for path, error in left_out:
             updates.note_refused(path, error)
         counted.watch(
             repository.identities,
-            lambda: lanes.depth,
-            lambda: lanes.service_s,
-            lambda: intake.held_bytes,
-            limits.held_bytes,
+            lambda: workers.depth,
+            lambda: workers.service_s,
+            lambda: body_reader.buffered_bytes,
+            limits.buffered_bytes,
             logs.dropped,
         )
         app.state.service = Service(
-            repository, updates, lanes, intake, frames, limits, cpus, counted, monotonic(), keys
+            repository, updates, workers, body_reader, frame_cache, limits, cpus, counted, monotonic(), keys
         )
         contract = classifier.contract
         log.info(
@@ -189,9 +191,9 @@ def create_app(settings: Settings) -> FastAPI:
                     "source": repository.default.source,
                     "path": str(repository.default.path),
                     "models": repository.names(),
-                    "lanes": cpus.count,
-                    "lanes_reason": cpus.reason,
-                    "held_bytes": limits.held_bytes,
+                    "workers": cpus.count,
+                    "workers_reason": cpus.reason,
+                    "buffered_bytes": limits.buffered_bytes,
                     "decode_bytes": limits.decode_bytes,
                 }
             },
@@ -202,7 +204,7 @@ def create_app(settings: Settings) -> FastAPI:
         await background
         await updates.close()
         # The server has waited for every request; a job that still runs has lost its client.
-        await lanes.drain(settings.drain_seconds)
+        await workers.drain(settings.drain_seconds)
         if traces is not None:
             await asyncio.to_thread(traces.close)
 
@@ -240,8 +242,8 @@ def create_app(settings: Settings) -> FastAPI:
     if keys is not None:
         access.describe(app.openapi(), error_formats)
     # Around FastAPI's own middlewares, which a photo does not need.
-    inner = _protected(predict.Express(app.build_middleware_stack()), settings, keys)
-    observer = Observer(
+    inner = _protected(predict.PredictFastPath(app.build_middleware_stack()), settings, keys)
+    observer = TelemetryMiddleware(
         access.OneHost(inner), counted, security_headers(settings.hsts_seconds), problems.answer, traces
     )
     app.middleware_stack = Paths(observer, settings.path_prefix)
@@ -256,12 +258,12 @@ def request_limits(settings: Settings, free: int | None) -> Limits:
         free: bytes of memory that may still be taken; None: nobody knows.
     """
     # What remains of it is for what grows under load: threads, buffers, the allocator's gaps, a second model.
-    held = settings.max_held_bytes or (_MOST_HELD if free is None else min(_MOST_HELD, max(0, free) // 4))
+    held = settings.max_buffered_bytes or (_MOST_BUFFERED if free is None else min(_MOST_BUFFERED, max(0, free) // 4))
     decoding = _MOST_DECODING if free is None else min(_MOST_DECODING, max(_LEAST_DECODING, free // 2))
     return Limits(
         body_bytes=min(settings.max_body_bytes, held),
         body_timeout_s=settings.body_timeout_seconds,
-        held_bytes=held,
+        buffered_bytes=held,
         decode_bytes=settings.max_decode_bytes or decoding,
         batch_images=settings.max_batch_images,
     )
@@ -282,8 +284,8 @@ def model_source(settings: Settings, trials: Trials) -> Source:
 
 
 def planned_cpus(settings: Settings) -> Cpus:
-    """How many lanes to run, and why so many."""
-    return Cpus(settings.lanes, f"CLASSIFIER_LANES={settings.lanes}") if settings.lanes else usable_cpus()
+    """How many workers to run, and why so many."""
+    return Cpus(settings.workers, f"CLASSIFIER_WORKERS={settings.workers}") if settings.workers else usable_cpus()
 
 
 def _keys(settings: Settings) -> access.Keys | None:
@@ -322,11 +324,11 @@ def _both_families(networks: tuple[str, ...]) -> list[str]:
     return [*networks, *(f"::ffff:{network.network_address}/{96 + network.prefixlen}" for network in old)]
 
 
-async def _settle_in(default: Served, loader: Loader, source: Source, updates: Updates) -> None:
+async def _settle_in(default: LoadedModel, loader: Loader, source: Source, updates: ModelUpdater) -> None:
     """What photos need not wait for: until it is done, one that is alone uses one CPU, and no new model is noticed."""
-    await asyncio.to_thread(loader.widen, default, source)
+    await asyncio.to_thread(loader.load_multithreaded, default, source)
     await updates.watch()
     # At a terminal it means that the terminal is gone, and the service has to go too.
     if not sys.stdin or not sys.stdin.isatty():
         with contextlib.suppress(ValueError, RuntimeError, AttributeError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, updates.tell)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, updates.request_reload)

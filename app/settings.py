@@ -22,6 +22,32 @@ _SERVICE_LINK: Final = re.compile(
 )
 _SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://.*")
 _PREFIX: Final = "CLASSIFIER_"
+#: Variables that have another name since 0.2, without their prefix; the old ones go with 0.3.
+_RENAMED: Final = {
+    "LANES": "WORKERS",
+    "MAX_HELD_BYTES": "MAX_BUFFERED_BYTES",
+    "HEAD_TIMEOUT_SECONDS": "HEADER_TIMEOUT_SECONDS",
+}
+
+
+def _renamed(environment: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The values of variables with an old name, by their new one (in lower case, without the prefix)."""
+    given = {name.upper().removeprefix(_PREFIX): value for name, value in environment if name.upper()[:11] == _PREFIX}
+    return {new.lower(): given[old] for old, new in _RENAMED.items() if old in given and new not in given}
+
+
+def deprecated(environment: Iterable[tuple[str, str]] | None = None) -> list[str]:
+    """A line for each variable that is set by its old name.
+
+    Args:
+        environment: names and values; None: the process's own.
+    """
+    given = {name.upper() for name, _ in (os.environ.items() if environment is None else environment)}
+    return [
+        f"{_PREFIX}{old} is called {_PREFIX}{new} now; the old name will not be read any more from 0.3 on"
+        for old, new in _RENAMED.items()
+        if _PREFIX + old in given
+    ]
 
 
 def misspelt(environment: Iterable[tuple[str, str]], known: Iterable[str]) -> list[str]:
@@ -42,7 +68,7 @@ def misspelt(environment: Iterable[tuple[str, str]], known: Iterable[str]) -> li
             near = [rest] if rest in settings and get_close_matches(prefix, [_PREFIX[:-1]], cutoff=0.85) else []
             if not near:
                 continue
-        elif rest in settings:
+        elif rest in settings or rest in _RENAMED:
             continue
         else:
             near = get_close_matches(rest, settings, n=1)
@@ -87,7 +113,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - a container has to
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    lanes: int = Field(0, ge=0, le=256, description="photos worked on at once; 0: as many as CPUs may really be used")
+    workers: int = Field(0, ge=0, le=256, description="photos worked on at once; 0: as many as CPUs may really be used")
     queue_budget_ms: int = Field(
         1000, ge=1, le=600_000, description="a request that would wait longer than this for its answer gets 503 at once"
     )
@@ -97,8 +123,8 @@ class Settings(BaseSettings):
         le=3600,
         description="after SIGTERM: how long new connections are still taken while `/health/ready` says 503",
     )
-    head_timeout_seconds: float = Field(
-        10.0, gt=0, le=3600, description="how long a client may take to send a request's head (408 after)"
+    header_timeout_seconds: float = Field(
+        10.0, gt=0, le=3600, description="how long a client may take to send a request's headers (408 after)"
     )
     body_timeout_seconds: float = Field(
         30.0, gt=0, le=3600, description="how long a client may take to send a body (408 after)"
@@ -106,7 +132,7 @@ class Settings(BaseSettings):
     send_timeout_seconds: float = Field(
         30.0, gt=0, le=3600, description="how long a client may take to read an answer (the connection is closed after)"
     )
-    max_held_bytes: int | None = Field(
+    max_buffered_bytes: int | None = Field(
         None,
         ge=1,
         description="request bodies in memory at once, in bytes; 503 above, and 413 where one body alone is more; "
@@ -192,7 +218,8 @@ class Settings(BaseSettings):
         known = [name.upper() for name, field in cls.model_fields.items() if field.validation_alias is None]
         if lines := misspelt(os.environ.items(), known):
             raise ValueError("\n".join(lines))
-        return given
+        # What is named in code counts more than the environment.
+        return _renamed(os.environ.items()) | given
 
     @field_validator("port", mode="before")
     @classmethod

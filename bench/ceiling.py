@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from app.inference.classifier import Classifier
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.model import Model
 from app.runtime.cpus import usable_cpus
 from bench import photos
@@ -27,7 +27,7 @@ def main() -> None:
     data = photos.read(Path(folder[0]) if folder else None)
     count = usable_cpus().count
     narrow = Model(Path(path))
-    classifier = Classifier(narrow, Room(10**9), Model(Path(path), count) if count > 1 else None)
+    classifier = Classifier(narrow, DecodeBudget(10**9), Model(Path(path), count) if count > 1 else None)
 
     def plain(photo: bytes) -> None:
         """What a tutorial does: whole picture to RGB, squashed, normalised in float, then the same session."""
@@ -39,7 +39,7 @@ def main() -> None:
 
     ways = {
         "one": classifier,
-        "alone": lambda photo: classifier(photo, alone=True),
+        "alone": lambda photo: classifier(photo, exclusive=True),
         "plain": plain,
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -52,11 +52,11 @@ def main() -> None:
             way(photo)
             times[name].append(time.perf_counter() - started)
 
-    def lane() -> None:
+    def worker() -> None:
         for photo in data * 4:
             classifier(photo)
 
-    threads = [threading.Thread(target=lane) for _ in range(count)]
+    threads = [threading.Thread(target=worker) for _ in range(count)]
     started = time.perf_counter()
     for thread in threads:
         thread.start()

@@ -1,4 +1,4 @@
-"""What was chosen, beside what was not: ``python -m bench.choices {processes,lanes,arena}``.
+"""What was chosen, beside what was not: ``python -m bench.choices {processes,workers,arena}``.
 
 Prints ratios to what was chosen; above 1 the other choice has more.
 """
@@ -22,8 +22,8 @@ from bench.scenarios import newest_int8, peak, service
 _ARENA = """
 import json, sys, time
 import numpy as np, onnxruntime as ort
-from app.runtime.memory import keep_little
-keep_little(None)
+from app.runtime.memory import tune_malloc
+tune_malloc(None)
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
 options.enable_cpu_mem_arena = sys.argv[2] == "1"
@@ -43,13 +43,13 @@ print(json.dumps([int(status.split("VmRSS:")[1].split()[0]) / 1e3, taken]))
 
 
 def processes(model: Path, data: list[bytes], rounds: int) -> None:
-    """Two processes of one lane each, each with half of the connections, instead of one process of two lanes."""
+    """Two processes of one worker each, each with half of the connections, instead of one process of two workers."""
     figures = []
     for _ in range(rounds):
         with running(service(model), data[0]) as (url, pid, _):
             one, one_mb = peak(url, data).rps, resident_mb(pid)
         with contextlib.ExitStack() as stack:
-            both = [stack.enter_context(running(service(model, lanes="1"), data[0])) for _ in range(2)]
+            both = [stack.enter_context(running(service(model, workers="1"), data[0])) for _ in range(2)]
             with ThreadPoolExecutor() as pool:
                 halves = [pool.submit(closed_loop, url, "/predict", data, 8, 6) for url, _, _ in both]
             two, two_mb = sum(half.result().rps for half in halves), sum(resident_mb(pid) for _, pid, _ in both)
@@ -58,8 +58,8 @@ def processes(model: Path, data: list[bytes], rounds: int) -> None:
     print(f"two processes / one: throughput {rps:.2f}, resident memory under load {memory:.2f}")
 
 
-def lanes(model: Path, data: list[bytes], rounds: int) -> None:
-    """As many lanes as a host of eight CPUs has, in a container that may use one of them."""
+def workers(model: Path, data: list[bytes], rounds: int) -> None:
+    """As many workers as a host of eight CPUs has, in a container that may use one of them."""
     cpus = os.sched_getaffinity(0)
     figures = []
     for _ in range(rounds):
@@ -67,13 +67,13 @@ def lanes(model: Path, data: list[bytes], rounds: int) -> None:
         for count in ("0", "8"):
             # The client keeps all CPUs; the service is started from a process that has only one.
             os.sched_setaffinity(0, {min(cpus)})
-            with running(service(model, lanes=count), data[0]) as (url, pid, _):
+            with running(service(model, workers=count), data[0]) as (url, pid, _):
                 os.sched_setaffinity(0, cpus)
                 load = peak(url, data)
                 found[count] = (load.rps, load.p99, resident_mb(pid))
         figures.append([eight / one for eight, one in zip(found["8"], found["0"], strict=True)])
     rps, p99, memory = (statistics.median(values) for values in zip(*figures, strict=True))
-    print(f"eight lanes / one on one CPU: throughput {rps:.2f}, p99 {p99:.2f}, resident memory {memory:.2f}")
+    print(f"eight workers / one on one CPU: throughput {rps:.2f}, p99 {p99:.2f}, resident memory {memory:.2f}")
 
 
 def arena(model: Path, _: list[bytes], rounds: int) -> None:
@@ -91,7 +91,7 @@ def arena(model: Path, _: list[bytes], rounds: int) -> None:
 
 def main() -> None:
     """Runs one."""
-    choices = {"processes": processes, "lanes": lanes, "arena": arena}
+    choices = {"processes": processes, "workers": workers, "arena": arena}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("choice", choices=choices)
     parser.add_argument("--model", type=Path, help="ONNX file (default: the newest int8 one in models/)")

@@ -104,11 +104,11 @@ def rolling(model: Path, data: list[bytes], rounds: int, *, retry: bool) -> None
 
 
 def check(model: Path, data: list[bytes], seconds: float) -> None:
-    """A replica answers what it can and refuses the rest: so says the model; two real ones, a CPU and a lane each."""
+    """A replica answers what it can and refuses the rest: so says the model; two real ones, a CPU and a worker each."""
     ports, cpus = [free_port(), free_port()], sorted(os.sched_getaffinity(0))[:2]
     with contextlib.ExitStack() as stack:
         for port, cpu in zip(ports, cpus, strict=True):
-            process = stack.enter_context(run(model, port, CLASSIFIER_QUEUE_BUDGET_MS="1000", CLASSIFIER_LANES="1"))
+            process = stack.enter_context(run(model, port, CLASSIFIER_QUEUE_BUDGET_MS="1000", CLASSIFIER_WORKERS="1"))
             os.sched_setaffinity(process.pid, {cpu})
             asyncio.run(listening(f"http://127.0.0.1:{port}", data[0]))
         url = stack.enter_context(nginx(*ports, retry=False))

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.inference.classifier import Classifier
-from app.inference.decode_budget import Room
-from app.inference.frame_cache import Camera
+from app.inference.decode_budget import DecodeBudget
+from app.inference.frame_cache import CameraCache
 from app.inference.model import Model
 from app.registry.source import model_paths
 from app.settings import Settings
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="?")
     parser.add_argument("--model", type=Path, default=model_paths(None, None)[0])
     options = parser.parse_args()
-    classifier, random = Classifier(Model(options.model), Room(10**9)), np.random.default_rng(0)
+    classifier, random = Classifier(Model(options.model), DecodeBudget(10**9)), np.random.default_rng(0)
     defaults = Settings.model_fields
     scenes = [
         np.asarray(Image.open(io.BytesIO(photo)).convert("RGB").resize((SIZE, SIZE)))
@@ -52,7 +52,7 @@ def main() -> None:
     computing: list[float] = []
     recalling: list[float] = []
     for number, scene in enumerate(scenes):
-        camera = Camera(60, defaults["cache_difference"].default)
+        camera = CameraCache(60, defaults["cache_difference"].default)
         classifier(frame(scene, random), camera=camera)
         for _ in range(4):
             data = frame(scene, random)

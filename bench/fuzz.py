@@ -28,14 +28,14 @@ with atheris.instrument_imports(include=["app", "python_multipart", "PIL"]):
     from app.http.protocols.tensorflow_serving import _Predict
     from app.inference import imaging
     from app.inference.contract import Contract, Golden
-    from app.inference.decode_budget import Room
+    from app.inference.decode_budget import DecodeBudget
     from app.inference.imaging import Resize
     from app.inference.model import Model
     from app.inference.model_file import Seal, trailer
     from app.registry.source import BUNDLED
 
 RULE = Resize(height=64, width=64, crop=0.875, filter="bilinear")
-ROOM = Room(1_000_000, 50_000_000)
+DECODE_BUDGET = DecodeBudget(1_000_000, 50_000_000)
 (MODEL,) = BUNDLED.glob("*.onnx")
 CONTRACT = Model(MODEL).contract
 # As many parts as any, and small: a fuzzer has no use for 202 labels and a photo.
@@ -52,9 +52,9 @@ SMALL = replace(
 def images(data: bytes) -> None:
     """A picture: its header, its pixels, the part that the model sees, the overview."""
     try:
-        imaging.load(data, RULE, ROOM)
-        imaging.visible(data, RULE)
-        imaging.overview(data, 100, ROOM)
+        imaging.load(data, RULE, DECODE_BUDGET)
+        imaging.crop_box(data, RULE)
+        imaging.preview(data, 100, DECODE_BUDGET)
     except RequestError:
         pass
 
@@ -96,7 +96,7 @@ def bodies(data: bytes) -> None:
 def models(data: bytes) -> None:
     """The end of a model file, and a contract: what a file is asked before and after ONNX Runtime reads it."""
     seal = Seal.of(data)
-    if seal.sealed and seal.fits:
+    if seal.has_checksum and seal.fits:
         assert data[seal.body :] == trailer(seal.digest, seal.signature)
     parts = data.decode(errors="surrogateescape").split("\0")
     changed = dict(zip(parts[::2], parts[1::2], strict=False))

@@ -26,7 +26,7 @@ from typing import IO
 import uvloop
 from PIL import Image
 
-from app.client import AsyncClassifier, ClientError
+from app.client import AsyncClient, ClientError
 from bench import photos
 from bench.attack import attack
 from bench.client import closed_loop
@@ -215,7 +215,7 @@ def many_bad(model: Path, data: list[bytes], count: int) -> None:
 
 def idle(model: Path, data: list[bytes], connections: int) -> None:
     """Connections that say nothing, within the time that a client has, beside load."""
-    with running(service(model, head_timeout_seconds="600"), data[0]) as (url, pid, _):
+    with running(service(model, header_timeout_seconds="600"), data[0]) as (url, pid, _):
         closed_loop(url, "/predict", data, 4, 2)
         before = resident_mb(pid)
         alone = closed_loop(url, "/predict", data, 4, 10)
@@ -327,7 +327,7 @@ def kill(model: Path, data: list[bytes], rounds: int) -> None:
     over = asyncio.Event()
 
     async def camera(number: int) -> None:
-        async with AsyncClassifier(f"http://127.0.0.1:{port}", attempts=50) as classifier:
+        async with AsyncClient(f"http://127.0.0.1:{port}", attempts=50) as classifier:
             while not over.is_set():
                 try:
                     await classifier.predict(data[number % len(data)])

@@ -1,4 +1,4 @@
-"""``python -m model_build``: the workshop's command line; ``commands`` has a module for each command."""
+"""``python -m model_build``: the model builder's command line; ``commands`` has a module for each command."""
 
 import argparse
 import sys

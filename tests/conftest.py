@@ -54,16 +54,16 @@ def serving(model: Path, verify: ssl.SSLContext | bool = True, **settings) -> It
 
 
 @contextlib.contextmanager
-def lane_held(client: httpx.Client) -> Iterator[threading.Event]:
-    """The one lane of a service is busy until the event is set, or the block ends."""
+def worker_held(client: httpx.Client) -> Iterator[threading.Event]:
+    """The one worker of a service is busy until the event is set, or the block ends."""
     free, busy = threading.Event(), threading.Event()
 
     def hold() -> None:
         busy.set()
         assert free.wait(60)
 
-    lanes = client.server.config.app.state.service.lanes
-    job = asyncio.run_coroutine_threadsafe(lanes.submit(hold), client.server.loop)
+    workers = client.server.config.app.state.service.workers
+    job = asyncio.run_coroutine_threadsafe(workers.submit(hold), client.server.loop)
     assert busy.wait(20)
     try:
         yield free
@@ -86,7 +86,7 @@ def client(tiny) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def box() -> Iterator[httpx.Client]:
-    """A client of a service with the model in the box."""
+    """A client of a service with the bundled model."""
     (model,) = BUNDLED.glob("*.onnx")
     with serving(model) as client:
         yield client

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.client import AsyncClassifier, Classifier, Label, ProblemError, Unreachable, _retry_after_s
+from app.client import AsyncClient, Client, Label, ProblemError, Unreachable, _retry_after_s
 from app.errors import Overloaded
 from tests.conftest import serving
 from tests.photos import encode, heic, solid
@@ -25,11 +25,11 @@ RED = encode(solid((240, 30, 9)), "PNG")
 
 
 class InTheLoop:
-    """An AsyncClassifier to be called like a Classifier, so that one test holds for both."""
+    """An AsyncClient to be called like a Classifier, so that one test holds for both."""
 
     def __init__(self, url, **options):
         self._runner = asyncio.Runner()
-        self._client = AsyncClassifier(url, **options)
+        self._client = AsyncClient(url, **options)
 
     def __getattr__(self, name):
         return lambda *args, **options: self._runner.run(getattr(self._client, name)(*args, **options))
@@ -42,7 +42,7 @@ class InTheLoop:
         self._runner.close()
 
 
-BOTH = pytest.mark.parametrize("kind", [Classifier, InTheLoop], ids=["sync", "async"])
+BOTH = pytest.mark.parametrize("kind", [Client, InTheLoop], ids=["sync", "async"])
 
 
 @BOTH
@@ -62,7 +62,7 @@ def test_every_form_of_a_photo(kind, client, tmp_path):
 
 
 def test_a_photo_from_an_iphone(client):
-    with Classifier(str(client.base_url)) as classifier:
+    with Client(str(client.base_url)) as classifier:
         assert classifier.predict(heic(solid((240, 30, 9)))).predictions[0].label == "red"
 
 
@@ -108,7 +108,7 @@ def test_a_photo_that_is_too_large(client, kind, size):
 
 
 def test_connections_are_reused(client):
-    with Classifier(str(client.base_url)) as classifier:
+    with Client(str(client.base_url)) as classifier:
         classifier.predict(RED)
         before = set(client.server.server_state.connections)
         for _ in range(5):
@@ -118,15 +118,15 @@ def test_connections_are_reused(client):
 
 @contextlib.contextmanager
 def saturated(client):
-    """Fills the lanes with jobs that wait for the event that is given."""
-    lanes, loop, gate = client.server.config.app.state.service.lanes, client.server.loop, threading.Event()
+    """Fills the workers with jobs that wait for the event that is given."""
+    workers, loop, gate = client.server.config.app.state.service.workers, client.server.loop, threading.Event()
 
     async def fill():
         tasks = []
         with contextlib.suppress(Overloaded):
             while True:
-                lanes.admit()
-                tasks.append(asyncio.create_task(lanes.submit(gate.wait)))
+                workers.admit()
+                tasks.append(asyncio.create_task(workers.submit(gate.wait)))
                 await asyncio.sleep(0)
         return tasks
 
@@ -147,7 +147,7 @@ def refusals(client) -> int:
 @BOTH
 def test_a_refusal_is_asked_again_after_its_time(kind, tiny):
     with (
-        serving(tiny, lanes=1, queue_budget_ms=1) as client,
+        serving(tiny, workers=1, queue_budget_ms=1) as client,
         kind(str(client.base_url)) as classifier,
         saturated(client) as gate,
         ThreadPoolExecutor(1) as pool,
@@ -161,7 +161,7 @@ def test_a_refusal_is_asked_again_after_its_time(kind, tiny):
 
 @BOTH
 def test_a_refusal_that_stays_is_told(kind, tiny):
-    with serving(tiny, lanes=1, queue_budget_ms=1) as client, saturated(client):
+    with serving(tiny, workers=1, queue_budget_ms=1) as client, saturated(client):
         # Retry-After is a second: more than there is.
         for options, expected in (({"attempts": 1}, 1), ({"total_s": 0.5}, 2)):
             with kind(str(client.base_url), **options) as classifier, pytest.raises(ProblemError) as caught:
@@ -257,7 +257,7 @@ SLUG = "urn:edge-classifier:problem:body-too-large"
 
 @pytest.mark.parametrize("media_type", [b"application/json", b"application/json; charset=utf-8", b"Application/JSON;x"])
 def test_an_answer_is_json_whatever_parameters_its_type_has(media_type):
-    with scripted(answer(b"200 OK", media_type, ANSWER)) as (url, _), Classifier(url) as classifier:
+    with scripted(answer(b"200 OK", media_type, ANSWER)) as (url, _), Client(url) as classifier:
         assert classifier.predict(RED).unknown
 
 
@@ -331,7 +331,7 @@ def test_a_redirect_says_where_to(status, location):
     """It is not followed: a photo goes, with its key, where the client was told to send it."""
     with (
         scripted(answer(status, None, b"", b"Location: " + location)) as (url, heads),
-        Classifier(url) as classifier,
+        Client(url) as classifier,
         pytest.raises(ProblemError) as caught,
     ):
         classifier.predict(RED)
@@ -385,7 +385,7 @@ def test_a_length_that_is_too_small_spoils_no_other_answer(kind):
 )
 def test_only_who_asks_to_come_again_is_asked_again(status, again):
     refusal = answer(status, b"application/problem+json; charset=utf-8", b"{}", b"Retry-After: 0")
-    with scripted(*[refusal] * (1 + again)) as (url, heads), Classifier(url, attempts=2) as classifier:
+    with scripted(*[refusal] * (1 + again)) as (url, heads), Client(url, attempts=2) as classifier:
         with pytest.raises(ProblemError) as caught:
             classifier.predict(RED)
         assert caught.value.status == int(status[:3])
@@ -398,7 +398,7 @@ def test_only_who_asks_to_come_again_is_asked_again(status, again):
 )
 def test_a_batch_with_a_minimal_problem(results):
     body = b'{"model":{"name":"m","version":"1"},"request_id":"r","results":' + results + b"}"
-    with scripted(answer(b"200 OK", JSON_TYPE, body), until=b"--\r\n") as (url, _), Classifier(url) as classifier:
+    with scripted(answer(b"200 OK", JSON_TYPE, body), until=b"--\r\n") as (url, _), Client(url) as classifier:
         (problem,) = classifier.predict_batch([RED])
     assert (problem.status, problem.type, problem.detail) == (415, "about:blank", "no detail")
 
@@ -408,7 +408,7 @@ def test_a_batch_that_is_none(results):
     body = b'{"model":{"name":"m","version":"1"},"request_id":"r","results":' + results + b"}"
     with (
         scripted(answer(b"200 OK", JSON_TYPE, body), until=b"--\r\n") as (url, _),
-        Classifier(url) as classifier,
+        Client(url) as classifier,
         pytest.raises(ProblemError) as caught,
     ):
         classifier.predict_batch([RED])
@@ -438,7 +438,7 @@ JSON = st.recursive(
 def test_nothing_but_its_own_errors(status, media_type, parameters, body, retry_after, cut):
     head = f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {len(body) + cut}\r\n"
     head += f"Content-Type: {media_type}{parameters}\r\nRetry-After: {retry_after}\r\n\r\n"
-    with scripted(head.encode() + body) as (url, _), Classifier(url, attempts=1) as classifier:
+    with scripted(head.encode() + body) as (url, _), Client(url, attempts=1) as classifier:
         with pytest.raises((ProblemError, Unreachable)) as caught:
             classifier.predict(RED)
         assert str(caught.value)
@@ -453,7 +453,7 @@ def test_whatever_retry_after_is_it_is_a_number(value):
 def test_an_answer_that_takes_too_long_is_not_asked_again():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with Classifier(url, timeout_s=0.2) as classifier, pytest.raises(Unreachable, match="timed out"):
+        with Client(url, timeout_s=0.2) as classifier, pytest.raises(Unreachable, match="timed out"):
             classifier.predict(RED)
         silent.accept()[0].close()
         silent.settimeout(0.2)

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from app.cli.commands import understand
+from app.cli.commands import parse_args
 from app.http import problems
 from app.main import create_app
 from app.settings import Settings
@@ -35,8 +35,8 @@ def test_every_setting_is_documented_as_it_is():
 
 
 def test_every_problem_is_documented():
-    kinds = [*problems.KINDS.values(), problems.NOT_FOUND, problems.METHOD, problems.INTERNAL]
-    kinds += [problems.HEAD_TOO_SLOW, problems.HEAD_TOO_LARGE, problems.NOT_HTTP, problems.TOO_MANY_CONNECTIONS]
+    kinds = [*problems.PROBLEM_TYPES.values(), problems.NOT_FOUND, problems.METHOD, problems.INTERNAL]
+    kinds += [problems.HEADERS_TOO_SLOW, problems.HEADERS_TOO_LARGE, problems.NOT_HTTP, problems.TOO_MANY_CONNECTIONS]
     assert {slug: row[0] for slug, row in rows("Errors").items()} == {kind.slug: str(kind.status) for kind in kinds}
 
 
@@ -76,5 +76,5 @@ def test_the_command_line_understands_what_the_readme_shows():
     commands = re.findall(r"^edge-classifier ([^#\n]*)", section, re.MULTILINE)
     assert len(commands) == 5
     for command in commands:
-        understand(command.split())
+        parse_args(command.split())
     assert 'edge-classifier = "app.cli:main"' in (ROOT / "pyproject.toml").read_text()

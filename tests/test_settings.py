@@ -3,6 +3,8 @@ import os
 import pytest
 from pydantic import ValidationError
 
+from app import settings
+from app.cli.doctor import findings
 from app.cli.local import wrong_settings
 from app.errors import ModelError
 from app.main import planned_cpus
@@ -120,6 +122,41 @@ def test_a_wrong_value_is_named_in_one_line(values, said):
     assert line.startswith(said)
 
 
+OLD_NAMES = [
+    ("CLASSIFIER_LANES", "3", "workers", 3),
+    ("CLASSIFIER_MAX_HELD_BYTES", "70000", "max_buffered_bytes", 70_000),
+    ("CLASSIFIER_HEAD_TIMEOUT_SECONDS", "2.5", "header_timeout_seconds", 2.5),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "field", "meaning"), OLD_NAMES)
+def test_old_names_still_work_and_are_told(monkeypatch, variable, value, field, meaning):
+    monkeypatch.setenv(variable, value)
+    assert getattr(Settings(), field) == meaning
+    (line,) = settings.deprecated()
+    assert line.startswith(f"{variable} is called CLASSIFIER_{field.upper()} now")
+    assert any(finding.found == line for finding in findings())
+
+
+@pytest.mark.parametrize(("variable", "value", "field", "meaning"), OLD_NAMES)
+def test_the_new_name_counts_where_both_are_set(monkeypatch, variable, value, field, meaning):
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv(f"CLASSIFIER_{field.upper()}", "7")
+    assert getattr(Settings(), field) == 7
+
+
+def test_a_wrong_value_under_an_old_name(monkeypatch):
+    monkeypatch.setenv("CLASSIFIER_LANES", "many")
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    (line,) = wrong_settings(raised.value)
+    assert line.startswith("CLASSIFIER_WORKERS: ")
+
+
+def test_nothing_is_told_where_nothing_is_old():
+    assert settings.deprecated([("CLASSIFIER_WORKERS", "2"), ("PATH", "/bin")]) == []
+
+
 def test_all_misspelt_variables_are_named_at_once(monkeypatch):
     for variable in ("CLASSIFIER_PROT", "CLASSIFIER_LANE"):
         monkeypatch.setenv(variable, "1")
@@ -153,5 +190,5 @@ def test_what_kubernetes_sets_for_a_service_of_our_name(monkeypatch, service):
 
 
 def test_lanes_can_be_set():
-    assert planned_cpus(Settings(lanes=3)).count == 3
+    assert planned_cpus(Settings(workers=3)).count == 3
     assert planned_cpus(Settings()).count >= 1

@@ -202,7 +202,7 @@ def test_a_stop_while_it_starts_ends_the_trial(tiny):
 def test_a_body_that_never_ends_does_not_keep_it(tiny):
     """After its deadline has passed, what is left of it is not waited for as long as of another one."""
     port = free_port()
-    limits = {"body_timeout_seconds": 1, "head_timeout_seconds": 3600, "drain_seconds": 0}
+    limits = {"body_timeout_seconds": 1, "header_timeout_seconds": 3600, "drain_seconds": 0}
     process = start(COMMANDS["module"], model=tiny, host="127.0.0.1", port=port, **limits)
     with until_ready(process, port), socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")

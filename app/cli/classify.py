@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..inference.decode_budget import Room
+from ..inference.decode_budget import DecodeBudget
 from . import photos
 from .photos import Photo
-from .results import Csv, Form, JsonLines, Row, Table, append_to
+from .results import Csv, JsonLines, OutputFormat, Row, Table, append_to
 
 #: Classes of a photo where --top-k does not say; a person is shown fewer.
 _TOP_K: Final = 5
 _SHOWN: Final = 3
-#: Photos that a service is asked about at once: enough to keep a gateway's lanes busy.
+#: Photos that a service is asked about at once: enough to keep a gateway's workers busy.
 _ASKED_AT_ONCE: Final = 4
 #: Seconds between two looks at a folder that is watched.
 _LOOK_S: Final = 1.0
@@ -39,7 +39,7 @@ _ABOUT_THE_PHOTO: Final = frozenset(
 Ask = Callable[[Photo], Row]
 
 
-class BrokenOff(Exception):
+class RunAborted(Exception):
     """The rest cannot be classified now; the message says why."""
 
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         0; 1 if a photo failed, now or in an earlier run, or the run broke off; 130 if it was interrupted.
 
     Raises:
-        OSError, Damaged: what is named or the file of results cannot be used.
+        OSError, ResultsFileError: what is named or the file of results cannot be used.
         ModelError: there is no model that could be used.
     """
     found = photos.find(options.photos)
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         if options.out:
             write, done = stack.enter_context(append_to(options.out, form))
         else:
-            lines: Form = form if options.csv or options.json else Table(options.top_k or _SHOWN, found)
+            lines: OutputFormat = form if options.csv or options.json else Table(options.top_k or _SHOWN, found)
             # File names need not be UTF-8.
             sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
             print(lines.header, end="")
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
 
         try:
             _classify(options, found, done, write, counts)
-        except BrokenOff as error:
+        except RunAborted as error:
             print(f"edge-classifier classify: {error}", file=sys.stderr)
             code = 1
         except KeyboardInterrupt:
@@ -148,14 +148,14 @@ def _watched(named: list[str]) -> Iterator[list[Photo]]:
 
 @contextmanager
 def _local(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
-    """Asks the model that this machine would serve, in as many threads as it would have lanes."""
+    """Asks the model that this machine would serve, in as many threads as it would have workers."""
     from ..errors import RequestError
     from ..inference.classifier import Classifier
     from ..settings import Settings
     from .local import load
 
     settings = Settings()
-    classifier = Classifier(load(settings)[0], Room(settings.max_pixels))
+    classifier = Classifier(load(settings)[0], DecodeBudget(settings.max_pixels))
     if options.top_k:
         classifier.check_k(options.top_k)
     contract = classifier.contract
@@ -175,10 +175,10 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
 @contextmanager
 def _remote(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
     """Asks a service; in threads, because files are read in between."""
-    from ..client import Classifier, ProblemError, Unreachable
+    from ..client import Client, ProblemError, Unreachable
 
     api_key = options.api_key_file.read_text().strip() if options.api_key_file else None
-    with Classifier(options.url, api_key=api_key) as service:
+    with Client(options.url, api_key=api_key) as service:
 
         def ask(photo: Photo) -> Row:
             try:
@@ -187,10 +187,10 @@ def _remote(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
                 return Row(photo, error=str(error))
             except ProblemError as error:
                 if error.slug not in _ABOUT_THE_PHOTO:
-                    raise BrokenOff(str(error)) from error
+                    raise RunAborted(str(error)) from error
                 return Row(photo, error=error.detail)
             except Unreachable as error:
-                raise BrokenOff(f"no answer from {error}") from error
+                raise RunAborted(f"no answer from {error}") from error
             return Row(photo, result.model.name, result.model.version, result.predictions, result.unknown)
 
         yield ask, _ASKED_AT_ONCE

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from .. import __version__
 from ..errors import ClassifierError
 from .photos import STDIN
-from .results import Damaged
+from .results import ResultsFileError
 
 
 def run(arguments: Sequence[str]) -> int:
     """Does what is asked for; the exit code is the command's, or 2 if it cannot begin."""
-    options = understand(arguments)
+    options = parse_args(arguments)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -31,13 +31,13 @@ def run(arguments: Sequence[str]) -> int:
         said = "\n".join(wrong_settings(error))
     except ModuleNotFoundError as error:
         said = f"{error.name} is not installed; this needs the extra 'client': pip install 'edge-classifier[client]'"
-    except (ClassifierError, Damaged, OSError) as error:
+    except (ClassifierError, ResultsFileError, OSError) as error:
         said = str(error)
     print(f"edge-classifier: {said}", file=sys.stderr)
     return 2
 
 
-def understand(arguments: Sequence[str]) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Reads the arguments; ends the process with 2 and a line that says why if they make no sense."""
     parser = argparse.ArgumentParser("edge-classifier", description="A photo in, its labels out.")
     parser.add_argument("--version", action="version", version=__version__)

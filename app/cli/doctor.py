@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from ..errors import ModelError, SettingsError
 from ..inference.classifier import Classifier, fastest
-from ..inference.decode_budget import Room
+from ..inference.decode_budget import DecodeBudget
 from ..inference.model import Model
 from ..inference.model_file import public_key
 from ..main import create_server, planned_cpus, request_limits
 from ..runtime.cpus import cgroup_quota
 from ..runtime.memory import free_bytes
-from ..settings import Settings
+from ..settings import Settings, deprecated
 from .local import load, wrong_settings
 
 #: Bytes that decoding takes for a pixel where it takes most (WebP, ``imaging``), and a camera's usual pixels.
@@ -65,6 +65,8 @@ def findings() -> Iterator[Finding]:
         for line in wrong_settings(error):
             yield Finding("settings", "fail", line, "set the variable as the README's table says")
         return
+    for line in deprecated():
+        yield Finding("settings", "warn", line, "rename the variable")
     named = files(settings)
     yield named
     yield cpus(settings, cgroup_quota(Path("/proc"), Path("/sys/fs/cgroup")))
@@ -74,7 +76,7 @@ def findings() -> Iterator[Finding]:
         return
     try:
         model, reason = load(settings)
-        Classifier(model, Room(settings.max_pixels)).check_golden()
+        Classifier(model, DecodeBudget(settings.max_pixels)).check_golden()
     except ModelError as error:
         fix = "point CLASSIFIER_MODEL to a file that `make model` wrote, or unset it to serve the bundled model"
         yield Finding("model", "fail", str(error), fix)
@@ -140,12 +142,12 @@ def clock(now: datetime) -> Finding:
 def cpus(settings: Settings, quota: float | None) -> Finding:
     """How many photos are worked on at once, and whether a whole CPU is there for one."""
     planned = planned_cpus(settings)
-    found = f"{planned.count} lane{'s' * (planned.count > 1)}: {planned.reason}"
+    found = f"{planned.count} worker{'s' * (planned.count > 1)}: {planned.reason}"
     if quota is not None and quota < min(planned.count, 1):
         fix = "allow the container a whole CPU: with less, the kernel stops it in the middle of photos"
         return Finding("cpus", "warn", f"{found}; the cgroup grants {quota:g} of a CPU", fix)
     if quota is not None and planned.count > quota + 1:
-        fix = f"unset CLASSIFIER_LANES: lanes beyond the {quota:g} CPUs of the cgroup make each other wait"
+        fix = f"unset CLASSIFIER_WORKERS: workers beyond the {quota:g} CPUs of the cgroup make each other wait"
         return Finding("cpus", "warn", found, fix)
     return Finding("cpus", "ok", found)
 
@@ -180,14 +182,14 @@ def precision(settings: Settings, served: Model) -> Iterator[Finding]:
         yield Finding("precision", "warn", found, f"CLASSIFIER_PRECISION={quickest.contract.precision}, or auto")
 
 
-def memory(settings: Settings, lanes: int, free: int) -> Finding:
+def memory(settings: Settings, workers: int, free: int) -> Finding:
     """Whether there is memory for photos, with the model loaded."""
     limits = request_limits(settings, free)
-    decoding = min(limits.decode_bytes, lanes * settings.max_pixels * _MOST_A_PIXEL)
-    held_mb, decoding_mb = limits.held_bytes / 1e6, decoding / 1e6
+    decoding = min(limits.decode_bytes, workers * settings.max_pixels * _MOST_A_PIXEL)
+    held_mb, decoding_mb = limits.buffered_bytes / 1e6, decoding / 1e6
     found = f"{free / 1e6:.0f} MB are free: {held_mb:.0f} for request bodies, {decoding_mb:.0f} for decoding"
-    if limits.held_bytes + decoding > free:
-        fix = "allow the service more memory, or lower CLASSIFIER_MAX_HELD_BYTES and CLASSIFIER_MAX_DECODE_BYTES"
+    if limits.buffered_bytes + decoding > free:
+        fix = "allow the service more memory, or lower CLASSIFIER_MAX_BUFFERED_BYTES and CLASSIFIER_MAX_DECODE_BYTES"
         return Finding("memory", "fail", found, fix)
     if decoding < _FULL_HD * _MOST_A_PIXEL:
         fix = "allow the service more memory, or send baseline JPEG, whose size does not matter"

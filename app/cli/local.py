@@ -2,7 +2,7 @@
 
 from pydantic import ValidationError
 
-from ..inference.decode_budget import Room
+from ..inference.decode_budget import DecodeBudget
 from ..inference.model import Model
 from ..main import model_source
 from ..registry import loader
@@ -38,6 +38,6 @@ def load(settings: Settings) -> tuple[Model, str]:
         settings.precision,
         settings.default_model,
         settings.max_models,
-        Room(settings.max_pixels),
+        DecodeBudget(settings.max_pixels),
     )
     return served.classifier.model, f"{served.source}; {served.precision_reason}"

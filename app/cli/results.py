@@ -29,11 +29,11 @@ class Row:
     error: str = ""
 
 
-class Damaged(Exception):
-    """A file of results that cannot be gone on with; the message says why."""
+class ResultsFileError(Exception):
+    """A file of results that cannot be resumed; the message says why."""
 
 
-class Form(Protocol):
+class OutputFormat(Protocol):
     """How rows become text."""
 
     header: str
@@ -84,7 +84,7 @@ class JsonLines:
                 found = json.loads(line)
                 yield Photo(found["path"], found["size"], found["mtime_ns"]), found["error"] is not None
             except (ValueError, TypeError, KeyError) as error:
-                raise Damaged(f"line {number} is not one of these results") from error
+                raise ResultsFileError(f"line {number} is not one of these results") from error
 
 
 _FIXED: Final = ("path", "size", "mtime_ns", "model", "version", "unknown", "error")
@@ -115,7 +115,7 @@ class Csv:
                 found = dict(zip(self._columns, cells, strict=True))
                 yield Photo(found["path"], int(found["size"]), int(found["mtime_ns"])), found["error"] != ""
             except ValueError as error:
-                raise Damaged(f"row {number} is not one of these results") from error
+                raise ResultsFileError(f"row {number} is not one of these results") from error
 
 
 def _csv(cells: Sequence[object]) -> str:
@@ -134,20 +134,20 @@ def append_to(path: Path, form: JsonLines | Csv) -> Iterator[tuple[Callable[[Row
         What appends a row, and the photos that the file has, each with whether it failed.
 
     Raises:
-        Damaged: it holds something else, or another process is writing to it.
+        ResultsFileError: it holds something else, or another process is writing to it.
         OSError: it cannot be written.
     """
     with path.open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Damaged("another process is writing to it") from error
+            raise ResultsFileError("another process is writing to it") from error
         file.seek(0)
         written = file.read()
         whole = written[: written.rfind(b"\n") + 1]
         start = form.start.encode()
         if not written.startswith(start) and not start.startswith(written):
-            raise Damaged("it holds something else, or has other columns (--top-k)")
+            raise ResultsFileError("it holds something else, or has other columns (--top-k)")
         done = dict(form.read(whole.decode("utf-8", "surrogateescape")))
         file.truncate(len(whole))
 

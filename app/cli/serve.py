@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import os
 import sys
 from typing import Final
@@ -12,9 +13,11 @@ from ..errors import SettingsError
 from ..http.encodings import bound_numbers
 from ..http.server import bound_handshakes
 from ..main import create_server
-from ..settings import Settings
+from ..settings import Settings, deprecated
 from ..telemetry import logs
 from .local import wrong_settings
+
+log = logging.getLogger(__name__)
 
 #: All addresses of this machine.
 _ANY: Final = ("0.0.0.0", "::", "")  # noqa: S104 - only compared
@@ -33,6 +36,8 @@ def serve(*, tell: bool) -> None:
         sys.exit(2)
     logs.configure(settings.log_level)
     bound_numbers()
+    for line in deprecated():
+        log.warning(line)
     if settings.tls_certificate:
         bound_handshakes()
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import BadHost, RequestError, SettingsError, Unauthorized, UnknownHost
 from . import problems
-from .reloading import Watched
+from .reloading import ReloadingValue
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,9 @@ class Keys:
         self._given, faults = _digests("CLASSIFIER_API_KEYS", [] if keys is None else keys.split(","))
         if keys is not None and faults:
             raise SettingsError(faults[0])
-        self._file: Watched[list[bytes]] | None = None
+        self._file: ReloadingValue[list[bytes]] | None = None
         if path:
-            self._file = Watched(lambda: self._read(path), path)
+            self._file = ReloadingValue(lambda: self._read(path), path)
 
     def accepts(self, key: str) -> bool:
         """Whether ``key`` is one of the keys; takes equally long for every wrong one."""
@@ -126,7 +126,7 @@ class Access:
             raise UnknownHost("The service is not known by this name. Use one that CLASSIFIER_ALLOWED_HOSTS lists.")
         if self._keys is None or needs_no_key(path) or (path == "/metrics" and self._metrics_without_key):
             return
-        sent = keys_in_head(scope)
+        sent = keys_in_headers(scope)
         if sent or path not in _KEY_IN_FORM:
             self._keys.check(scope, sent)
 
@@ -209,7 +209,7 @@ def describe(document: dict[str, Any], formats: tuple[problems.ErrorFormat, ...]
                 operation["responses"] |= refused
 
 
-def keys_in_head(scope: Scope) -> list[str]:
+def keys_in_headers(scope: Scope) -> list[str]:
     """The API keys that a request's headers have."""
     found = _values(scope, b"x-api-key")
     for value in _values(scope, b"authorization"):

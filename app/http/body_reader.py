@@ -42,7 +42,7 @@ _SHARE = 3
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A complete request body. ``image`` and ``images`` cost CPU and belong into a lane."""
+    """A complete request body. ``image`` and ``images`` cost CPU and belong into a worker."""
 
     content_type: str
     options: Mapping[str, str]
@@ -130,26 +130,26 @@ class Body:
         return parts(self.data, self.options.get("boundary", ""))
 
 
-class Intake:
+class BodyReader:
     """The request bodies that are in memory at once: arriving, waiting or being worked on."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._shares: dict[Hashable, _Share] = {}
-        self.held_bytes = 0
+        self.buffered_bytes = 0
 
-    def hold(self, request: Request) -> "_Held":
-        """``async with intake.hold(request) as body``: the whole body, counted as held until the block ends.
+    def read(self, request: Request) -> "BufferedBody":
+        """``async with body_reader.read(request) as body``: the whole body, counted as buffered until the block ends.
 
         Raises:
             UnsupportedEncoding: it is compressed, or encoded in another way; nothing is read.
             MalformedBody: its Content-Type is too long; nothing is read.
             BodyTooLarge: as soon as it is announced or seen to be too large; the rest is not read.
             BodyTimeout: it did not arrive in time.
-            Overloaded: the bodies held are too many bytes already, all together or this client's.
+            Overloaded: the buffered bodies are too many bytes already, all together or this client's.
             ClientDisconnected: the client left before the end.
         """
-        return _Held(self, request, self._limits)
+        return BufferedBody(self, request, self._limits)
 
     def join(self, client: Hashable) -> "_Share":
         """One more body of a client; ``leave`` is its end."""
@@ -163,46 +163,48 @@ class Intake:
         Raises:
             Overloaded: they are too many.
         """
-        self.held_bytes += size
-        share.held_bytes += size
-        free = self._limits.held_bytes - self.held_bytes
+        self.buffered_bytes += size
+        share.buffered_bytes += size
+        free = self._limits.buffered_bytes - self.buffered_bytes
         if free < 0:
             raise Overloaded(
-                f"The service holds {self.held_bytes} bytes of photos already. Try again later, or send fewer at a "
+                f"The service holds {self.buffered_bytes} bytes of photos already. Try again later, or send fewer at a "
                 "time.",
                 retry_after_s=1.0,
             )
-        if share.bodies > 1 and share.held_bytes > _SHARE * free:
+        if share.bodies > 1 and share.buffered_bytes > _SHARE * free:
             raise Overloaded(
-                f"The service holds {share.held_bytes} bytes of your photos already; what is left is for others. Send "
-                "fewer at a time, or try again later.",
+                f"The service holds {share.buffered_bytes} bytes of your photos already; what is left is for others. "
+                "Send fewer at a time, or try again later.",
                 retry_after_s=1.0,
             )
 
     def leave(self, client: Hashable, share: "_Share", size: int) -> None:
-        """A body of so many bytes is held no more."""
-        self.held_bytes -= size
-        share.held_bytes -= size
+        """A body of so many bytes is buffered no more."""
+        self.buffered_bytes -= size
+        share.buffered_bytes -= size
         share.bodies -= 1
         if not share.bodies:
             del self._shares[client]
 
 
 class _Share:
-    """What one client has of what is held."""
+    """What one client has of what is buffered."""
 
-    __slots__ = ("bodies", "held_bytes")
+    __slots__ = ("bodies", "buffered_bytes")
 
     def __init__(self) -> None:
         self.bodies = 0
-        self.held_bytes = 0
+        self.buffered_bytes = 0
 
 
-class _Held:
-    __slots__ = ("_client", "_intake", "_limits", "_request", "_share", "_size")
+class BufferedBody:
+    """Reads one body and keeps it in memory, as long as the ``async with`` block lasts."""
 
-    def __init__(self, intake: Intake, request: Request, limits: Limits) -> None:
-        self._intake = intake
+    __slots__ = ("_body_reader", "_client", "_limits", "_request", "_share", "_size")
+
+    def __init__(self, body_reader: BodyReader, request: Request, limits: Limits) -> None:
+        self._body_reader = body_reader
         self._request = request
         self._limits = limits
         self._client = client_of(request.scope)
@@ -219,7 +221,7 @@ class _Held:
             _check_encoding("Transfer-Encoding", headers.getlist("transfer-encoding"), "chunked")
         timeout_s = self._limits.body_timeout_s
         announced = headers.get("content-length", "")
-        self._share = self._intake.join(self._client)
+        self._share = self._body_reader.join(self._client)
         try:
             async with asyncio.timeout(timeout_s):
                 data = await self._read(announced)
@@ -262,13 +264,13 @@ class _Held:
                 buffer = io.BytesIO(chunk)
                 buffer.seek(len(chunk))
             self._size += len(chunk)
-            self._intake.add(self._share, len(chunk))
+            self._body_reader.add(self._share, len(chunk))
             if self._size > most:
                 raise BodyTooLarge(too_large)
         return buffer.getvalue()
 
     def _release(self) -> None:
-        self._intake.leave(self._client, self._share, self._size)
+        self._body_reader.leave(self._client, self._share, self._size)
 
 
 def _forms(field: str) -> str:

@@ -10,13 +10,13 @@ class Limits:
     Attributes:
         body_bytes: of one request.
         body_timeout_s: seconds that a body may take to arrive.
-        held_bytes: of all bodies in memory together.
+        buffered_bytes: of all bodies in memory together.
         decode_bytes: memory for all photos that are decoded at once.
         batch_images: photos in one batch.
     """
 
     body_bytes: int
     body_timeout_s: float
-    held_bytes: int
+    buffered_bytes: int
     decode_bytes: int
     batch_images: int

@@ -16,7 +16,7 @@ from python_multipart.multipart import parse_options_header
 
 from ..errors import MalformedBody, quoted
 
-#: Filenames are long, but what else stands in a part's head is short.
+#: Filenames are long, but what else stands in a part's headers is short.
 _MAX_HEAD_BYTES: Final = 8192
 #: A Content-Disposition has three.
 _MAX_PARAMETERS: Final = 32
@@ -79,7 +79,7 @@ class Part:
 
 
 def looks_like_multipart(data: bytes) -> bool:
-    """Whether a body begins with a delimiter and a part's head, whatever its Content-Type is."""
+    """Whether a body begins with a delimiter and a part's headers, whatever its Content-Type is."""
     return _FIRST.match(data) is not None
 
 
@@ -96,7 +96,7 @@ def parts(data: bytes, boundary: str, field: str | None = None) -> Iterator[Part
         field: name of the part that these stand in, which is theirs; None if they stand in none.
 
     Raises:
-        MalformedBody: there is no delimiter, or a part has no complete head or too large a one.
+        MalformedBody: there is no delimiter, or a part has no complete headers or too large ones.
     """
     delimiter = b"--" + boundary.encode("latin-1", "replace")
     found = _next(data, delimiter, 0) if boundary else None
@@ -117,14 +117,14 @@ def parts(data: bytes, boundary: str, field: str | None = None) -> Iterator[Part
         head_end = _HEAD_END.search(data, at - 1, at + _MAX_HEAD_BYTES)
         if head_end is None:
             raise MalformedBody(
-                "The multipart body has a part with too large a head. Send photos only."
+                "The multipart body has a part with too large headers. Send photos only."
                 if len(data) - at > _MAX_HEAD_BYTES
-                else "The multipart body ends within a part's head, before any empty line. Send it complete, with a "
+                else "The multipart body ends within a part's headers, before any empty line. Send it complete, with a "
                 "Content-Length that counts all of it."
             )
         headers = _headers(data[at : head_end.start() + 1])
         start = head_end.end()
-        # An empty part's head and the next delimiter share a line end.
+        # An empty part's headers and the next delimiter share a line end.
         found = _next(data, delimiter, start - 1)
         if found is not None:
             end, whole = _before(data, found[0], start), True

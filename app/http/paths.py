@@ -9,7 +9,7 @@ class Paths:
     """ASGI middleware around everything, so that all within see the same path.
 
     Starlette's ``root_path`` takes a prefix away for its routes only; access rules, error formats, metrics and
-    ``Express`` look at the path themselves. What a client really asked for stays in ``raw_path``.
+    ``PredictFastPath`` look at the path themselves. What a client really asked for stays in ``raw_path``.
     """
 
     def __init__(self, app: ASGIApp, prefix: str | None = None) -> None:

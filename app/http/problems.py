@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from .. import errors
-from ..telemetry.request_record import MORE_CAME, Observation
+from ..telemetry.request_record import MORE_CAME, RequestRecord
 from .schemas import Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -29,7 +29,7 @@ RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemType:
     """A kind of problem: its status code, the last part of its type URI, its title."""
 
     status: int
@@ -37,41 +37,41 @@ class Kind:
     title: str
 
 
-KINDS: Final[dict[type[errors.RequestError], Kind]] = {
-    errors.MalformedBody: Kind(400, "malformed-body", "Malformed body"),
-    errors.ClientDisconnected: Kind(400, "client-disconnected", "Client disconnected"),
-    errors.Unauthorized: Kind(401, "unauthorized", "Unauthorized"),
-    errors.BodyTimeout: Kind(408, "body-timeout", "Body too slow"),
-    errors.BodyTooLarge: Kind(413, "body-too-large", "Body too large"),
-    errors.TooManyPixels: Kind(413, "too-many-pixels", "Too many pixels"),
-    errors.TooComplex: Kind(413, "too-complex", "Too complex"),
-    errors.TooManyImages: Kind(413, "too-many-images", "Too many images"),
-    errors.UnsupportedBody: Kind(415, "unsupported-body", "Unsupported Content-Type"),
-    errors.UnsupportedEncoding: Kind(415, "unsupported-encoding", "Unsupported Content-Encoding"),
-    errors.NotAnImage: Kind(415, "not-an-image", "Not an image"),
-    errors.BrokenImage: Kind(422, "broken-image", "Broken image"),
-    errors.InvalidParameter: Kind(422, "invalid-parameter", "Invalid parameter"),
-    errors.UnknownModel: Kind(404, "unknown-model", "Unknown model"),
-    errors.NotOffered: Kind(403, "not-offered", "Not offered"),
-    errors.NotExplainable: Kind(422, "not-explainable", "Not explainable"),
-    errors.BadHost: Kind(400, "bad-host", "Not one host"),
-    errors.UnknownHost: Kind(421, "unknown-host", "Unknown host"),
-    errors.ModelRefused: Kind(409, "model-refused", "Model refused"),
-    errors.NoPreviousModel: Kind(409, "no-previous-model", "No previous model"),
-    errors.AdminLocked: Kind(403, "admin-locked", "Admin routes locked"),
-    errors.Overloaded: Kind(503, "overloaded", "Overloaded"),
-    errors.Draining: Kind(503, "draining", "Shutting down"),
+PROBLEM_TYPES: Final[dict[type[errors.RequestError], ProblemType]] = {
+    errors.MalformedBody: ProblemType(400, "malformed-body", "Malformed body"),
+    errors.ClientDisconnected: ProblemType(400, "client-disconnected", "Client disconnected"),
+    errors.Unauthorized: ProblemType(401, "unauthorized", "Unauthorized"),
+    errors.BodyTimeout: ProblemType(408, "body-timeout", "Body too slow"),
+    errors.BodyTooLarge: ProblemType(413, "body-too-large", "Body too large"),
+    errors.TooManyPixels: ProblemType(413, "too-many-pixels", "Too many pixels"),
+    errors.TooComplex: ProblemType(413, "too-complex", "Too complex"),
+    errors.TooManyImages: ProblemType(413, "too-many-images", "Too many images"),
+    errors.UnsupportedBody: ProblemType(415, "unsupported-body", "Unsupported Content-Type"),
+    errors.UnsupportedEncoding: ProblemType(415, "unsupported-encoding", "Unsupported Content-Encoding"),
+    errors.NotAnImage: ProblemType(415, "not-an-image", "Not an image"),
+    errors.BrokenImage: ProblemType(422, "broken-image", "Broken image"),
+    errors.InvalidParameter: ProblemType(422, "invalid-parameter", "Invalid parameter"),
+    errors.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
+    errors.NotOffered: ProblemType(403, "not-offered", "Not offered"),
+    errors.NotExplainable: ProblemType(422, "not-explainable", "Not explainable"),
+    errors.BadHost: ProblemType(400, "bad-host", "Not one host"),
+    errors.UnknownHost: ProblemType(421, "unknown-host", "Unknown host"),
+    errors.ModelRefused: ProblemType(409, "model-refused", "Model refused"),
+    errors.NoPreviousModel: ProblemType(409, "no-previous-model", "No previous model"),
+    errors.AdminLocked: ProblemType(403, "admin-locked", "Admin routes locked"),
+    errors.Overloaded: ProblemType(503, "overloaded", "Overloaded"),
+    errors.Draining: ProblemType(503, "draining", "Shutting down"),
 }
-NOT_HTTP: Final = Kind(400, "not-http", "Not HTTP")
-HEAD_TOO_SLOW: Final = Kind(408, "head-timeout", "Request head too slow")
-HEAD_TOO_LARGE: Final = Kind(431, "head-too-large", "Request head too large")
-TOO_MANY_CONNECTIONS: Final = Kind(503, "too-many-connections", "Too many connections")
-NOT_FOUND: Final = Kind(404, "not-found", "Not found")
-METHOD: Final = Kind(405, "method-not-allowed", "Method not allowed")
-INTERNAL: Final = Kind(500, "internal-error", "Internal error")
+NOT_HTTP: Final = ProblemType(400, "not-http", "Not HTTP")
+HEADERS_TOO_SLOW: Final = ProblemType(408, "header-timeout", "Request headers too slow")
+HEADERS_TOO_LARGE: Final = ProblemType(431, "headers-too-large", "Request headers too large")
+TOO_MANY_CONNECTIONS: Final = ProblemType(503, "too-many-connections", "Too many connections")
+NOT_FOUND: Final = ProblemType(404, "not-found", "Not found")
+METHOD: Final = ProblemType(405, "method-not-allowed", "Method not allowed")
+INTERNAL: Final = ProblemType(500, "internal-error", "Internal error")
 
 
-def problem(kind: Kind, detail: str, request_id: str) -> Problem:
+def problem(kind: ProblemType, detail: str, request_id: str) -> Problem:
     """One problem, ready to be sent; a detail that quotes too much of a request is cut."""
     return Problem(
         type=_TYPE + kind.slug, title=kind.title, status=kind.status, detail=_short(detail), request_id=request_id
@@ -80,15 +80,19 @@ def problem(kind: Kind, detail: str, request_id: str) -> Problem:
 
 def describe(error: errors.RequestError, request_id: str) -> Problem:
     """The problem that an error of the core is answered with."""
-    return problem(KINDS[type(error)], str(error), request_id)
+    return problem(PROBLEM_TYPES[type(error)], str(error), request_id)
 
 
-def responses(*kinds: type[errors.RequestError] | Kind) -> dict[int | str, dict[str, Any]]:
+def responses(*kinds: type[errors.RequestError] | ProblemType) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI responses of a route that answers with these errors, an example for each."""
     documented: dict[int | str, dict[str, Any]] = {}
     for item in kinds:
-        kind = item if isinstance(item, Kind) else KINDS[item]
-        detail = "The message says what happened and what to do about it." if isinstance(item, Kind) else _summary(item)
+        kind = item if isinstance(item, ProblemType) else PROBLEM_TYPES[item]
+        detail = (
+            "The message says what happened and what to do about it."
+            if isinstance(item, ProblemType)
+            else _summary(item)
+        )
         entry = documented.setdefault(
             kind.status,
             {"description": kind.title, "content": {MEDIA_TYPE: {"schema": {"$ref": SCHEMA}, "examples": {}}}},
@@ -115,7 +119,7 @@ def _more_came(request: Request) -> str:
         return f"More bytes came than the Content-Length of {announced[:20]} announced. Count all of the body."
     if "transfer-encoding" in request.headers:
         return "More bytes came after the last chunk, the one of length 0. Send it at the end only."
-    return "Bytes came after a head without a Content-Length, and so without a body. Announce how many they are."
+    return "Bytes came after headers without a Content-Length, and so without a body. Announce how many they are."
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class ErrorFormat:
 
     def status(self, kind: type[errors.RequestError]) -> int:
         """The status code of an error."""
-        return self.statuses.get(kind, KINDS[kind].status)
+        return self.statuses.get(kind, PROBLEM_TYPES[kind].status)
 
     def responses(self, *kinds: type[errors.RequestError]) -> dict[int | str, dict[str, Any]]:
         """The OpenAPI responses of a route that answers with these errors, an example for each."""
@@ -150,14 +154,14 @@ class ErrorFormat:
                 "required": list(example),
                 "properties": {key: {"type": _JSON_TYPES[type(value)]} for key, value in example.items()},
             }
-            title = KINDS[kind].title
+            title = PROBLEM_TYPES[kind].title
             entry = documented.setdefault(
                 self.status(kind),
                 {"description": title, "content": {"application/json": {"schema": schema, "examples": {}}}},
             )
             if title not in entry["description"]:
                 entry["description"] += f"; {title.lower()}"
-            entry["content"]["application/json"]["examples"][KINDS[kind].slug] = {"value": example}
+            entry["content"]["application/json"]["examples"][PROBLEM_TYPES[kind].slug] = {"value": example}
             if kind in {errors.Overloaded, errors.Draining}:
                 entry["headers"] = RETRY_AFTER
         return documented
@@ -172,7 +176,7 @@ def answer(request: Request, error: Exception) -> Response:
         error = errors.MalformedBody(f"{_more_came(request)} {error}")
     match error:
         case errors.RequestError():
-            return _response(request, KINDS[type(error)], str(error), headers_for(error), type(error))
+            return _response(request, PROBLEM_TYPES[type(error)], str(error), headers_for(error), type(error))
         case RequestValidationError() | ValidationError():
             found = error.errors()
             # FastAPI puts where a parameter came from before its name.
@@ -180,7 +184,7 @@ def answer(request: Request, error: Exception) -> Response:
             places = [".".join(str(part)[:100] for part in item["loc"][skip:]) for item in found[:8]]
             details = [f"{place}: {item['msg']}" for place, item in zip(places, found, strict=False)]
             detail = f"{'; '.join(details)}. See /openapi.json for the parameters."
-            return _response(request, KINDS[errors.InvalidParameter], detail)
+            return _response(request, PROBLEM_TYPES[errors.InvalidParameter], detail)
         case HTTPException(status_code=404):
             return _response(
                 request, NOT_FOUND, f"There is no {request.url.path[:200]} here. See /openapi.json for what there is."
@@ -192,7 +196,7 @@ def answer(request: Request, error: Exception) -> Response:
             return _response(request, METHOD, detail, headers)
         case HTTPException():
             title = HTTPStatus(error.status_code).phrase
-            kind = Kind(error.status_code, title.lower().replace(" ", "-"), title)
+            kind = ProblemType(error.status_code, title.lower().replace(" ", "-"), title)
             return _response(request, kind, str(error.detail), dict(error.headers or {}))
     detail = "The service made a mistake; its log has the details under this request id."
     return _response(request, INTERNAL, detail)
@@ -234,17 +238,17 @@ def headers_for(error: errors.RequestError) -> dict[str, str]:
 
 def _response(
     request: Request,
-    kind: Kind,
+    kind: ProblemType,
     detail: str,
     headers: dict[str, str] | None = None,
     error: type[errors.RequestError] | None = None,
 ) -> Response:
-    seen = Observation.of(request.scope)
-    seen.problem = kind.slug
+    record = RequestRecord.of(request.scope)
+    record.problem = kind.slug
     path = request.scope["path"]
     formats: tuple[ErrorFormat, ...] = request.app.state.error_formats
     form = next((form for form in formats if form.speaks(path)), None)
     if form is None:
-        return Response(problem(kind, detail, seen.request_id).model_dump_json(), kind.status, headers, MEDIA_TYPE)
+        return Response(problem(kind, detail, record.request_id).model_dump_json(), kind.status, headers, MEDIA_TYPE)
     status = kind.status if error is None else form.status(error)
-    return JSONResponse(form.body(_short(detail), (perf_counter() - seen.started_at) * 1e3), status, headers)
+    return JSONResponse(form.body(_short(detail), (perf_counter() - record.started_at) * 1e3), status, headers)

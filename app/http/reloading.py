@@ -11,7 +11,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Watched(Generic[T]):
+class ReloadingValue(Generic[T]):
     """A value that follows its files; a change for the worse is logged, and the last good value stays."""
 
     def __init__(self, make: Callable[[], T], *paths: Path) -> None:

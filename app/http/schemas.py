@@ -64,7 +64,7 @@ class PredictionOut(BaseModel):
 class Timing(BaseModel):
     """Where the time went, in milliseconds."""
 
-    queue: float = Field(description="Waiting for a lane.", examples=[0.1])
+    queue: float = Field(description="Waiting for a worker.", examples=[0.1])
     decode: float = Field(description="Bytes to pixels.", examples=[2.1])
     infer: float = Field(description="Pixels to ranked scores.", examples=[3.2])
 
@@ -188,9 +188,9 @@ class BatchResponse(BaseModel):
 class CpusOut(BaseModel):
     """The CPUs and threads that were chosen, and why."""
 
-    lanes: int = Field(description="Photos worked on at once.", examples=[2])
-    threads_per_lane: int = Field(description="Threads that one inference uses beside others.", examples=[1])
-    threads_alone: int = Field(description="Threads that one inference uses when it is alone.", examples=[2])
+    workers: int = Field(description="Photos worked on at once.", examples=[2])
+    threads_per_worker: int = Field(description="Threads that one inference uses beside others.", examples=[1])
+    exclusive_threads: int = Field(description="Threads that one inference uses when it is alone.", examples=[2])
     reason: str = Field(examples=["2 CPUs in the affinity mask, no cgroup quota"])
 
 

@@ -1,7 +1,7 @@
 """The HTTP server around the application: uvicorn, with deadlines for slow clients, a drain and no idle work.
 
-What uvicorn 0.54 leaves open and this adds: a client may take forever to send its request's head or to read its
-answer, or a minute for a TLS handshake, and send a head and a trailer of any size; a client that leaves is worked for
+What uvicorn 0.54 leaves open and this adds: a client may take forever to send its request's headers or to read its
+answer, or a minute for a TLS handshake, and send headers and a trailer of any size; a client that leaves is worked for
 to the end; one whose body is refused while it still sends, or that sends more than it announced, never reads its
 answer; a request that offers an upgrade loses its body; idle connections use up the descriptors; the main loop wakes
 up ten times a second to see whether it should end; connections that were accepted but not yet read are dropped at
@@ -32,16 +32,24 @@ from uvicorn.server import ServerState
 
 from ..runtime.memory import free_bytes
 from ..telemetry.request_record import MORE_CAME, new_request_id
-from .problems import HEAD_TOO_LARGE, HEAD_TOO_SLOW, MEDIA_TYPE, NOT_HTTP, TOO_MANY_CONNECTIONS, Kind, problem
+from .problems import (
+    HEADERS_TOO_LARGE,
+    HEADERS_TOO_SLOW,
+    MEDIA_TYPE,
+    NOT_HTTP,
+    TOO_MANY_CONNECTIONS,
+    ProblemType,
+    problem,
+)
 
 log = logging.getLogger(__name__)
 
-#: Largest request head in bytes; what nginx and Apache allow together with room to spare. As much may stand between two
-#: pieces of a chunked body, and after it.
+#: Largest header section of a request, in bytes; what nginx and Apache allow together with room to spare. As much may
+#: stand between two pieces of a chunked body, and after it.
 MAX_HEAD_BYTES: Final = 65_536
-#: Most fields in a head; Apache's LimitRequestFields is 100.
+#: Most fields in it; Apache's LimitRequestFields is 100.
 MAX_HEADERS: Final = 200
-#: Connections at once; each may hold a head, and all are heard in turn. nginx's worker_connections is 512 too.
+#: Connections at once; each may hold headers, and all are heard in turn. nginx's worker_connections is 512 too.
 _MOST_CONNECTIONS: Final = 512
 _FEW_CONNECTIONS: Final = 64
 #: Descriptors that are not for connections: models, logs, keys, and what is accepted before another one is closed.
@@ -61,7 +69,7 @@ _LAST_CALL_S: Final = 1.0
 _SPEAK: Final = "The service speaks HTTP/1.1; send your request so."
 _TOO_OLD: Final = NOT_HTTP, f"This is HTTP/0.9. {_SPEAK}"
 _TOO_LARGE: Final = (
-    HEAD_TOO_LARGE,
+    HEADERS_TOO_LARGE,
     f"The request's head or trailer has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} fields. Send fewer headers.",
 )
 #: Linux asm-generic/socket.h; the socket module has no name for it.
@@ -71,8 +79,10 @@ _SO_ATTACH_FILTER: Final = 26
 class State(ServerState):
     """What all connections share."""
 
-    def __init__(self, head_timeout_s: float, send_timeout_s: float, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        self.head_timeout_s = head_timeout_s
+    def __init__(
+        self, header_timeout_s: float, send_timeout_s: float, headers: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
+        self.header_timeout_s = header_timeout_s
         self.send_timeout_s = send_timeout_s
         self.headers = headers
         self.draining = False
@@ -130,7 +140,7 @@ class _Refused(Exception):
 class _Answering:
     """A connection's transport for one answer.
 
-    Its head goes out together with the first bytes of its body, which saves a system call for each request and a
+    Its headers go out together with the first bytes of its body, which saves a system call for each request and a
     packet; interim answers go out at once. Where uvicorn would close the connection, the protocol decides how.
     """
 
@@ -150,7 +160,7 @@ class _Answering:
             self._head = b""
 
     def flush(self) -> None:
-        """An answer without a body still has its head to send."""
+        """An answer without a body still has its headers to send."""
         if self._head:
             self.write(b"")
 
@@ -162,7 +172,7 @@ class _Answering:
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    Its duties beside uvicorn's, each of which has a test: deadlines for a head, for what is left of a refused body and
+    Its duties beside uvicorn's, each of which has a test: deadlines for headers, for what is left of a refused body and
     for reading an answer; limits for everything that is not body; answers for what came whole, whatever comes after it;
     and an end to the work for a client that leaves.
     """
@@ -170,7 +180,7 @@ class Protocol(HttpToolsProtocol):
     server_state: State
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected; its request's head is due."""
+        """A client has connected; its request's headers are due."""
         super().connection_made(transport)
         if self.client is not None and self.client[0].startswith("::ffff:"):
             # An IPv4 client of a socket that listens on both (RFC 4291, 2.5.5.2).
@@ -184,11 +194,11 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         self._head_size = 0
         self._beside_body = 0
-        self._fault: tuple[Kind, str] | None = None
+        self._fault: tuple[ProblemType, str] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
-        self._expect_head()
+        self._expect_headers()
         state = self.server_state
         if len(self.connections) > state.most_connections and not state.make_room(self):
             self._refuse(
@@ -241,7 +251,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         self._head_size = 0
         if self._head_timer is None:
-            self._expect_head()
+            self._expect_headers()
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
@@ -249,13 +259,13 @@ class Protocol(HttpToolsProtocol):
         self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head, or of the trailer, which nothing here reads."""
+        """A field of the headers, or of the trailer, which nothing here reads."""
         if self._in_head:
             super().on_header(name, value)
             self._count_head(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
-        """The head is complete."""
+        """The headers are complete."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             self._fault = _TOO_OLD if version == "0.9" else (NOT_HTTP, f"This is HTTP/{version}. {_SPEAK}")
@@ -324,7 +334,7 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
         if cycle is not None and cycle.more_body and self._rest_timer is None:
             # It was refused before its body came. What still comes is thrown away, but not forever.
-            self._rest_timer = self.loop.call_later(self.server_state.head_timeout_s, self._close)
+            self._rest_timer = self.loop.call_later(self.server_state.header_timeout_s, self._close)
         elif cycle is self.cycle and not self.transport.is_closing():
             self.server_state.idle[self] = None
 
@@ -394,7 +404,7 @@ class Protocol(HttpToolsProtocol):
             raise _Refused
 
     def _head_without_upgrade(self) -> bytes:
-        """The request's head without the options that offer an upgrade; a server may ignore them (RFC 9110, 7.8)."""
+        """The request's headers without the options that offer an upgrade; a server may ignore them (RFC 9110, 7.8)."""
         self._upgrading = False
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
@@ -419,7 +429,7 @@ class Protocol(HttpToolsProtocol):
             self.server_state.idle[self] = None
             if self._rest_timer is None:
                 state = self.server_state
-                timeout_s = _LAST_CALL_S if state.draining else state.head_timeout_s
+                timeout_s = _LAST_CALL_S if state.draining else state.header_timeout_s
                 self._rest_timer = self.loop.call_later(timeout_s, self._close)
 
     def _close(self) -> None:
@@ -434,10 +444,10 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
-    def _expect_head(self) -> None:
-        timeout_s = self.server_state.head_timeout_s
-        detail = f"The request's head did not arrive within {timeout_s:g} s. Send it faster."
-        self._head_timer = self.loop.call_later(timeout_s, self._refuse, HEAD_TOO_SLOW, detail)
+    def _expect_headers(self) -> None:
+        timeout_s = self.server_state.header_timeout_s
+        detail = f"The request's headers did not arrive within {timeout_s:g} s. Send it faster."
+        self._head_timer = self.loop.call_later(timeout_s, self._refuse, HEADERS_TOO_SLOW, detail)
 
     def _head_arrived(self) -> None:
         if self._head_timer is not None:
@@ -449,7 +459,7 @@ class Protocol(HttpToolsProtocol):
             self._send_timer.cancel()
             self._send_timer = None
 
-    def _refuse(self, kind: Kind, detail: str) -> None:
+    def _refuse(self, kind: ProblemType, detail: str) -> None:
         """Takes no more requests from this connection, after all that came whole have been answered.
 
         What is refused is answered below the application, which has not seen it, or not whole.
@@ -491,7 +501,7 @@ class Protocol(HttpToolsProtocol):
             # Before the application says that it has not answered.
             cycle.disconnected = True
             self._task.cancel()
-        if kind in (HEAD_TOO_SLOW, TOO_MANY_CONNECTIONS):
+        if kind in (HEADERS_TOO_SLOW, TOO_MANY_CONNECTIONS):
             self._close()
         else:
             self._hang_up()
@@ -516,13 +526,13 @@ def _closed_unless_continued(app: Any, cycle: RequestResponseCycle) -> Any:
 
 
 def _most_connections() -> int:
-    """How many connections there may be: some descriptors are for files, and heads in memory may be large."""
+    """How many connections there may be: some descriptors are for files, and headers in memory may be large."""
     most = _MOST_CONNECTIONS
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         most = min(most, soft - _DESCRIPTORS)
     if (free := free_bytes()) is not None:
-        # An eighth of what is free for heads of twice their size.
+        # An eighth of what is free for headers of twice their size.
         most = min(most, max(_FEW_CONNECTIONS, free // 8 // (2 * MAX_HEAD_BYTES)))
     return max(1, most)
 
@@ -551,7 +561,7 @@ class Server(uvicorn.Server):
         *,
         tls: ssl.SSLContext | None,
         headers: tuple[tuple[bytes, bytes], ...],
-        head_timeout_s: float,
+        header_timeout_s: float,
         send_timeout_s: float,
         drain_s: float,
         on_listening: Callable[[], None],
@@ -566,7 +576,7 @@ class Server(uvicorn.Server):
             port: port to listen on; 0 picks a free one.
             tls: how to speak TLS; None: plain HTTP.
             headers: names and values for the answers that the application does not give.
-            head_timeout_s: seconds that a client has for its request's head, and for a TLS handshake.
+            header_timeout_s: seconds that a client has for its request's head, and for a TLS handshake.
             send_timeout_s: seconds that a client has to read an answer.
             drain_s: seconds between SIGTERM and the first refused connection.
             on_listening: called when connections are taken.
@@ -587,7 +597,7 @@ class Server(uvicorn.Server):
             lifespan="on",
         )
         super().__init__(config)
-        self.server_state = State(head_timeout_s, send_timeout_s, headers)
+        self.server_state = State(header_timeout_s, send_timeout_s, headers)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # "::" is every address, as people expect of it; Linux lets an IPv6 socket take IPv4 clients too.
         both = host == "::" and socket.has_dualstack_ipv6()
@@ -611,7 +621,7 @@ class Server(uvicorn.Server):
         if self._tls is not None:
             # A client that does not say goodbye must not keep the process from ending.
             timeouts = {
-                "ssl_handshake_timeout": self.server_state.head_timeout_s,
+                "ssl_handshake_timeout": self.server_state.header_timeout_s,
                 "ssl_shutdown_timeout": _LAST_CALL_S,
             }
         # What the kernel keeps of answers is memory too; by itself it takes megabytes for a client that reads nothing.

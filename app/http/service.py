@@ -9,15 +9,15 @@ from fastapi import Request
 
 from ..errors import BodyTimeout, Unauthorized
 from ..inference.classifier import Classifier
-from ..inference.frame_cache import Frames
+from ..inference.frame_cache import FrameCache
 from ..registry.repository import Repository
-from ..registry.updates import Updates
+from ..registry.updates import ModelUpdater
 from ..runtime.cpus import Cpus
-from ..runtime.worker_pool import Lanes
+from ..runtime.worker_pool import WorkerPool
 from ..telemetry.metrics import Metrics
 from . import form_key
 from .access import Keys, client_of, is_let_in
-from .body_reader import Intake
+from .body_reader import BodyReader
 from .limits import Limits
 
 
@@ -29,10 +29,10 @@ class Service:
     """
 
     repository: Repository
-    updates: Updates
-    lanes: Lanes
-    intake: Intake
-    frames: Frames
+    updates: ModelUpdater
+    workers: WorkerPool
+    body_reader: BodyReader
+    frame_cache: FrameCache
     limits: Limits
     cpus: Cpus
     metrics: Metrics
@@ -64,7 +64,7 @@ class Service:
 
     @staticmethod
     def client_of(request: Request) -> Hashable:
-        """Whose request it is, for the lanes: what is shared is shared between clients."""
+        """Whose request it is, for the workers: what is shared is shared between clients."""
         return client_of(request.scope)
 
     async def let_in_by_form(self, request: Request, field: str) -> Request:
@@ -73,7 +73,7 @@ class Service:
         Of the body no more is read than a key needs, and nothing is done for a request without one.
 
         Args:
-            request: its body has not been read; a key in its head has been checked already.
+            request: its body has not been read; a key in its headers has been checked already.
             field: the name of the form's field.
 
         Returns:
@@ -103,8 +103,8 @@ class Service:
 
     def readiness(self) -> tuple[bool, str]:
         """Whether a photo sent now would be answered, and why (not)."""
-        if self.leaving or self.lanes.draining:
+        if self.leaving or self.workers.draining:
             return False, "shutting down: what was accepted is still answered"
-        if not self.lanes.alive:
-            return False, "a worker lane has ended unexpectedly; restart the service"
+        if not self.workers.alive:
+            return False, "a worker has ended unexpectedly; restart the service"
         return True, "the golden photo was classified correctly"

@@ -4,7 +4,7 @@ import ssl
 from pathlib import Path
 
 from ..errors import SettingsError
-from .reloading import Watched
+from .reloading import ReloadingValue
 
 
 def context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -17,7 +17,7 @@ def context(certificate: Path, key: Path) -> ssl.SSLContext:
     Raises:
         SettingsError: a file cannot be read, or they do not belong together.
     """
-    current = Watched(lambda: _load(certificate, key), certificate, key)
+    current = ReloadingValue(lambda: _load(certificate, key), certificate, key)
     first = current()
 
     def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:

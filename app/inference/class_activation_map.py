@@ -15,8 +15,8 @@ from PIL import Image
 from ..errors import InvalidParameter, quoted
 from .classifier import Classifier, Prediction
 from .contract import Contract
-from .decode_budget import Room
-from .imaging import load, overview, visible
+from .decode_budget import DecodeBudget
+from .imaging import crop_box, load, preview
 
 #: Longest side of a picture, in pixels.
 LONGEST: Final = 1024
@@ -85,7 +85,7 @@ def class_of(contract: Contract, asked: str) -> int:
     )
 
 
-def explain(classifier: Classifier, data: bytes, index: int | None = None, *, alone: bool = False) -> Explanation:
+def explain(classifier: Classifier, data: bytes, index: int | None = None, *, exclusive: bool = False) -> Explanation:
     """Classifies one encoded photo and says where the evidence for a class lies.
 
     Args:
@@ -100,10 +100,10 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, al
     """
     contract = classifier.contract
     started = time.perf_counter()
-    pixels = load(data, contract.resize, classifier.room)
-    box = visible(data, contract.resize)
+    pixels = load(data, contract.resize, classifier.decode_budget)
+    box = crop_box(data, contract.resize)
     decoded = time.perf_counter()
-    model = classifier.wide if alone else classifier.model
+    model = classifier.multithreaded if exclusive else classifier.model
     scores, evidence, bias = model.evidence(pixels[np.newaxis], index)
     found = int(scores[0].argmax()) if index is None else index
     return Explanation(
@@ -117,7 +117,7 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, al
     )
 
 
-def overlay(data: bytes, explanation: Explanation, room: Room) -> bytes:
+def overlay(data: bytes, explanation: Explanation, decode_budget: DecodeBudget) -> bytes:
     """The whole photo; the part that the model sees in grey, with the evidence for the class laid over it in colour.
 
     The rest is darkened. Evidence is drawn from none (transparent) to the strongest in this photo (yellow,
@@ -134,7 +134,7 @@ def overlay(data: bytes, explanation: Explanation, room: Room) -> bytes:
     Raises:
         NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
     """
-    photo = overview(data, LONGEST, room)
+    photo = preview(data, LONGEST, decode_budget)
     height, width = photo.shape[:2]
     left, right = (round(edge * width) for edge in explanation.box[::2])
     upper, lower = (round(edge * height) for edge in explanation.box[1::2])

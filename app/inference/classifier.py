@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidParameter, ModelError
 from .contract import Contract
-from .decode_budget import Room
-from .frame_cache import Camera
+from .decode_budget import DecodeBudget
+from .frame_cache import CameraCache
 from .imaging import load
 from .model import Model
 from .ranking import top_k
@@ -68,7 +68,7 @@ def fastest(models: list[Model]) -> tuple[Model, str]:
 class Classifier:
     """Bytes to labels with one model; safe to call from several threads at once."""
 
-    def __init__(self, model: Model, room: Room, wide: Model | None = None) -> None:
+    def __init__(self, model: Model, decode_budget: DecodeBudget, multithreaded: Model | None = None) -> None:
         """Puts the steps together.
 
         Args:
@@ -77,12 +77,18 @@ class Classifier:
             wide: the same model with more threads, for a photo that has the machine to itself.
         """
         self.model = model
-        self.wide = wide or model
+        self.multithreaded = multithreaded or model
         self.contract = model.contract
-        self.room = room
+        self.decode_budget = decode_budget
 
     def __call__(
-        self, data: bytes, k: int = 5, min_score: float = 0.0, *, alone: bool = False, camera: Camera | None = None
+        self,
+        data: bytes,
+        k: int = 5,
+        min_score: float = 0.0,
+        *,
+        exclusive: bool = False,
+        camera: CameraCache | None = None,
     ) -> Result:
         """Classifies one encoded photo.
 
@@ -97,9 +103,9 @@ class Classifier:
             NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
         """
         started = time.perf_counter()
-        pixels = load(data, self.contract.resize, self.room)
+        pixels = load(data, self.contract.resize, self.decode_budget)
         decoded = time.perf_counter()
-        model = self.wide if alone else self.model
+        model = self.multithreaded if exclusive else self.model
         if camera is None:
             scores, cached = model(pixels[np.newaxis])[0], False
         else:
@@ -117,7 +123,7 @@ class Classifier:
         )
 
     def scores(
-        self, picture: bytes | NDArray[np.uint8], *, alone: bool = False
+        self, picture: bytes | NDArray[np.uint8], *, exclusive: bool = False
     ) -> tuple[NDArray[np.float32], float, float]:
         """The scores of all classes for one picture.
 
@@ -132,9 +138,9 @@ class Classifier:
             NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
         """
         started = time.perf_counter()
-        pixels = load(picture, self.contract.resize, self.room) if isinstance(picture, bytes) else picture
+        pixels = load(picture, self.contract.resize, self.decode_budget) if isinstance(picture, bytes) else picture
         decoded = time.perf_counter()
-        scores = (self.wide if alone else self.model)(pixels[np.newaxis])[0]
+        scores = (self.multithreaded if exclusive else self.model)(pixels[np.newaxis])[0]
         return scores, decoded - started, time.perf_counter() - decoded
 
     def check_k(self, k: int) -> None:
@@ -151,7 +157,7 @@ class Classifier:
         """
         golden = self.contract.golden
         try:
-            pixels = load(golden.photo, self.contract.resize, self.room)
+            pixels = load(golden.photo, self.contract.resize, self.decode_budget)
             scores = self.model(pixels[np.newaxis])[0]
         except Exception as error:
             raise ModelError(f"the model cannot classify its own golden photo: {error}") from error

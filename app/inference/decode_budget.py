@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from ..errors import TooManyPixels
 
 
-class Room:
+class DecodeBudget:
     """What decoding may take; one for all threads that decode."""
 
     def __init__(self, pixels: int, memory: int = sys.maxsize) -> None:
-        """Room for photos.
+        """DecodeBudget for photos.
 
         Args:
             pixels: the most that a photo's header may announce.
@@ -25,7 +25,7 @@ class Room:
         self._turn = threading.Lock()
 
     @contextlib.contextmanager
-    def take(self, needed: int, what: str) -> Iterator[None]:
+    def reserve(self, needed: int, what: str) -> Iterator[None]:
         """Waits until there are ``needed`` bytes, first come first served, and keeps them for the block.
 
         Args:

@@ -22,14 +22,14 @@ _BEGINNINGS: Final = {
 }
 _ANY_BEGINNING: Final = tuple(begins for several in _BEGINNINGS.values() for begins in several)
 
-# What senders put before a picture: line ends, a byte order mark, zeros of a buffer; the head of a part of
-# multipart/x-mixed-replace (MJPEG), or of a whole answer that was saved with its head.
+# What senders put before a picture: line ends, a byte order mark, zeros of a buffer; the headers of a part of
+# multipart/x-mixed-replace (MJPEG), or of a whole answer that was saved with its headers.
 _BEFORE: Final = re.compile(
     rb"(?:\xef\xbb\xbf|[\0\t\n\r ]){1,4096}"
     rb"|(?:--[^\r\n]{1,200}|HTTP/\d[.\d]{0,2} [^\r\n]{1,200})\r?\n"
     rb"(?:[A-Za-z0-9-]{1,64}:[^\r\n]{0,1000}\r?\n){0,50}\r?\n"
 )
-# How often one of them follows another: a line end, a boundary, an answer's head before a part's.
+# How often one of them follows another: a line end, a boundary, an answer's headers before a part's.
 _MOST_BEFORE: Final = 5
 
 #: How files begin that are sent instead of pictures, and what they are.

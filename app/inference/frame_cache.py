@@ -33,7 +33,7 @@ class _Frame:
     scored_at: float
 
 
-class Camera:
+class CameraCache:
     """The last frame of one camera that was scored; safe to ask from several threads at once."""
 
     __slots__ = ("_last", "_max_age_s", "_max_difference")
@@ -67,7 +67,7 @@ class Camera:
         return scores, False
 
 
-class Frames:
+class FrameCache:
     """The cameras that are remembered; asked from the event loop only."""
 
     def __init__(self, max_age_s: float, max_difference: float) -> None:
@@ -79,13 +79,13 @@ class Frames:
         """
         self._max_age_s = max_age_s
         self._max_difference = max_difference
-        self._cameras: OrderedDict[str, Camera] = OrderedDict()
+        self._cameras: OrderedDict[str, CameraCache] = OrderedDict()
 
-    def camera(self, name: str) -> Camera | None:
+    def camera(self, name: str) -> CameraCache | None:
         """What is remembered of a camera; None where remembering is off."""
         if not self._max_age_s:
             return None
-        camera = self._cameras.pop(name, None) or Camera(self._max_age_s, self._max_difference)
+        camera = self._cameras.pop(name, None) or CameraCache(self._max_age_s, self._max_difference)
         self._cameras[name] = camera
         if len(self._cameras) > _MAX_CAMERAS:
             self._cameras.popitem(last=False)

@@ -35,7 +35,7 @@ from PIL import (
 
 from ..errors import BrokenImage, RequestError, TooComplex, TooManyPixels
 from . import containers, formats, jpeg, png
-from .decode_budget import Room
+from .decode_budget import DecodeBudget
 from .jpeg import Jpeg
 
 _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
@@ -57,7 +57,7 @@ FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamp
 
 # Pillow's own limit warns or raises at figures of its own; ours is an argument of ``load``.
 Image.MAX_IMAGE_PIXELS = None
-# The other lanes have photos of their own.
+# The other workers have photos of their own.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 #: The longest side, in pixels: JPEG's own limit. Pillow keeps a pointer for each row, so that a picture of one column
@@ -135,14 +135,14 @@ class _Whole(Resize):
 Rule = Callable[[int, int], Resize]
 
 
-def load(data: bytes, resize: Resize, room: Room) -> NDArray[np.uint8]:
+def load(data: bytes, resize: Resize, decode_budget: DecodeBudget) -> NDArray[np.uint8]:
     """Decodes one photo into the model's input.
 
     EXIF orientation is honoured where it can be read, transparency is composited on white (an alpha channel that is 0
     everywhere is ignored), the first frame of an animation is taken. Grey levels of more than 8 bits are brought to 8
     by the depth that they use (8, 10, 12, 14 or 16 bits); where white has no fixed value (floating point, negative or
     more than 16 bits), by the darkest and the brightest. A JPEG that is much larger than needed is decoded at a reduced
-    DCT scale. Bytes after a picture are ignored, and so are line ends, zeros or the head of an MJPEG part before it.
+    DCT scale. Bytes after a picture are ignored, and so are line ends, zeros or the headers of an MJPEG part before it.
 
     Args:
         data: an encoded image in one of ``FORMATS``.
@@ -158,10 +158,10 @@ def load(data: bytes, resize: Resize, room: Room) -> NDArray[np.uint8]:
         TooManyPixels: the header announces more than there is room for.
         TooComplex: it has more scans, chunks or other parts than a picture of its size needs.
     """
-    return _decode(data, lambda _width, _height: resize, room)
+    return _decode(data, lambda _width, _height: resize, decode_budget)
 
 
-def overview(data: bytes, longest: int, room: Room) -> NDArray[np.uint8]:
+def preview(data: bytes, longest: int, decode_budget: DecodeBudget) -> NDArray[np.uint8]:
     """Decodes the whole of one photo, upright, for people to look at; otherwise as ``load``.
 
     Args:
@@ -180,10 +180,10 @@ def overview(data: bytes, longest: int, room: Room) -> NDArray[np.uint8]:
         scale = min(1.0, longest / max(width, height))
         return _Whole(max(1, round(height * scale)), max(1, round(width * scale)), 1.0, "bilinear")
 
-    return _decode(data, whole, room)
+    return _decode(data, whole, decode_budget)
 
 
-def visible(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
+def crop_box(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
     """The part of a photo that the model sees: left, upper, right, lower, as fractions of the upright photo's sides.
 
     Only the header is read. Raises NotAnImage, BrokenImage or TooComplex, as ``load`` does.
@@ -217,12 +217,12 @@ class _Opened:
         return rule(self.image.width, self.image.height)
 
 
-def _decode(data: bytes, rule: Rule, room: Room) -> NDArray[np.uint8]:
+def _decode(data: bytes, rule: Rule, decode_budget: DecodeBudget) -> NDArray[np.uint8]:
     opened = _open(data)
     image = opened.image
     pixels = image.width * image.height
     # A picture in run lengths is unpacked in Python.
-    most = room.pixels // containers.BMP_RLE_COST if _run_lengths(image) else room.pixels
+    most = decode_budget.pixels // containers.BMP_RLE_COST if _run_lengths(image) else decode_budget.pixels
     if pixels > most:
         raise TooManyPixels(
             f"The image has {image.width} x {image.height} = {pixels} pixels; at most {most} "
@@ -235,7 +235,7 @@ def _decode(data: bytes, rule: Rule, room: Room) -> NDArray[np.uint8]:
         )
     if _run_lengths(image) and len(data) > pixels + 4 * image.height + _MAX_BMP_HEADER:
         raise TooComplex("The BMP image has more run lengths than pixels. Save it without compression.")
-    if opened.jpeg and not opened.jpeg.one_scan and opened.jpeg.samples > _SCANNED * room.pixels:
+    if opened.jpeg and not opened.jpeg.one_scan and opened.jpeg.samples > _SCANNED * decode_budget.pixels:
         raise TooComplex(
             f"The JPEG image has {len(opened.jpeg.scans)} scans of up to {image.width} x {image.height} pixels, which "
             "takes more time than a photo at the limit. Save it as an ordinary JPEG, or smaller."
@@ -246,7 +246,7 @@ def _decode(data: bytes, rule: Rule, room: Room) -> NDArray[np.uint8]:
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             _reduce(image, opened.rule(rule))
         needed += image.width * image.height * _picture_bytes(image)
-        with room.take(needed, what):
+        with decode_budget.reserve(needed, what):
             return _pixels(opened, rule, len(data))
     except RequestError:
         raise
@@ -281,7 +281,7 @@ def _register_heif() -> None:
     """Teaches Pillow HEIF; at the first such photo, because it costs 20 ms and 4 MB, and most services see none."""
     import pillow_heif
 
-    # One thread, because the other lanes have photos of their own; only the picture itself.
+    # One thread, because the other workers have photos of their own; only the picture itself.
     pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 
 

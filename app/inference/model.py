@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..errors import ModelError, NotExplainable
-from ..runtime.memory import give_back_freed_memory
+from ..runtime.memory import trim_heap
 from .contract import Contract
 from .model_file import ModelFile
 
@@ -43,7 +43,7 @@ class Model:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Spinning burns the other lanes' core while it waits.
+        # Spinning burns the other workers' core while it waits.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # The arena keeps the largest batch's memory forever; plain malloc gives it back.
         options.enable_cpu_mem_arena = False
@@ -68,7 +68,7 @@ class Model:
             raise ModelError(f"{path} cannot be served: its metadata are not UTF-8") from error
         except ModelError as error:
             raise ModelError(f"{path} cannot be served: {error}") from error
-        give_back_freed_memory()
+        trim_heap()
         self._run_options = ort.RunOptions()
         # The feature map is an output too; what is not asked for is not computed.
         self._run_options.only_execute_path_to_fetches = True

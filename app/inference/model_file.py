@@ -42,7 +42,7 @@ class ModelFile:
 
     path: Path
     digest: bytes
-    sealed: bool
+    has_checksum: bool
 
     @classmethod
     def read(cls, path: Path, verify: Verify | None = None, most: int = MOST_BYTES) -> tuple[Self, bytes]:
@@ -68,7 +68,7 @@ class ModelFile:
                 _check_signature(seal, verify)
         except ModelError as error:
             raise ModelError(f"{path} cannot be served: {error}") from error
-        return cls(path, seal.digest, seal.sealed), data
+        return cls(path, seal.digest, seal.has_checksum), data
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Seal:
 
     body: int
     digest: bytes
-    sealed: bool
+    has_checksum: bool
     signature: bytes | None
     fits: bool
 
@@ -100,10 +100,10 @@ class Seal:
         elif _begins(data, _SEALED, _CHECKSUM_HEAD):
             size = _SEALED
         else:
-            return cls(len(data), hashlib.sha256(data).digest(), sealed=False, signature=None, fits=True)
+            return cls(len(data), hashlib.sha256(data).digest(), has_checksum=False, signature=None, fits=True)
         body = len(data) - size
         digest = hashlib.sha256(memoryview(data)[:body]).digest()
-        return cls(body, digest, sealed=True, signature=signature, fits=data[body:] == trailer(digest, signature))
+        return cls(body, digest, has_checksum=True, signature=signature, fits=data[body:] == trailer(digest, signature))
 
 
 def trailer(digest: bytes, signature: bytes | None = None) -> bytes:

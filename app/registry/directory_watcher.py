@@ -31,7 +31,7 @@ _FLAGS: Final = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)  # IN_NONBLOCK | IN_
 _EVENT: Final = struct.Struct("iIII")
 
 
-class Watch:
+class DirectoryWatcher:
     """Calls back, on the event loop, a moment after the last of a row of changes."""
 
     def __init__(self, changed: Callable[[], object], settle_s: float = 0.05) -> None:
@@ -57,7 +57,7 @@ class Watch:
         self._mounts = _Mounts()
         self._loop.add_reader(self._mounts.fileno(), self._mounted)
 
-    def aim(self, directories: set[Path]) -> None:
+    def set_paths(self, directories: set[Path]) -> None:
         """Watches these and nothing else; instead of one that cannot be watched the nearest above it that can."""
         before, self._paths = self._paths, {}
         for directory in directories:

@@ -12,10 +12,10 @@ import numpy as np
 
 from ..errors import ModelError
 from ..inference.classifier import Classifier, fastest
-from ..inference.decode_budget import Room
+from ..inference.decode_budget import DecodeBudget
 from ..inference.model import Model
 from ..inference.model_file import ModelFile
-from .repository import Served
+from .repository import LoadedModel
 from .source import Offer, Source
 
 log = logging.getLogger(__name__)
@@ -32,17 +32,17 @@ class Loader:
 
     Attributes:
         room: how large photos may be.
-        threads_alone: of the second session, which the default model has; 1: it has none.
+        exclusive_threads: of the second session, which the default model has; 1: it has none.
         budget_s: the queue's; a model that needs more for one photo could never answer.
         max_slowdown: how many times as long as the model that it replaces a new one may take.
     """
 
-    room: Room
-    threads_alone: int
+    decode_budget: DecodeBudget
+    exclusive_threads: int
     budget_s: float
     max_slowdown: float
 
-    def load(self, offer: Offer, source: Source, current: Served | None, *, default: bool) -> Served:
+    def load(self, offer: Offer, source: Source, current: LoadedModel | None, *, default: bool) -> LoadedModel:
         """Loads a file beside the model that it is to replace, and checks it; blocks.
 
         Args:
@@ -62,7 +62,7 @@ class Loader:
                 )
             file, data = source.read_again(offer)
             model = Model(file.path, data=data)
-            classifier = Classifier(model, self.room)
+            classifier = Classifier(model, self.decode_budget)
             guard = threading.Timer(_PATIENCE_S, model.abandon)
             guard.daemon = True
             guard.start()
@@ -72,8 +72,8 @@ class Loader:
             finally:
                 guard.cancel()
             made = serve(file, classifier, source, offer.load_s)
-            if default and self._may_be_wide(made):
-                classifier.wide = Model(file.path, self.threads_alone, data)
+            if default and self._may_be_multithreaded(made):
+                classifier.multithreaded = Model(file.path, self.exclusive_threads, data)
         except ModelError:
             raise
         except Exception as error:
@@ -81,18 +81,18 @@ class Loader:
             raise ModelError(f"loading it failed: {error!r}") from error
         return made
 
-    def widen(self, served: Served, source: Source) -> None:
+    def load_multithreaded(self, served: LoadedModel, source: Source) -> None:
         """Gives a model its second session, with more threads; blocks."""
-        if not self._may_be_wide(served):
+        if not self._may_be_multithreaded(served):
             return
         # The file may have been replaced or removed in the meantime; one session serves as well.
         with contextlib.suppress(ModelError):
             file, data = source.read(served.path)
             if file.digest == served.digest:
-                served.classifier.wide = Model(file.path, self.threads_alone, data)
+                served.classifier.multithreaded = Model(file.path, self.exclusive_threads, data)
 
-    def _may_be_wide(self, served: Served) -> bool:
-        return self.threads_alone > 1 and served.load_s <= self.budget_s
+    def _may_be_multithreaded(self, served: LoadedModel) -> bool:
+        return self.exclusive_threads > 1 and served.load_s <= self.budget_s
 
     def _check_speed(self, model: Model, running: Model | None) -> None:
         """Compares CPU time, which does not depend on how busy the machine is."""
@@ -109,8 +109,8 @@ class Loader:
 
 
 def start(
-    source: Source, precision: str | None, default: str | None, max_models: int, room: Room
-) -> tuple[list[Served], list[tuple[Path, ModelError]]]:
+    source: Source, precision: str | None, default: str | None, max_models: int, decode_budget: DecodeBudget
+) -> tuple[list[LoadedModel], list[tuple[Path, ModelError]]]:
     """Loads what there is; blocks.
 
     In a folder, a file that cannot be used is left out: a bad delivery must not cost the next start.
@@ -136,7 +136,7 @@ def start(
         _prefer_the_fastest(source)
     elif source.folder is not None:
         source.precision = precision
-    served: dict[str, Served] = {}
+    served: dict[str, LoadedModel] = {}
     offers = source.offers()
     if len(offers) > max_models:
         raise ModelError(
@@ -149,7 +149,7 @@ def start(
             try:
                 # Read again, like everywhere: what was checked is what is loaded.
                 read, data = source.read_again(offer)
-                classifier = Classifier(Model(read.path, data=data), room)
+                classifier = Classifier(Model(read.path, data=data), decode_budget)
                 if source.folder is not None:
                     classifier.check_golden()
             except ModelError as error:
@@ -174,9 +174,9 @@ def start(
     return [by_name.pop(first), *by_name.values()], refused
 
 
-def serve(file: ModelFile, classifier: Classifier, source: Source, load_s: float) -> Served:
+def serve(file: ModelFile, classifier: Classifier, source: Source, load_s: float) -> LoadedModel:
     """What the repository has of a model."""
-    return Served(classifier, file.path, file.digest, source.why, source.precision_reason, time.time(), load_s)
+    return LoadedModel(classifier, file.path, file.digest, source.why, source.precision_reason, time.time(), load_s)
 
 
 def _prefer_the_fastest(source: Source) -> None:

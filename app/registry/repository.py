@@ -14,7 +14,7 @@ from ..inference.contract import Contract
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class LoadedModel:
     """One model that answers.
 
     Attributes:
@@ -49,16 +49,16 @@ class Served:
 class Repository:
     """All models that are served, one of which is the default; each remembers the one that it replaced."""
 
-    def __init__(self, default: Served, others: Iterable[Served] = ()) -> None:
+    def __init__(self, default: LoadedModel, others: Iterable[LoadedModel] = ()) -> None:
         self.default = default
         self._models = {default.name: default} | {served.name: served for served in others}
-        self._previous: dict[str, Served] = {}
+        self._previous: dict[str, LoadedModel] = {}
 
     def names(self) -> list[str]:
         """What can be asked for, the default first."""
         return [served.name for served in self.all()]
 
-    def all(self) -> list[Served]:
+    def all(self) -> list[LoadedModel]:
         """The models, the default first, the others by name."""
         others = sorted((s for s in self._models.values() if s is not self.default), key=lambda served: served.name)
         return [self.default, *others]
@@ -67,7 +67,7 @@ class Repository:
         """Name, version and precision of each model."""
         return [(made.name, made.contract.version, made.contract.precision) for made in self.all()]
 
-    def get(self, name: str | None) -> Served:
+    def get(self, name: str | None) -> LoadedModel:
         """The model ``name``, or the default one.
 
         Raises:
@@ -81,20 +81,20 @@ class Repository:
             served = ", ".join(map(repr, self.names()))
             raise UnknownModel(f"There is no model {quoted(name)} here; served: {served}.") from None
 
-    def previous(self, served: Served) -> Served | None:
+    def previous(self, served: LoadedModel) -> LoadedModel | None:
         """What ``served`` replaced and ``roll_back`` would bring back."""
         return self._previous.get(served.name)
 
-    def add(self, new: Served) -> None:
+    def add(self, new: LoadedModel) -> None:
         """Serves one more model."""
         self._models[new.name] = new
 
-    def replace(self, old: Served, new: Served) -> None:
+    def replace(self, old: LoadedModel, new: LoadedModel) -> None:
         """Serves ``new`` from the next request on, and keeps ``old`` as it is."""
         self._put(old, new)
         self._previous[new.name] = old
 
-    def roll_back(self, name: str | None) -> tuple[Served, Served]:
+    def roll_back(self, name: str | None) -> tuple[LoadedModel, LoadedModel]:
         """Serves again what was served before; the replaced model is forgotten.
 
         Returns:
@@ -114,7 +114,7 @@ class Repository:
         self._put(current, previous)
         return current, previous
 
-    def _put(self, old: Served, new: Served) -> None:
+    def _put(self, old: LoadedModel, new: LoadedModel) -> None:
         self._previous.pop(old.name, None)
         del self._models[old.name]
         self._models[new.name] = new

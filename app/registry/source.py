@@ -248,7 +248,7 @@ class Source:
     def _find_out(self, file: ModelFile, data: bytes) -> Findings:
         if file.path == self._shipped and self.folder is None:
             return Findings("", "", 0.0)
-        if self._serving and not file.sealed:
+        if self._serving and not file.has_checksum:
             raise ModelError(
                 f"{file.path} cannot be served: it does not end in a checksum, so nobody can tell whether it has "
                 "arrived whole: it is truncated, not yet complete, something else, or from an earlier version; "

@@ -193,14 +193,14 @@ def _try(data: bytes, pixels: int) -> dict[str, object]:
     from time import thread_time
 
     from ..inference.classifier import Classifier
-    from ..inference.decode_budget import Room
+    from ..inference.decode_budget import DecodeBudget
     from ..inference.model import Model
 
     try:
         started = thread_time()
         model = Model(Path("the file"), data=data)
         load_s = thread_time() - started
-        Classifier(model, Room(pixels)).check_golden()
+        Classifier(model, DecodeBudget(pixels)).check_golden()
     except MemoryError:
         return {"reason": _NO_MEMORY}
     except ModelError as error:

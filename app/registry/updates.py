@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ..errors import Draining, ModelError
-from ..runtime.memory import give_back_freed_memory
-from .directory_watcher import Watch
+from ..runtime.memory import trim_heap
+from .directory_watcher import DirectoryWatcher
 from .loader import Loader
-from .repository import Repository, Served
+from .repository import LoadedModel, Repository
 from .source import Offer, Replaced, Source
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Update:
     at: float
 
 
-class Updates:
+class ModelUpdater:
     """Follows the source: new files are served as soon as they have passed, on request or because they have come."""
 
     def __init__(
@@ -76,17 +76,17 @@ class Updates:
         self._max_models = max_models
         self._count = count
         #: Held by one look after the other; nothing that has to be quick waits for it.
-        self._following = asyncio.Lock()
+        self._syncing = asyncio.Lock()
         self._waiting: dict[bool, asyncio.Task[list[Update]]] = {}
         self._stopped = False
         self._rolled_back: set[bytes] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._watch: Watch | None = None
+        self._watch: DirectoryWatcher | None = None
 
     async def watch(self) -> None:
         """From now on, a change of the source is noticed; also one since it was looked at last."""
         try:
-            self._watch = Watch(self._changed)
+            self._watch = DirectoryWatcher(self._changed)
         except OSError as error:
             log.warning(
                 "the model file is not watched; send SIGHUP or POST /admin/reload after a change",
@@ -109,7 +109,7 @@ class Updates:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def tell(self) -> None:
+    def request_reload(self) -> None:
         """Does what ``reload`` does, later; for signals."""
         self._unattended(self._soon(asked=True))
 
@@ -139,9 +139,9 @@ class Updates:
         given_up, serves = self._repository.roll_back(name)
         self._rolled_back.add(given_up.digest)
         # Whoever widens it may not be through yet.
-        given_up.classifier.wide = given_up.classifier.model
+        given_up.classifier.multithreaded = given_up.classifier.model
         if serves is self._repository.default:
-            self._unattended(self._run(self._widen(serves)))
+            self._unattended(self._run(self._load_multithreaded(serves)))
         return self._note(
             "rolled back", serves.path, f"instead of version {given_up.contract.version}, as asked", serves
         )
@@ -157,11 +157,11 @@ class Updates:
         """Looks, after what is being looked at now; whoever wants the same meanwhile gets the same."""
         waiting = self._waiting.get(asked)
         if waiting is None:
-            waiting = self._waiting[asked] = self._run(self._follow(asked=asked))
+            waiting = self._waiting[asked] = self._run(self._sync(asked=asked))
         return waiting
 
-    async def _follow(self, *, asked: bool) -> list[Update]:
-        async with self._following:
+    async def _sync(self, *, asked: bool) -> list[Update]:
+        async with self._syncing:
             self._waiting.pop(asked)
             if self._ending():
                 return []
@@ -169,7 +169,7 @@ class Updates:
                 self._source.forget()
                 self._rolled_back.clear()
             # Before looking: what changes meanwhile is told afterwards.
-            await self._aim()
+            await self._set_paths()
             refused = await asyncio.to_thread(self._source.look)
             self.looked += 1
             if self._ending():
@@ -178,14 +178,14 @@ class Updates:
             for name, offers in self._source.offers().items():
                 updates += await self._choose(name, offers)
             if updates:
-                await self._aim()
-                await asyncio.to_thread(give_back_freed_memory)
+                await self._set_paths()
+                await asyncio.to_thread(trim_heap)
             return updates
 
     def _ending(self) -> bool:
         return self._stopped
 
-    def _current(self, name: str) -> Served | None:
+    def _current(self, name: str) -> LoadedModel | None:
         """What a model called ``name`` in the source would replace."""
         if self._source.folder is None:
             return self._repository.default
@@ -220,25 +220,25 @@ class Updates:
             elif file.digest != current.digest:
                 self._repository.replace(current, new)
                 # Kept for a roll-back; half of it will do until then.
-                current.classifier.wide = current.classifier.model
+                current.classifier.multithreaded = current.classifier.model
                 reason = f"instead of version {current.contract.version}"
                 updates.append(self._note("swapped", file.path, reason, new))
             break
         return updates
 
-    async def _widen(self, served: Served) -> list[Update]:
-        await asyncio.to_thread(self._loader.widen, served, self._source)
+    async def _load_multithreaded(self, served: LoadedModel) -> list[Update]:
+        await asyncio.to_thread(self._loader.load_multithreaded, served, self._source)
         if served is not self._repository.default:
-            served.classifier.wide = served.classifier.model
+            served.classifier.multithreaded = served.classifier.model
         return []
 
-    async def _aim(self) -> None:
+    async def _set_paths(self) -> None:
         if self._watch is not None:
             # A folder that may not be read for a moment: what is watched stays.
             with contextlib.suppress(OSError):
-                self._watch.aim(await asyncio.to_thread(self._source.directories))
+                self._watch.set_paths(await asyncio.to_thread(self._source.directories))
 
-    def _note(self, outcome: Outcome, path: Path, reason: str, served: Served | None) -> Update:
+    def _note(self, outcome: Outcome, path: Path, reason: str, served: LoadedModel | None) -> Update:
         model, version = (served.name, served.contract.version) if served else (None, None)
         self.last = Update(outcome, path.name, reason, model, version, time.time())
         self._count(outcome)

@@ -17,13 +17,13 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 
 
-def give_back_freed_memory() -> None:
+def trim_heap() -> None:
     """Loading and dropping a model frees several times its weights, which the allocator keeps."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def keep_little(free: int | None) -> None:
+def tune_malloc(free: int | None) -> None:
     """Lets large blocks be given back as soon as they are freed.
 
     By default what counts as large grows with what was freed, up to 32 MB, and every thread has an arena of its own;

@@ -17,7 +17,7 @@ class Manager:
         Args:
             address: path of a Unix socket, or ``@`` and the name of an abstract one: what ``NOTIFY_SOCKET`` says.
             watchdog_usec: systemd restarts the service after this many silent microseconds; None: it does not watch.
-            alive: whether every lane runs; while it does not, the watchdog hears nothing.
+            alive: whether every worker runs; while it does not, the watchdog hears nothing.
         """
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog_usec = watchdog_usec

@@ -1,7 +1,7 @@
 """Where the work is done: as many threads as there are CPUs, which the clients that have work for them share fairly.
 
 Knows nothing of HTTP, images or models. The event loop hands in a callable and awaits its result; whether that is
-possible in time is decided before any work starts. Jobs wait in a queue for each client, and the lanes take one from
+possible in time is decided before any work starts. Jobs wait in a queue for each client, and the workers take one from
 each in turn (fair queueing: Nagle, RFC 970), so that nobody waits longer for another's 200 photos than for one.
 """
 
@@ -46,13 +46,13 @@ class _Job:
 
 
 class _Queue:
-    """Jobs in a queue for each client that has any; the only thing that the event loop and the lanes share."""
+    """Jobs in a queue for each client that has any; the only thing that the event loop and the workers share."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # The client whose turn it is stands first.
         self._jobs: OrderedDict[Hashable, deque[_Job]] = OrderedDict()
-        # What the lanes sleep on: a ticket for each job, and one more for each lane when it shall end.
+        # What the workers sleep on: a ticket for each job, and one more for each worker when it shall end.
         self._tickets: SimpleQueue[None] = SimpleQueue()
         self._closed = False
         self.length = 0
@@ -82,7 +82,7 @@ class _Queue:
                     return None
 
     def remove(self, job: _Job) -> bool:
-        """Takes a job out that no lane has started yet; says whether that was so."""
+        """Takes a job out that no worker has started yet; says whether that was so."""
         with self._lock:
             if job.started:
                 return False
@@ -91,7 +91,7 @@ class _Queue:
             if not jobs:
                 del self._jobs[job.client]
             self.length -= 1
-        # Its ticket may be in a lane's hand already; the lane then finds nothing, and goes on waiting.
+        # Its ticket may be in a worker's hand already; the worker then finds nothing, and goes on waiting.
         with contextlib.suppress(Empty):
             self._tickets.get_nowait()
         return True
@@ -102,14 +102,14 @@ class _Queue:
             turns = len(self._jobs.get(client, ())) + 1
             return sum(min(len(jobs), turns) for jobs in self._jobs.values())
 
-    def close(self, lanes: int) -> None:
+    def close(self, workers: int) -> None:
         with self._lock:
             self._closed = True
-        for _ in range(lanes):
+        for _ in range(workers):
             self._tickets.put(None)
 
 
-class Lanes:
+class WorkerPool:
     """A fixed number of worker threads behind a queue that is only as long as its budget of time allows."""
 
     def __init__(self, count: int, budget_s: float) -> None:
@@ -118,7 +118,7 @@ class Lanes:
         Args:
             count: how many jobs run at once.
             budget_s: a job that would not be answered within this many seconds is refused; the estimate is the
-                number of jobs ahead of it times the measured service time, shared by the lanes.
+                number of jobs ahead of it times the measured service time, shared by the workers.
         """
         self.count = count
         self._budget_s = budget_s
@@ -128,17 +128,17 @@ class Lanes:
         self._service_s = 0.0
         self._draining = False
         self._empty = asyncio.Event()
-        self._threads = [threading.Thread(target=self._run, name=f"lane-{i}", daemon=True) for i in range(count)]
+        self._threads = [threading.Thread(target=self._run, name=f"worker-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
 
     @property
     def depth(self) -> int:
-        """Jobs that wait for a lane."""
+        """Jobs that wait for a worker."""
         return max(0, self._pending - self.count)
 
     @property
-    def alone(self) -> bool:
+    def exclusive(self) -> bool:
         """Whether there is one job at most; for that job to ask when it starts."""
         return self._pending <= 1
 
@@ -149,7 +149,7 @@ class Lanes:
 
     @property
     def alive(self) -> bool:
-        """Whether every lane still runs."""
+        """Whether every worker still runs."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
@@ -158,7 +158,7 @@ class Lanes:
         return self._service_s
 
     async def submit(self, work: Callable[[], T], client: Hashable = None) -> tuple[T, float]:
-        """Runs ``work`` in a lane.
+        """Runs ``work`` in a worker.
 
         A caller that is cancelled while its job waits gives its place back at once, and the job is never run.
 
@@ -167,11 +167,11 @@ class Lanes:
             client: for whom; clients take turns. None: the service itself.
 
         Returns:
-            What ``work`` returned, and the seconds that it waited for a lane.
+            What ``work`` returned, and the seconds that it waited for a worker.
 
         Raises:
             Overloaded: it could not be answered within the budget, or was not begun within five.
-            Draining: the lanes are shutting down.
+            Draining: the workers are shutting down.
             Exception: whatever ``work`` raised.
         """
         self.admit(client)
@@ -197,7 +197,7 @@ class Lanes:
 
         Raises:
             Overloaded: it could not be answered within the budget.
-            Draining: the lanes are shutting down.
+            Draining: the workers are shutting down.
         """
         if self._draining:
             raise Draining("The service is shutting down. Try again in a moment.")
@@ -246,7 +246,7 @@ class Lanes:
             if not job.future.done():
                 job.future.set_exception(
                     Overloaded(
-                        f"No lane was free for this photo within {_PATIENCE * self._budget_s:g} s. Try again later, "
+                        f"No worker was free for this photo within {_PATIENCE * self._budget_s:g} s. Try again later, "
                         "or send fewer at a time.",
                         retry_after_s=self._budget_s,
                     )
@@ -271,7 +271,7 @@ class Lanes:
             job.future.set_exception(error)
 
     def _run(self) -> None:
-        """A lane: takes jobs until it is told to stop. Nothing that a job raises ends it."""
+        """A worker: takes jobs until it is told to stop. Nothing that a job raises ends it."""
         free_since = perf_counter()
         while (job := self._queue.get()) is not None:
             started_at = perf_counter()
@@ -280,12 +280,12 @@ class Lanes:
                 value = job.work()
             except BaseException as caught:  # noqa: BLE001 - handed to the caller, whatever it is
                 error = caught
-            # What a job takes from its lane, the hand-over included: from when it could have run to its end.
+            # What a job takes from its worker, the hand-over included: from when it could have run to its end.
             ended_at = perf_counter()
             service_s = ended_at - max(job.queued_at, free_since)
             free_since = ended_at
             # The loop may be closed by a shutdown that did not wait.
             with contextlib.suppress(RuntimeError):
                 job.loop.call_soon_threadsafe(self._finish, job, started_at, service_s, value, error)
-            # A lane that waits for its next job must not keep the last one's photo.
+            # A worker that waits for its next job must not keep the last one's photo.
             del job, value, error

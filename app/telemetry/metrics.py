@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
-from .request_record import Observation
+from .request_record import RequestRecord
 
 #: Seconds; from a decode of a small photo to a full queue budget.
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -46,13 +46,13 @@ class Metrics:
         )
         self._duration = Histogram(
             "classifier_request_seconds",
-            "Time from head to answer.",
+            "Time from a request's headers to its answer.",
             ["route"],
             buckets=_BUCKETS,
             registry=self._registry,
         )
         self._stages = Histogram(
-            "classifier_stage_seconds",
+            "classifier_stage_duration_seconds",
             "Time of a photo by stage.",
             ["stage"],
             buckets=_BUCKETS,
@@ -61,10 +61,10 @@ class Metrics:
         # Looked up once: finding a child by its labels costs more than observing.
         self._by_stage = {stage: self._stages.labels(stage) for stage in STAGES}
         self._photos = Counter("classifier_photos", "Photos answered.", registry=self._registry)
-        self._frames = Counter(
-            "classifier_frames",
+        self._cache = Counter(
+            "classifier_cache_requests",
             "Photos by whether they got an earlier frame's scores, where frames are remembered.",
-            ["outcome"],
+            ["result"],
             registry=self._registry,
         )
         self._problems = Counter(
@@ -73,12 +73,14 @@ class Metrics:
         for problem in problems:
             self._problems.labels(problem)
         self.in_flight = Gauge("classifier_requests_in_flight", "Requests being worked on.", registry=self._registry)
-        self._depth = Gauge("classifier_queue_depth", "Photos that wait for a lane.", registry=self._registry)
+        self._depth = Gauge("classifier_queue_depth", "Photos that wait for a worker.", registry=self._registry)
         self._service = Gauge(
-            "classifier_service_seconds", "Moving average of a photo's time in its lane.", registry=self._registry
+            "classifier_worker_seconds", "Moving average of a photo's time in its worker.", registry=self._registry
         )
-        self._held = Gauge("classifier_held_bytes", "Request bodies in memory.", registry=self._registry)
-        self._most_held = Gauge("classifier_held_bytes_limit", "Above it, bodies are refused.", registry=self._registry)
+        self._held = Gauge("classifier_buffered_bytes", "Request bodies in memory.", registry=self._registry)
+        self._buffered_limit = Gauge(
+            "classifier_buffered_bytes_limit", "Above it, bodies are refused.", registry=self._registry
+        )
         self._info = Gauge(
             "classifier_model_info", "The models served.", ["name", "version", "precision"], registry=self._registry
         )
@@ -94,7 +96,7 @@ class Metrics:
         depth: Callable[[], int],
         service_s: Callable[[], float],
         held: Callable[[], int],
-        most_held: int,
+        buffered_limit: int,
         dropped: Callable[[], int],
     ) -> None:
         """Reads these when somebody asks, not while photos pass.
@@ -102,33 +104,33 @@ class Metrics:
         Args:
             models: name, version and precision of each model that is served.
             depth: photos that wait.
-            service_s: moving average of a photo's time in its lane, in seconds.
+            service_s: moving average of a photo's time in its worker, in seconds.
             held: bytes of request bodies in memory.
-            most_held: above so many, bodies are refused.
+            buffered_limit: above so many, bodies are refused.
             dropped: log lines that were not written.
         """
         self._models = models
         self._depth.set_function(depth)
         self._service.set_function(service_s)
         self._held.set_function(held)
-        self._most_held.set(most_held)
+        self._buffered_limit.set(buffered_limit)
         self._registry.register(
             _Counted("classifier_log_lines_dropped", "Log lines that nobody took in time.", dropped)
         )
 
-    def observe(self, scope: Scope, seen: Observation, duration_s: float) -> None:
+    def observe(self, scope: Scope, record: RequestRecord, duration_s: float) -> None:
         """Counts one request that has ended."""
-        route = seen.route_of(scope)
-        self._requests.labels(route, seen.status).inc()
+        route = record.route_of(scope)
+        self._requests.labels(route, record.status).inc()
         self._duration.labels(route).observe(duration_s)
-        if seen.images:
-            self._photos.inc(seen.images)
-        if seen.cached is not None:
-            self._frames.labels("cached" if seen.cached else "computed").inc()
-        for stage, seconds in seen.timings_s.items():
+        if record.images:
+            self._photos.inc(record.images)
+        if record.cached is not None:
+            self._cache.labels("cached" if record.cached else "computed").inc()
+        for stage, seconds in record.timings_s.items():
             self._by_stage[stage].observe(seconds)
-        if seen.problem:
-            self._problems.labels(seen.problem).inc()
+        if record.problem:
+            self._problems.labels(record.problem).inc()
 
     def count_swap(self, outcome: str) -> None:
         """Counts what became of a new model file."""

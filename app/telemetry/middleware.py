@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .metrics import Metrics
-from .request_record import CLIENT_LEFT, Observation
+from .request_record import CLIENT_LEFT, RequestRecord
 
 if TYPE_CHECKING:
     # What it needs is optional.
@@ -23,7 +23,7 @@ log = logging.getLogger("app.request")
 _MOST_PATH = 1000
 
 
-class Observer:
+class TelemetryMiddleware:
     """ASGI middleware around everything: gives each request its id; counts and logs it when it has ended.
 
     Every answer gets the security headers that it does not have. What nobody has expected ends here, as its protocol's
@@ -59,64 +59,64 @@ class Observer:
         if scope["type"] != "http":
             await self._app(scope, receive, _shortened(send))
             return
-        observation = Observation.begin(scope)
-        header = (b"x-request-id", observation.request_id.encode())
+        record = RequestRecord.begin(scope)
+        header = (b"x-request-id", record.request_id.encode())
         self._metrics.in_flight.inc()
 
         async def observed_receive() -> Message:
             message = await receive()
-            observation.bytes_in += len(message.get("body", b""))
+            record.bytes_in += len(message.get("body", b""))
             return message
 
         async def observed_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                observation.status = message["status"]
+                record.status = message["status"]
                 given = message["headers"]
                 names = {name for name, _ in given}
                 message["headers"] = [*given, header, *(more for more in self._headers if more[0] not in names)]
             else:
-                observation.bytes_out += len(message.get("body", b""))
+                record.bytes_out += len(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, observed_receive, observed_send)
         except asyncio.CancelledError:
             # The server cancels what nobody waits for any more.
-            observation.status = observation.status or CLIENT_LEFT
+            record.status = record.status or CLIENT_LEFT
         except Exception as error:  # noqa: BLE001 - there is nobody else who could answer
-            observation.unexpected = error
-            if not observation.status:
+            record.unexpected = error
+            if not record.status:
                 await self._answer(Request(scope), error)(scope, observed_receive, observed_send)
         finally:
             self._metrics.in_flight.dec()
-            duration_s = perf_counter() - observation.started_at
-            self._metrics.observe(scope, observation, duration_s)
+            duration_s = perf_counter() - record.started_at
+            self._metrics.observe(scope, record, duration_s)
             if self._traces is not None:
-                self._traces.observe(scope, observation, duration_s)
-            _write(scope, observation, duration_s)
+                self._traces.observe(scope, record, duration_s)
+            _write(scope, record, duration_s)
             # It leads to all that it has passed through, this frame included: a cycle, which would keep the photo.
-            observation.unexpected = None
+            record.unexpected = None
 
 
-def _write(scope: Scope, seen: Observation, duration_s: float) -> None:
+def _write(scope: Scope, record: RequestRecord, duration_s: float) -> None:
     fields: dict[str, Any] = {
-        "request_id": seen.request_id,
+        "request_id": record.request_id,
         "method": scope["method"],
         "path": scope["path"][:_MOST_PATH],
-        "status": seen.status,
-        "bytes_in": seen.bytes_in,
-        "bytes_out": seen.bytes_out,
+        "status": record.status,
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
         "duration_ms": round(duration_s * 1e3, 3),
     }
-    if seen.images:
-        fields["images"] = seen.images
-        fields |= {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in seen.timings_s.items()}
-    if seen.problem:
-        fields["problem"] = seen.problem
-    if seen.trace_id:
-        fields["trace_id"] = seen.trace_id
-    level = logging.INFO if seen.unexpected is None else logging.ERROR
-    log.log(level, "request", extra={"fields": fields}, exc_info=seen.unexpected)
+    if record.images:
+        fields["images"] = record.images
+        fields |= {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in record.timings_s.items()}
+    if record.problem:
+        fields["problem"] = record.problem
+    if record.trace_id:
+        fields["trace_id"] = record.trace_id
+    level = logging.INFO if record.unexpected is None else logging.ERROR
+    log.log(level, "request", extra={"fields": fields}, exc_info=record.unexpected)
 
 
 def _shortened(send: Send) -> Send:

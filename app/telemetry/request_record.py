@@ -26,7 +26,7 @@ def new_request_id() -> str:
 
 
 @dataclass(slots=True)
-class Observation:
+class RequestRecord:
     """One request as the log and the metrics see it.
 
     Attributes:
@@ -58,19 +58,19 @@ class Observation:
     trace_id: str | None = None
 
     @classmethod
-    def of(cls, scope: Scope) -> "Observation":
+    def of(cls, scope: Scope) -> "RequestRecord":
         """The observation that belongs to a request's ASGI scope."""
-        observation: Observation = scope[_KEY]
-        return observation
+        record: RequestRecord = scope[_KEY]
+        return record
 
     @classmethod
     def begin(cls, scope: Scope) -> Self:
         """Starts observing a request."""
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given.decode() if _ID.fullmatch(given) else new_request_id()
-        observation = cls(request_id)
-        scope[_KEY] = observation
-        return observation
+        record = cls(request_id)
+        scope[_KEY] = record
+        return record
 
     def route_of(self, scope: Scope) -> str:
         """The pattern that matched, not the path: whoever scans for paths must not make a time series of each."""

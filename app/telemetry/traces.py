@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from .. import __version__
 from .metrics import STAGES
-from .request_record import Observation
+from .request_record import RequestRecord
 
 #: A collector that is down must not keep the process from ending.
 _LAST_EXPORT_S: Final = 3.0
@@ -41,11 +41,11 @@ class Traces:
         self._tracer = self._provider.get_tracer("edge-classifier", __version__)
         self._parents = TraceContextTextMapPropagator()
 
-    def observe(self, scope: Scope, seen: Observation, duration_s: float) -> None:
+    def observe(self, scope: Scope, record: RequestRecord, duration_s: float) -> None:
         """Makes the spans of one request that has just ended, and notes its trace id; probes leave none.
 
         The stages are known by their durations. They follow each other, so they are laid end to end from the request's
-        start; what is left at its end is neither of them (parsing the head, writing the answer).
+        start; what is left at its end is neither of them (parsing the headers, writing the answer).
         """
         if self._is_probe(scope["path"]):
             return
@@ -56,40 +56,40 @@ class Traces:
             for name, value in scope["headers"]
             if name in (b"traceparent", b"tracestate")
         }
-        route = seen.route_of(scope)
+        route = record.route_of(scope)
         span = self._tracer.start_span(
             f"{scope['method']} {route}",
             self._parents.extract(carrier),
             SpanKind.SERVER,
             {
                 "http.request.method": scope["method"],
-                "http.response.status_code": seen.status,
-                "http.request.body.size": seen.bytes_in,
-                "http.response.body.size": seen.bytes_out,
+                "http.response.status_code": record.status,
+                "http.request.body.size": record.bytes_in,
+                "http.response.body.size": record.bytes_out,
                 "url.path": scope["path"][:200],
                 "url.scheme": scope["scheme"],
                 "network.protocol.version": scope["http_version"],
                 "client.address": scope["client"][0] if scope.get("client") else "",
-                "edge_classifier.request_id": seen.request_id,
-                "edge_classifier.images": seen.images,
+                "edge_classifier.request_id": record.request_id,
+                "edge_classifier.images": record.images,
             },
             start_time=start_ns,
         )
         if route != "unmatched":
             span.set_attribute("http.route", route)
-        seen.trace_id = f"{span.get_span_context().trace_id:032x}"
+        record.trace_id = f"{span.get_span_context().trace_id:032x}"
         if span.is_recording():
-            if seen.problem:
-                span.set_attribute("edge_classifier.problem", seen.problem)
-            if seen.status >= 500:
-                span.set_attribute("error.type", seen.problem or str(seen.status))
+            if record.problem:
+                span.set_attribute("edge_classifier.problem", record.problem)
+            if record.status >= 500:
+                span.set_attribute("error.type", record.problem or str(record.status))
                 span.set_status(StatusCode.ERROR)
             inside = set_span_in_context(span)
             at_ns = start_ns
             for stage in STAGES:
-                if stage in seen.timings_s:
+                if stage in record.timings_s:
                     child = self._tracer.start_span(stage, inside, start_time=at_ns)
-                    at_ns += round(seen.timings_s[stage] * 1e9)
+                    at_ns += round(record.timings_s[stage] * 1e9)
                     child.end(at_ns)
         span.end(end_ns)
 

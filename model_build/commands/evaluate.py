@@ -62,11 +62,11 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures, prints tables and writes what was asked for."""
     from model_build.evaluation.evaluate import compare, measure
-    from model_build.evaluation.targets import subject
+    from model_build.evaluation.targets import target
 
     # All of them first: a wrong argument should not cost a measurement.
-    subjects = [subject(model) for model in (options.model, options.compare) if model]
-    measured = [measure(asked, options.photos, partial(track, description=asked.name)) for asked in subjects]
+    targets = [target(model) for model in (options.model, options.compare) if model]
+    measured = [measure(asked, options.photos, partial(track, description=asked.name)) for asked in targets]
     compared = compare(*measured) if len(measured) == 2 else None
     if options.json != "-":
         _print(measured, compared)

@@ -16,7 +16,7 @@ Turn a folder of pictures, one sub-folder per class, into the ONNX files that th
 
 A folder with train/ and val/ (or test/) keeps the second for the report; otherwise a share of each class is held out.
 Starts from ImageNet weights: first a new head on the frozen network, then everything is fine-tuned. Scores are
-calibrated on the validation pictures. An interrupted run is gone on with by the same command.
+calibrated on the validation pictures. An interrupted run is resumed by the same command.
 
 Ends with export, int8, parity and a report NAME.html: accuracy with its interval, every class, confusions, curves.
 

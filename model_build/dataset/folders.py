@@ -14,7 +14,7 @@ from app.errors import RequestError
 from app.inference import imaging
 from app.inference.imaging import Resize
 from model_build.dataset.labels import Labels, of_folder
-from model_build.dataset.photos import ROOM, images_in
+from model_build.dataset.photos import DECODE_BUDGET, images_in
 from model_build.errors import InputError
 
 T = TypeVar("T")
@@ -169,7 +169,7 @@ def decode(
     kept: list[Item] = []
     for item in track(folder.items):
         try:
-            pixels = imaging.load(item.path.read_bytes(), resize, ROOM)
+            pixels = imaging.load(item.path.read_bytes(), resize, DECODE_BUDGET)
         except (RequestError, OSError) as error:
             folder.left_out.append(f"{item.path.relative_to(folder.root)}: {error}")
             continue

@@ -10,14 +10,14 @@ from PIL import Image
 
 from app.errors import RequestError
 from app.inference import imaging
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize
 from model_build.dataset.labels import Labels, of_folder
 from model_build.errors import InputError
 
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
 #: A workshop reads files that its owner chose; the limit is there for decompression bombs among them.
-ROOM: Final = Room(200_000_000)
+DECODE_BUDGET: Final = DecodeBudget(200_000_000)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Pho
     pixels, classes, skipped = [], [], []
     for path in track(files):
         try:
-            pixels.append(imaging.load(path.read_bytes(), resize, ROOM))
+            pixels.append(imaging.load(path.read_bytes(), resize, DECODE_BUDGET))
         except (RequestError, OSError) as error:
             skipped.append(f"{path.name}: {error}")
             continue

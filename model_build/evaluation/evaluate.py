@@ -13,7 +13,7 @@ from app.errors import RequestError
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import class_of, images_in
 from model_build.errors import InputError
-from model_build.evaluation.targets import BEST, Answer, Subject
+from model_build.evaluation.targets import BEST, Answer, Target
 
 #: Bins of the calibration error, as in Guo et al. 2017, arXiv:1706.04599.
 BINS: Final = 15
@@ -303,7 +303,7 @@ class Comparison:
         }
 
 
-def measure(asked: Subject, folder: Path, track: Callable[[Iterable[Path]], Iterable[Path]] = iter) -> Measured:
+def measure(asked: Target, folder: Path, track: Callable[[Iterable[Path]], Iterable[Path]] = iter) -> Measured:
     """Asks about every photo in a folder and its sub-folders, one after the other, in the order of their names.
 
     Args:

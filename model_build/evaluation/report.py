@@ -23,7 +23,7 @@ from PIL import Image
 from app.errors import RequestError
 from app.inference import imaging
 from app.inference.imaging import Resize
-from model_build.dataset.photos import ROOM
+from model_build.dataset.photos import DECODE_BUDGET
 from model_build.errors import InputError
 from model_build.evaluation.evaluate import BINS, Evaluation
 
@@ -187,7 +187,7 @@ def _line(said: Said) -> str:
 def _thumbnail(path: Path) -> str:
     """A photo as a data URI; empty if it can no longer be read."""
     try:
-        pixels = imaging.load(path.read_bytes(), Resize(_THUMBNAIL, _THUMBNAIL, 1.0, "bilinear"), ROOM)
+        pixels = imaging.load(path.read_bytes(), Resize(_THUMBNAIL, _THUMBNAIL, 1.0, "bilinear"), DECODE_BUDGET)
     except (RequestError, OSError):
         return "data:,"
     buffer = io.BytesIO()

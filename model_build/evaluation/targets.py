@@ -14,7 +14,7 @@ from app.errors import ModelError, RequestError
 from app.inference.classifier import Classifier
 from app.inference.model import Model
 from model_build.dataset.labels import Labels
-from model_build.dataset.photos import ROOM
+from model_build.dataset.photos import DECODE_BUDGET
 from model_build.errors import InputError
 
 #: How many of the best classes are asked for.
@@ -43,7 +43,7 @@ class Answer:
     infer_s: float
 
 
-class Subject(Protocol):
+class Target(Protocol):
     """Whoever answers: a model file or a running service.
 
     Attributes:
@@ -68,7 +68,7 @@ class InProcess:
             InputError: the file cannot be served.
         """
         try:
-            self._classifier = Classifier(Model(path), ROOM)
+            self._classifier = Classifier(Model(path), DECODE_BUDGET)
             self._classifier.check_golden()
         except ModelError as error:
             raise InputError(str(error)) from error
@@ -83,7 +83,7 @@ class InProcess:
         return Answer(ranked, result.predictions[0].score, result.unknown, result.decode_s, result.infer_s)
 
 
-class Served:
+class RemoteTarget:
     """A running service; times are its own, the network's are not in them."""
 
     def __init__(self, url: str) -> None:
@@ -163,10 +163,10 @@ class Served:
             connection.close()
 
 
-def subject(model: str) -> Subject:
+def target(model: str) -> Target:
     """``http://`` and ``https://`` are running services, anything else is a file.
 
     Raises:
         InputError: it cannot be used.
     """
-    return Served(model) if model.startswith(("http://", "https://")) else InProcess(Path(model))
+    return RemoteTarget(model) if model.startswith(("http://", "https://")) else InProcess(Path(model))

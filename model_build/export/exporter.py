@@ -159,7 +159,7 @@ def publish_checked(
         if len(names.labels) != classes:
             raise InputError(f"there are {len(names.labels)} labels, but the model has {classes} classes")
         served = class_activation_map.add(fp32)
-        draft = _draft(served, source, names, resize, target)
+        draft = _initial_contract(served, source, names, resize, target)
         model, draft = publish.with_golden(served, draft, Path(folder))
         expected = parity.keras_scores(
             source.model, normalise, pictures.pixels, lambda it: track(it, "Scores by Keras")
@@ -258,7 +258,7 @@ def _default_name(request: Request, source: Source, size: int) -> str:
     return source.origin.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras")
 
 
-def _draft(fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target) -> Contract:
+def _initial_contract(fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target) -> Contract:
     """The contract before anything was measured."""
     return Contract(
         name=target.name,

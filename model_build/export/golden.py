@@ -9,7 +9,7 @@ from app.inference import imaging
 from app.inference.contract import Golden
 from app.inference.imaging import Resize
 from app.inference.model import Model
-from model_build.dataset.photos import ROOM, picture
+from model_build.dataset.photos import DECODE_BUDGET, picture
 
 _CANDIDATES: Final = 24
 _TOP: Final = 5
@@ -21,14 +21,14 @@ def choose(model: Model) -> bytes:
     """The made-up picture, as JPEG, that the model is surest about: a confident answer is the easiest to lose."""
 
     def confidence(photo: bytes) -> float:
-        return float(model(imaging.load(photo, model.contract.resize, ROOM)[np.newaxis]).max())
+        return float(model(imaging.load(photo, model.contract.resize, DECODE_BUDGET)[np.newaxis]).max())
 
     return max((_jpeg(seed, model.contract.resize) for seed in range(_CANDIDATES)), key=confidence)
 
 
 def expect(model: Model, photo: bytes) -> Golden:
     """The golden sample for this model: the photo with the scores of its best classes."""
-    scores = model(imaging.load(photo, model.contract.resize, ROOM)[np.newaxis])[0]
+    scores = model(imaging.load(photo, model.contract.resize, DECODE_BUDGET)[np.newaxis])[0]
     best = np.argsort(-scores, kind="stable")[:_TOP]
     return Golden(
         photo=photo,

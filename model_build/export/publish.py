@@ -126,7 +126,7 @@ def without_seal(data: bytes) -> bytes:
                 proto.metadata_props.add(key=key, value=value)
         body = proto.SerializeToString(deterministic=True)
     stated = made.get(model_file.CHECKSUM)
-    if not seal.sealed and stated is not None and stated != hashlib.sha256(body).hexdigest():
+    if not seal.has_checksum and stated is not None and stated != hashlib.sha256(body).hexdigest():
         raise InputError("it is damaged: its bytes do not have the checksum that stands in it")
     return body
 

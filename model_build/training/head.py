@@ -26,7 +26,7 @@ class Trunk:
     removed: int
 
 
-def take_off(model: onnx.ModelProto) -> Trunk:
+def remove_head(model: onnx.ModelProto) -> Trunk:
     """Cuts a model behind its pooling; in an int8 model, behind the rounding of what was pooled.
 
     Raises:
@@ -69,7 +69,7 @@ def take_off(model: onnx.ModelProto) -> Trunk:
     return Trunk(proto, removed)
 
 
-def put_on(trunk: Trunk, head: Linear) -> onnx.ModelProto:
+def attach_head(trunk: Trunk, head: Linear) -> onnx.ModelProto:
     """A complete graph again, whose ``scores`` are the softmax of ``head``'s logits."""
     proto = onnx.ModelProto()
     proto.CopyFrom(trunk.proto)

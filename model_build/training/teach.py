@@ -21,7 +21,7 @@ from app.inference.model import INPUT, Model
 from app.runtime.cpus import usable_cpus
 from model_build.dataset import folders
 from model_build.dataset.folders import Folder, Part
-from model_build.dataset.photos import ROOM
+from model_build.dataset.photos import DECODE_BUDGET
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
 from model_build.training import head, linear, temperature
@@ -83,10 +83,10 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
     features = _features(trunk, folder, base, track)
     parts = folders.split(folder, VALIDATION, TEST, request.seed)
     say(f"Learning {len(folder.labels.labels)} classes from {len(parts['train'])} pictures")
-    found, heat, validation_logits = _learn(features, folder.classes, parts)
+    found, fitted_temperature, validation_logits = _learn(features, folder.classes, parts)
     threshold = temperature.unknown_below(temperature.softmax(validation_logits), request.unknown_share)
 
-    proto = class_activation_map.add(head.put_on(trunk, found))
+    proto = class_activation_map.add(head.attach_head(trunk, found))
     draft = Contract(
         name=name,
         version=graph.digest(proto)[:12],
@@ -94,7 +94,7 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
         labels=folder.labels.labels,
         ids=folder.labels.ids,
         resize=base.resize,
-        temperature=heat,
+        temperature=fitted_temperature,
         unknown_below=round(threshold, 6),
         golden=Golden(b"", {0: 0.0}, 0.0),
         multiply_adds=graph.multiply_adds(proto),
@@ -133,7 +133,7 @@ def _load(path: Path) -> tuple[Contract, head.Trunk]:
         contract = Model(path).contract
     except ModelError as error:
         raise InputError(str(error)) from error
-    return contract, head.take_off(onnx.load(path))
+    return contract, head.remove_head(onnx.load(path))
 
 
 def _same_file(path: Path, other: Path) -> bool:
@@ -165,12 +165,12 @@ def _learn(
     train, validation = parts["train"], parts["validation"]
     candidates = []
     for candidate in linear.learn(features[train], classes[train], int(classes.max()) + 1, STRENGTHS):
-        heat = temperature.fit(candidate(features[validation]), classes[validation])
-        calibrated = candidate.divided_by(heat)
+        fitted_temperature = temperature.fit(candidate(features[validation]), classes[validation])
+        calibrated = candidate.divided_by(fitted_temperature)
         logits = calibrated(features[validation])
-        candidates.append((temperature.loss(logits, classes[validation]), calibrated, heat, logits))
-    _, calibrated, heat, logits = min(candidates, key=lambda candidate: candidate[0])
-    return calibrated, heat, logits
+        candidates.append((temperature.loss(logits, classes[validation]), calibrated, fitted_temperature, logits))
+    _, calibrated, fitted_temperature, logits = min(candidates, key=lambda candidate: candidate[0])
+    return calibrated, fitted_temperature, logits
 
 
 def _scores(model: Model, paths: list[Path], track: Track) -> NDArray[np.float32]:
@@ -178,7 +178,7 @@ def _scores(model: Model, paths: list[Path], track: Track) -> NDArray[np.float32
     resize = model.contract.resize
     return np.concatenate(
         [
-            model(imaging.load(path.read_bytes(), resize, ROOM)[np.newaxis])
+            model(imaging.load(path.read_bytes(), resize, DECODE_BUDGET)[np.newaxis])
             for path in track(paths, "Testing the finished model")
         ]
     )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from app.inference.imaging import Resize, load
 from model_build.dataset import folders
 from model_build.dataset.folders import Folder, Part
-from model_build.dataset.photos import ROOM, Photos
+from model_build.dataset.photos import DECODE_BUDGET, Photos
 from model_build.export.exporter import PIXEL_RANGES
 from model_build.network.weights import Source
 from model_build.training import temperature
@@ -353,7 +353,7 @@ def predict(model: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32
 
 def decoded(folder: Folder, indices: NDArray[np.int64], resize: Resize) -> NDArray[np.uint8]:
     """Pictures as the service would decode them with this geometry: ``uint8 [N, H, W, 3]``."""
-    return np.stack([load(folder.items[i].path.read_bytes(), resize, ROOM) for i in indices])
+    return np.stack([load(folder.items[i].path.read_bytes(), resize, DECODE_BUDGET) for i in indices])
 
 
 class Run:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import load
 from app.inference.model import Model
 from app.registry.source import BUNDLED
@@ -60,7 +60,7 @@ def pictures_of(model: Model) -> np.ndarray:
         return found.pixels[found.classes >= 0]
     names = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "motorcycle_left.png")
     files = [SKIMAGE / name for name in names if (SKIMAGE / name).is_file()]
-    return np.stack([load(path.read_bytes(), model.contract.resize, Room(10**8)) for path in files])
+    return np.stack([load(path.read_bytes(), model.contract.resize, DecodeBudget(10**8)) for path in files])
 
 
 def test_masking_the_evidence_costs_the_most():

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from app.cli import doctor
-from app.cli.results import Damaged, JsonLines, append_to
+from app.cli.results import JsonLines, ResultsFileError, append_to
 from app.inference.model import Model
 from app.registry.source import BUNDLED
 from app.settings import Settings
@@ -220,7 +220,7 @@ def test_a_file_that_is_something_else_is_left_alone(tmp_path, tiny):
 
 
 def test_two_at_once_on_one_file(tmp_path):
-    with append_to(tmp_path / "r", JsonLines()), pytest.raises(Damaged, match="another process"):
+    with append_to(tmp_path / "r", JsonLines()), pytest.raises(ResultsFileError, match="another process"):
         append_to(tmp_path / "r", JsonLines()).__enter__()
 
 
@@ -441,12 +441,12 @@ def test_runtime_and_clock():
 
 def test_cpus():
     assert doctor.cpus(Settings(), None).status == "ok"
-    assert doctor.cpus(Settings(lanes=1), 0.5).status == "warn"
-    assert doctor.cpus(Settings(lanes=8), 2.0).fix.startswith("unset CLASSIFIER_LANES")
+    assert doctor.cpus(Settings(workers=1), 0.5).status == "warn"
+    assert doctor.cpus(Settings(workers=8), 2.0).fix.startswith("unset CLASSIFIER_WORKERS")
 
 
 def test_memory():
     assert doctor.memory(Settings(), 2, 10_000_000).status == "fail"
     assert doctor.memory(Settings(), 2, 40_000_000).status == "warn"
     assert doctor.memory(Settings(), 2, 400_000_000).status == "ok"
-    assert doctor.memory(Settings(max_held_bytes=300_000_000), 2, 400_000_000).status == "fail"
+    assert doctor.memory(Settings(max_buffered_bytes=300_000_000), 2, 400_000_000).status == "fail"

@@ -61,7 +61,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def box() -> Iterator:
-    """The service with the model in the box."""
+    """The service with the bundled model."""
     (model,) = BUNDLED.glob("*.onnx")
     with serving(model) as client:
         yield client

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from app.registry.source import BUNDLED
 from tests import tiny_model
-from tests.conftest import SHARED, assert_problem, lane_held, serving
+from tests.conftest import SHARED, assert_problem, serving, worker_held
 from tests.e2e.conftest import CHELSEA, DESKTOP, PHONE, PHOTOS
 from tests.photos import encode, solid
 
@@ -513,15 +513,15 @@ def test_names_and_labels_are_text(opened, tmp_path):
 
 @contextlib.contextmanager
 def full(client):
-    """The one lane of a service is taken, for longer than its budget allows."""
-    with lane_held(client):
+    """The one worker of a service is taken, for longer than its budget allows."""
+    with worker_held(client):
         assert client.post("/predict", content=b"x").status_code == 503
         yield
 
 
 def test_a_busy_service_is_asked_again(opened, tiny):
     red = encode(solid((250, 9, 9)), "PNG")
-    with serving(tiny, lanes=1, queue_budget_ms=1) as client:
+    with serving(tiny, workers=1, queue_budget_ms=1) as client:
         page = opened(client, 503)
         with full(client):
             drop(page, ("red.png", red))

@@ -322,13 +322,13 @@ def test_the_body_is_whole_after_its_key_was_read(chunks, before):
 def test_who_has_no_key_takes_no_lane_and_is_not_waited_for(locked):
     """Nothing is worked on, and the answer comes while most of the body is still to be sent."""
     service = locked.server.config.app.state.service
-    before = service.lanes._ended
+    before = service.workers._ended
     head = "POST /v1/vision/scene HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\nContent-Type: {}\r\n\r\n"
     with socket.create_connection((locked.base_url.host, locked.base_url.port)) as connection:
         connection.settimeout(20)
         connection.sendall(head.format(FORM["content-type"]).encode() + form(("image", NOISE))[:-7])
         assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
-    assert service.lanes._ended == before
+    assert service.workers._ended == before
 
 
 def test_a_form_whose_key_does_not_come(tiny):
@@ -423,12 +423,12 @@ def test_a_proxy_says_for_whom_it_asks(peer, forwarded, client):
 
 def test_without_trusted_proxies_nobody_is_believed(client):
     service, seen = client.server.config.app.state.service, []
-    submit = service.lanes.submit
-    service.lanes.submit = lambda work, who: seen.append(who) or submit(work, who)
+    submit = service.workers.submit
+    service.workers.submit = lambda work, who: seen.append(who) or submit(work, who)
     try:
         assert client.post("/predict", content=RED, headers={"X-Forwarded-For": "192.0.2.7"}).status_code == 200
     finally:
-        del service.lanes.submit
+        del service.workers.submit
     assert seen == ["127.0.0.1"]
 
 
@@ -453,10 +453,10 @@ ROUTES = {
 def test_every_route_says_whose_job_it_is(tiny, path, settings, who):
     """Each job, behind a proxy and by key: nobody's photos go as another's, or as the service's own."""
     with serving(tiny, trusted_proxies="127.0.0.1", **settings) as client:
-        lanes, seen = client.server.config.app.state.service.lanes, []
-        submit, admit = lanes.submit, lanes.admit
-        lanes.submit = lambda work, client=None: seen.append(client) or submit(work, client)
-        lanes.admit = lambda client=None: seen.append(client) or admit(client)
+        workers, seen = client.server.config.app.state.service.workers, []
+        submit, admit = workers.submit, workers.admit
+        workers.submit = lambda work, client=None: seen.append(client) or submit(work, client)
+        workers.admit = lambda client=None: seen.append(client) or admit(client)
         headers = {"X-Forwarded-For": "192.0.2.7", "X-API-Key": KEY}
         assert client.post(path, headers=headers, **ROUTES[path]).status_code == 200
         assert len(seen) >= 2
@@ -634,15 +634,15 @@ def test_headers_are_on_every_answer(client, locked, named, shared):
 @pytest.mark.parametrize(
     ("sent", "status", "slug"),
     [
-        (b"GET /hea", 408, "head-timeout"),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, 431, "head-too-large"),
+        (b"GET /hea", 408, "header-timeout"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, 431, "headers-too-large"),
         (b"\x16\x03\x01 hello\r\n\r\n", 400, "not-http"),
         (b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "not-http"),
     ],
 )
 def test_headers_are_on_what_the_server_answers_itself(tiny, sent, status, slug):
     with (
-        serving(tiny, head_timeout_seconds=0.3) as client,
+        serving(tiny, header_timeout_seconds=0.3) as client,
         socket.create_connection((client.base_url.host, client.base_url.port)) as connection,
     ):
         connection.settimeout(20)
@@ -678,5 +678,5 @@ def test_without_configuration_nothing_stands_in_the_way(tiny):
     while hasattr(passed, "_app"):
         names.append(type(passed).__name__)
         passed = passed._app
-    assert names == ["Paths", "Observer", "OneHost", "Express"]
+    assert names == ["Paths", "TelemetryMiddleware", "OneHost", "PredictFastPath"]
     assert "CLASSIFIER_API_KEYS" not in os.environ

@@ -7,7 +7,7 @@ import pytest
 from starlette.requests import Request
 
 from app.errors import BodyTimeout, BodyTooLarge, ClientDisconnected, Overloaded
-from app.http.body_reader import Intake
+from app.http.body_reader import BodyReader
 from app.http.limits import Limits
 
 
@@ -16,7 +16,7 @@ def limits(**changes) -> Limits:
         **{
             "body_bytes": 400,
             "body_timeout_s": 30,
-            "held_bytes": 400,
+            "buffered_bytes": 400,
             "decode_bytes": 1,
             "batch_images": 1,
         }
@@ -27,12 +27,12 @@ def limits(**changes) -> Limits:
 class Body:
     """A body that arrives piece by piece; ``end`` is its last one."""
 
-    def __init__(self, intake: Intake, client: str, announced: int | None = None) -> None:
+    def __init__(self, body_reader: BodyReader, client: str, announced: int | None = None) -> None:
         head = [] if announced is None else [(b"content-length", b"%d" % announced)]
         self._pieces: asyncio.Queue = asyncio.Queue()
         self._over = asyncio.Event()
         scope = {"type": "http", "headers": head, "client": (client, 1)}
-        self._task = asyncio.create_task(self._hold(intake.hold(Request(scope, self._pieces.get))))
+        self._task = asyncio.create_task(self._hold(body_reader.read(Request(scope, self._pieces.get))))
 
     async def _hold(self, held) -> int:
         async with held as body:
@@ -66,34 +66,34 @@ def run(main):
 
 def test_one_client_leaves_a_quarter_for_others():
     async def main():
-        intake = Intake(limits())
-        first, second = Body(intake, "a"), Body(intake, "a")
+        body_reader = BodyReader(limits())
+        first, second = Body(body_reader, "a"), Body(body_reader, "a")
         await first.send(200)
         await second.send(100)
         with pytest.raises(Overloaded, match="301 bytes of your photos") as refused:
             await second.send(1)
         assert refused.value.retry_after_s == 1.0
-        assert intake.held_bytes == 200, "what is refused is not held"
-        other = Body(intake, "b")
+        assert body_reader.buffered_bytes == 200, "what is refused is not held"
+        other = Body(body_reader, "b")
         await other.send(200, end=True)
         assert await other.done() == 200
         await first.send(0, end=True)
         assert await first.done() == 200
-        assert intake.held_bytes == 0
-        assert not intake._shares
+        assert body_reader.buffered_bytes == 0
+        assert not body_reader._shares
 
     run(main())
 
 
 def test_one_body_may_be_as_large_as_all():
     async def main():
-        intake = Intake(limits())
-        alone = Body(intake, "a")
-        await alone.send(400, end=True)
+        body_reader = BodyReader(limits())
+        exclusive = Body(body_reader, "a")
+        await exclusive.send(400, end=True)
         with pytest.raises(Overloaded, match=r"^The service holds 401 bytes of photos already"):
-            await Body(intake, "b").send(1)
-        assert await alone.done() == 400
-        assert intake.held_bytes == 0
+            await Body(body_reader, "b").send(1)
+        assert await exclusive.done() == 400
+        assert body_reader.buffered_bytes == 0
 
     run(main())
 
@@ -103,25 +103,25 @@ def test_whoever_takes_all_that_they_get_leave_room_for_a_photo(greedy):
     """Each greedy client sends from 30 connections, as much as it gets; one that comes then has its place."""
 
     async def main():
-        intake = Intake(limits(held_bytes=64_000, body_bytes=10_000))
+        body_reader = BodyReader(limits(buffered_bytes=64_000, body_bytes=10_000))
         held = []
         for _ in range(30):
             for client in range(greedy):
-                body = Body(intake, f"greedy {client}")
+                body = Body(body_reader, f"greedy {client}")
                 with contextlib.suppress(Overloaded):
                     for _ in range(10):
                         await body.send(100)
                     held.append(body)
-        free = 64_000 - intake.held_bytes
+        free = 64_000 - body_reader.buffered_bytes
         assert free > 500
-        polite = Body(intake, "polite")
+        polite = Body(body_reader, "polite")
         await polite.send(min(free, 900), end=True)
         assert await polite.done() > 0
         for body in held:
             await body.send(0, end=True)
             assert await body.done() == 1000
-        assert intake.held_bytes == 0
-        assert not intake._shares
+        assert body_reader.buffered_bytes == 0
+        assert not body_reader._shares
 
     run(main())
 
@@ -129,8 +129,8 @@ def test_whoever_takes_all_that_they_get_leave_room_for_a_photo(greedy):
 @pytest.mark.parametrize("announced", [None, 400, 401])
 def test_a_body_of_just_the_most_bytes(announced):
     async def main():
-        intake = Intake(limits(held_bytes=10_000))
-        body = Body(intake, "a", announced)
+        body_reader = BodyReader(limits(buffered_bytes=10_000))
+        body = Body(body_reader, "a", announced)
         if announced == 401:
             with pytest.raises(BodyTooLarge):
                 await body.read()
@@ -138,37 +138,37 @@ def test_a_body_of_just_the_most_bytes(announced):
             await body.send(400)
             await body.send(0, end=True)
             assert await body.done() == 400
-            body = Body(intake, "a")
+            body = Body(body_reader, "a")
             await body.send(400)
             with pytest.raises(BodyTooLarge):
                 await body.send(1)
-        assert intake.held_bytes == 0
-        assert not intake._shares
+        assert body_reader.buffered_bytes == 0
+        assert not body_reader._shares
 
     run(main())
 
 
 def test_whatever_ends_a_body_gives_its_bytes_back():
     async def main():
-        intake = Intake(limits())
-        body = Body(intake, "a")
+        body_reader = BodyReader(limits())
+        body = Body(body_reader, "a")
         await body.send(10)
         with pytest.raises(ClientDisconnected):
             await body.leave()
-        assert (intake.held_bytes, intake._shares) == (0, {})
-        body = Body(intake, "a")
+        assert (body_reader.buffered_bytes, body_reader._shares) == (0, {})
+        body = Body(body_reader, "a")
         await body.send(10)
         body._task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await body.read()
-        assert (intake.held_bytes, intake._shares) == (0, {})
-        body = Body(intake, "a")
+        assert (body_reader.buffered_bytes, body_reader._shares) == (0, {})
+        body = Body(body_reader, "a")
         await body.send(10, end=True)
         body._task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await body.read()
-        assert (intake.held_bytes, intake._shares) == (0, {})
-        body = Body(Intake(limits(body_timeout_s=0.001)), "a")
+        assert (body_reader.buffered_bytes, body_reader._shares) == (0, {})
+        body = Body(BodyReader(limits(body_timeout_s=0.001)), "a")
         with pytest.raises(BodyTimeout, match=r"within 0\.001 s"):
             await body._task
 

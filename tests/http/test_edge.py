@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.http.server import MAX_HEAD_BYTES, MAX_HEADERS
-from tests.conftest import ROOT, lane_held, serving
+from tests.conftest import ROOT, serving, worker_held
 from tests.http.test_server import connect, wait_until
 from tests.photos import encode, solid
 
@@ -186,7 +186,7 @@ def test_a_length_that_is_too_small_is_named(client, missing, close):
 @pytest.mark.parametrize(
     ("headers", "sent", "said"),
     [
-        (b"", RED, b"a head without a Content-Length"),
+        (b"", RED, b"headers without a Content-Length"),
         (b"Transfer-Encoding: chunked\r\n", chunked(RED[:-300]) + RED[-300:], b"after the last chunk"),
         (b"Transfer-Encoding: chunked\r\n", chunked(b"") + RED, b"after the last chunk"),
     ],
@@ -405,17 +405,17 @@ def test_fields_are_counted(client, fields):
 
 def test_a_client_that_leaves_a_large_photo(tiny):
     """The server still notices although it had stopped reading: nothing is decoded for whoever has left."""
-    with serving(tiny, lanes=1) as client, lane_held(client) as free:
+    with serving(tiny, workers=1) as client, worker_held(client) as free:
         service = client.server.config.app.state.service
         body = b"\xff\xd8" + b"\0" * 2_000_000
         connections = [connect(client) for _ in range(10)]
         for connection in connections:
             connection.sendall(post(body=body))
-        wait_until(lambda: service.lanes.depth == 10)
+        wait_until(lambda: service.workers.depth == 10)
         for connection in connections:
             connection.close()
-        wait_until(lambda: service.lanes.depth == 0)
-        wait_until(lambda: service.intake.held_bytes == 0)
+        wait_until(lambda: service.workers.depth == 0)
+        wait_until(lambda: service.body_reader.buffered_bytes == 0)
         free.set()
         text = client.get("/metrics").text
         assert 'classifier_requests_total{route="/predict",status="499"} 10.0' in text
@@ -535,7 +535,7 @@ def test_a_crowd_that_sends_no_bodies_makes_room_for_others(tiny, monkeypatch):
 
 def test_the_rest_of_a_refused_body_does_not_end_the_wait_for_the_next_request(tiny):
     """A connection that goes on is one that is looked after: it has a timer, and may be closed for another."""
-    with serving(tiny, head_timeout_seconds=0.3) as client, connect(client) as connection:
+    with serving(tiny, header_timeout_seconds=0.3) as client, connect(client) as connection:
         answers = Answers(connection)
         connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
         assert answers()[0] == 404

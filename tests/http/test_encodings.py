@@ -24,7 +24,7 @@ from app.inference.formats import looks_like_picture
 from tests.photos import encode, heic, quarters
 
 JPEG = encode(quarters(64, 48), "JPEG")
-KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+PROBLEM_TYPES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 def standard(data: bytes) -> str:
@@ -72,7 +72,7 @@ def test_a_space_that_was_a_plus_is_one(data):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROBLEM_TYPES)
 def test_the_base64_of_a_picture_is_seen(form, kind):
     data = encode(quarters(64, 48), kind)
     text = FORMS[form](data).encode()
@@ -81,7 +81,7 @@ def test_the_base64_of_a_picture_is_seen(form, kind):
 
 
 def test_what_begins_as_a_picture():
-    files = [encode(quarters(64, 48), kind) for kind in KINDS]
+    files = [encode(quarters(64, 48), kind) for kind in PROBLEM_TYPES]
     pytest.importorskip("pillow_heif")
     for data in [*files, heic(quarters(64, 48)), b"MM\0*" + bytes(8)]:
         assert looks_like_picture(data)

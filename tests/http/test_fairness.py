@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.conftest import assert_problem, lane_held, serving
+from tests.conftest import assert_problem, serving, worker_held
 from tests.http.test_server import wait_until
 from tests.photos import encode, solid
 
@@ -26,23 +26,23 @@ GREEDY, POLITE = "the-greedy-clients-key", "the-polite-clients-key"
 def test_a_polite_client_beside_a_greedy_one(tiny, settings, greedy, polite, fair):
     """The queue is full for who filled it, and has a place for another client; who cannot be told apart has none."""
     with (
-        serving(tiny, lanes=1, queue_budget_ms=10_000, **settings) as client,
+        serving(tiny, workers=1, queue_budget_ms=10_000, **settings) as client,
         ThreadPoolExecutor(20) as pool,
-        lane_held(client) as free,
+        worker_held(client) as free,
     ):
-        lanes = client.server.config.app.state.service.lanes
-        # 0.9 of the budget is nine photos: the one in the lane and eight that wait.
-        lanes._service_s = 1.0
+        workers = client.server.config.app.state.service.workers
+        # 0.9 of the budget is nine photos: the one in the worker and eight that wait.
+        workers._service_s = 1.0
 
         def post(headers) -> httpx.Response:
             return httpx.post(f"{client.base_url}/predict", content=RED, headers=headers, timeout=30)
 
         many = [pool.submit(post, greedy) for _ in range(12)]
-        wait_until(lambda: lanes.depth == 8 and sum(one.done() for one in many) == 4)
+        wait_until(lambda: workers.depth == 8 and sum(one.done() for one in many) == 4)
         for refused in [one.result() for one in many if one.done()]:
             assert "9 photos are ahead" in assert_problem(refused, 503, "overloaded")
         one = pool.submit(post, polite)
-        wait_until(lambda: lanes.depth == 9 or one.done())
+        wait_until(lambda: workers.depth == 9 or one.done())
         assert one.done() == (not fair)
         free.set()
         assert one.result().status_code == (200 if fair else 503)

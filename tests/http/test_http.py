@@ -163,7 +163,7 @@ def test_health(client):
     assert body["model"] == {"name": "tiny", "version": "1"}
     assert body["precision"] == "fp32"
     assert body["input_size"] == {"height": 32, "width": 32}
-    assert body["cpus"]["lanes"] >= 1
+    assert body["cpus"]["workers"] >= 1
     assert body["cpus"]["reason"]
     assert body["uptime_s"] > 0
     for probe, status in (("live", "alive"), ("ready", "ready"), ("startup", "started")):

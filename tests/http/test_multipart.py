@@ -149,7 +149,7 @@ def test_a_body_that_ends_within_a_content_says_so(cut):
     [
         (b"rubbish", "boundary"),
         (b"--bOuNd\r\n" + HEAD, "part's head"),
-        (b"--bOuNd\r\n" + b"x: y\r\n" * 10_000 + b"\r\n", "too large a head"),
+        (b"--bOuNd\r\n" + b"x: y\r\n" * 10_000 + b"\r\n", "too large headers"),
         (b"--bOuNd\r\n" + HEAD + b";" * 40 + b"\r\n\r\n", "parameters"),
         (b"--bOuNd\r\n" + HEAD + b"\r\n\r\n" + b"\r\n--bOuNd-x" * 2000, "in its contents"),
     ],

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from app import errors
 from app.http import problems
 from app.telemetry.metrics import Metrics
-from app.telemetry.middleware import Observer
-from app.telemetry.request_record import CLIENT_LEFT, Observation
+from app.telemetry.middleware import TelemetryMiddleware
+from app.telemetry.request_record import CLIENT_LEFT, RequestRecord
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_client_that_leaves(sent, noted):
     seen = []
 
     async def app(scope, receive, send):
-        seen.append(Observation.of(scope))
+        seen.append(RequestRecord.of(scope))
         for status in sent:
             await send({"type": "http.response.start", "status": status, "headers": []})
         raise asyncio.CancelledError
@@ -48,7 +48,7 @@ def test_a_client_that_leaves(sent, noted):
     metrics = Metrics([], [])
     metrics.watch(list, int, float, int, 0, int)
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
-    asyncio.run(Observer(app, metrics, (), problems.answer)(scope, None, send))
+    asyncio.run(TelemetryMiddleware(app, metrics, (), problems.answer)(scope, None, send))
     assert seen[0].status == noted
     assert f'classifier_requests_total{{route="unmatched",status="{noted}"}} 1.0' in metrics.text().decode()
     assert "classifier_requests_in_flight 0.0" in metrics.text().decode()
@@ -69,6 +69,6 @@ def test_a_client_that_leaves(sent, noted):
     ],
 )
 def test_the_request_ids_that_are_taken_over(sent, taken_over):
-    observation = Observation.begin({"headers": [(b"x-request-id", sent)]})
+    observation = RequestRecord.begin({"headers": [(b"x-request-id", sent)]})
     assert (observation.request_id == sent.decode("latin-1")) == taken_over
     assert taken_over or len(observation.request_id) == 32

@@ -11,10 +11,10 @@ from typing import ClassVar
 import httpx
 import pytest
 
-from app.http.body_reader import Body, Intake
+from app.http.body_reader import Body, BodyReader
 from app.http.limits import Limits
 from app.http.server import MAX_HEAD_BYTES
-from tests.conftest import lane_held, serving
+from tests.conftest import serving, worker_held
 from tests.photos import encode, solid
 from tests.test_startup import COMMANDS, free_port, start, until_ready
 
@@ -23,7 +23,9 @@ RED = encode(solid((240, 9, 9)), "JPEG")
 
 @pytest.fixture(scope="module")
 def impatient(tiny):
-    with serving(tiny, head_timeout_seconds=0.3, body_timeout_seconds=0.3, max_held_bytes=200_000, lanes=1) as client:
+    with serving(
+        tiny, header_timeout_seconds=0.3, body_timeout_seconds=0.3, max_buffered_bytes=200_000, workers=1
+    ) as client:
         yield client
 
 
@@ -46,7 +48,7 @@ def test_a_slow_head(impatient, sent):
         connection.sendall(sent)
         answer = everything(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"head-timeout" in answer
+    assert b"header-timeout" in answer
 
 
 def test_a_slow_second_head(impatient):
@@ -112,7 +114,7 @@ def test_a_huge_head(impatient):
         connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (MAX_HEAD_BYTES + 10))
         answer = everything(connection)
     assert answer.startswith(b"HTTP/1.1 431 ")
-    assert b"head-too-large" in answer
+    assert b"headers-too-large" in answer
 
 
 def test_not_http(impatient):
@@ -122,11 +124,11 @@ def test_not_http(impatient):
 
 
 def test_bodies_in_memory_are_bounded(tiny):
-    with serving(tiny, max_held_bytes=200_000, lanes=1) as client:
+    with serving(tiny, max_buffered_bytes=200_000, workers=1) as client:
         assert client.post("/predict", content=b"x" * 300_000).status_code == 413
         with connect(client) as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 150000\r\n\r\n" + b"x" * 149_999)
-            while "classifier_held_bytes 149999.0" not in client.get("/metrics").text:
+            while "classifier_buffered_bytes 149999.0" not in client.get("/metrics").text:
                 pass
             response = client.post("/predict", content=b"x" * 150_000)
             assert response.status_code == 503
@@ -135,11 +137,11 @@ def test_bodies_in_memory_are_bounded(tiny):
             connection.sendall(b"x")
             assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
         assert client.post("/predict", content=RED).status_code == 200
-        assert "classifier_held_bytes 0.0" in client.get("/metrics").text
+        assert "classifier_buffered_bytes 0.0" in client.get("/metrics").text
 
 
 def test_what_was_held_is_given_back():
-    limits = Limits(body_bytes=100, body_timeout_s=10, held_bytes=1000, decode_bytes=1, batch_images=1)
+    limits = Limits(body_bytes=100, body_timeout_s=10, buffered_bytes=1000, decode_bytes=1, batch_images=1)
 
     class Request:
         scope: ClassVar = {"type": "http", "headers": [], "client": ("127.0.0.1", 1)}
@@ -152,16 +154,16 @@ def test_what_was_held_is_given_back():
             return self.messages.pop(0)
 
     async def main():
-        intake = Intake(limits)
+        body_reader = BodyReader(limits)
         parts = ({"type": "http.request", "body": b"ab", "more_body": True}, {"type": "http.request", "body": b"c"})
-        async with intake.hold(Request(*parts)) as body:
+        async with body_reader.read(Request(*parts)) as body:
             assert body == Body("image/jpeg", {}, b"abc")
-            assert intake.held_bytes == 3
-        assert intake.held_bytes == 0
+            assert body_reader.buffered_bytes == 3
+        assert body_reader.buffered_bytes == 0
         with pytest.raises(Exception, match="closed the connection"):
-            async with intake.hold(Request(parts[0], {"type": "http.disconnect"})):
+            async with body_reader.read(Request(parts[0], {"type": "http.disconnect"})):
                 pass
-        assert intake.held_bytes == 0
+        assert body_reader.buffered_bytes == 0
 
     asyncio.run(main())
 
@@ -178,7 +180,7 @@ def test_metrics(tiny):
         'classifier_requests_total{route="unmatched",status="404"} 1.0',
         'classifier_problems_total{type="not-an-image"} 1.0',
         "classifier_photos_total 1.0",
-        'classifier_stage_seconds_count{stage="decode"} 1.0',
+        'classifier_stage_duration_seconds_count{stage="decode"} 1.0',
         'classifier_model_info{name="tiny",precision="fp32",version="1"} 1.0',
         "classifier_queue_depth 0.0",
         "classifier_requests_in_flight 1.0",
@@ -187,17 +189,17 @@ def test_metrics(tiny):
 
 
 def test_a_client_that_leaves_the_queue_frees_its_place(tiny):
-    """Lanes are held by a gate; the clients behind it leave; nothing of theirs is worked on."""
-    with serving(tiny, lanes=1) as client, lane_held(client) as free:
+    """WorkerPool are held by a gate; the clients behind it leave; nothing of theirs is worked on."""
+    with serving(tiny, workers=1) as client, worker_held(client) as free:
         service = client.server.config.app.state.service
         request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(RED) + RED
         connections = [connect(client) for _ in range(5)]
         for connection in connections:
             connection.sendall(request)
-        wait_until(lambda: service.lanes.depth == 5)
+        wait_until(lambda: service.workers.depth == 5)
         for connection in connections:
             connection.close()
-        wait_until(lambda: service.lanes.depth == 0)
+        wait_until(lambda: service.workers.depth == 0)
         free.set()
         text = client.get("/metrics").text
         assert 'classifier_requests_total{route="/predict",status="499"} 5.0' in text
@@ -212,9 +214,9 @@ def wait_until(condition) -> None:
 
 
 def test_overload_is_refused_and_probes_still_answer(tiny):
-    with serving(tiny, lanes=1, queue_budget_ms=1) as client, lane_held(client) as free:
+    with serving(tiny, workers=1, queue_budget_ms=1) as client, worker_held(client) as free:
         service = client.server.config.app.state.service
-        service.lanes._service_s = 1.0
+        service.workers._service_s = 1.0
         response = client.post("/predict", content=RED)
         assert response.status_code == 503
         assert int(response.headers["retry-after"]) >= 1

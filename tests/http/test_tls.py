@@ -68,7 +68,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def secure(tiny, files):
     with serving(
-        tiny, verify=trusting(files), head_timeout_seconds=0.5, body_timeout_seconds=0.5, hsts_seconds=60, **files
+        tiny, verify=trusting(files), header_timeout_seconds=0.5, body_timeout_seconds=0.5, hsts_seconds=60, **files
     ) as client:
         yield client
 
@@ -126,7 +126,7 @@ def test_versions(secure, files, version, spoken):
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
 def test_a_handshake_that_never_ends(secure, sent):
-    """Given up after the head's deadline, while others are served."""
+    """Given up after the headers' deadline, while others are served."""
     with connect(secure) as slow:
         slow.sendall(sent)
         assert secure.post("/predict", content=RED).status_code == 200
@@ -142,8 +142,8 @@ def test_plain_http_is_not_answered(secure):
 @pytest.mark.parametrize(
     ("sent", "status", "slug"),
     [
-        (b"GET /hea", 408, "head-timeout"),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, 431, "head-too-large"),
+        (b"GET /hea", 408, "header-timeout"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, 431, "headers-too-large"),
         (b"hello\r\n\r\n", 400, "not-http"),
         (b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc", 408, "body-timeout"),
     ],

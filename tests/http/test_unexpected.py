@@ -96,7 +96,7 @@ def test_the_metrics_count_it(tiny, monkeypatch):
             raise ZeroDivisionError
 
         service = client.server.config.app.state.service
-        monkeypatch.setattr(service.lanes, "admit", fail)
+        monkeypatch.setattr(service.workers, "admit", fail)
         assert client.post("/predict", content=RED).status_code == 500
         assert client.post("/v1/vision/scene", files={"image": RED}).status_code == 500
         text = client.get("/metrics").text

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.inference.classifier import Classifier
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.model import Model
 from app.registry.source import BUNDLED
 from tests.conftest import SHARED
@@ -43,7 +43,7 @@ def test_the_same_labels_as_on_amd64():
         "CLASSIFIER_QUEUE_BUDGET_MS": "60000",
     }
     (bundled,) = BUNDLED.glob("*.onnx")
-    here = Classifier(Model(bundled), Room(10**8))
+    here = Classifier(Model(bundled), DecodeBudget(10**8))
     with (
         subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,

@@ -32,7 +32,7 @@ def test_the_deployment_runs(engine, tmp_path):
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 assert client.get(container[probe]["httpGet"]["path"]).status_code == 200
             assert client.post("/predict", content=encode(solid((9, 200, 9)), "JPEG")).status_code == 200
-            lanes = client.get("/health").json()["cpus"]["lanes"]
+            workers = client.get("/health").json()["cpus"]["workers"]
         limits = container["resources"]["limits"]
         assert look_from_inside(engine, name) == {
             "uid": "10001",
@@ -43,6 +43,6 @@ def test_the_deployment_runs(engine, tmp_path):
         }
         host = engine.inspect(name)["HostConfig"]
         assert host["NanoCpus"] == int(limits["cpu"]) * 10**9
-        assert lanes <= int(limits["cpu"])
+        assert workers <= int(limits["cpu"])
     finally:
         engine("kube", "down", str(path), check=False)

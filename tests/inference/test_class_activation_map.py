@@ -11,14 +11,14 @@ from app.errors import InvalidParameter, NotExplainable
 from app.http.schemas import ExplainResponse
 from app.inference import class_activation_map
 from app.inference.classifier import Classifier
-from app.inference.decode_budget import Room
-from app.inference.imaging import Resize, load, visible
+from app.inference.decode_budget import DecodeBudget
+from app.inference.imaging import Resize, crop_box, load
 from app.inference.model import Model
 from tests import tiny_model
 from tests.conftest import assert_problem, serving
 from tests.photos import encode, quarters, solid
 
-MOST = Room(10**8)
+MOST = DecodeBudget(10**8)
 #: Upright to stored, for each EXIF orientation: the inverse of what a viewer does.
 STORED = {
     1: lambda picture: picture,
@@ -100,9 +100,9 @@ def test_a_turned_photo_has_its_map_upright(classifier, kind, orientation):
 )
 def test_the_box_is_the_part_that_the_model_sees(size, box):
     data = encode(solid((1, 2, 3), size), "PNG")
-    assert visible(data, Resize(32, 32, 0.875, "bilinear")) == pytest.approx(box)
+    assert crop_box(data, Resize(32, 32, 0.875, "bilinear")) == pytest.approx(box)
     # An input that is twice as wide as high sees other parts.
-    assert visible(data, Resize(16, 32, 1.0, "bilinear"))[0] == pytest.approx(0.0)
+    assert crop_box(data, Resize(16, 32, 1.0, "bilinear"))[0] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("size", [(3000, 1000), (900, 2500), (4000, 3), (2, 3000), (1, 1), (300, 200)])
@@ -259,4 +259,4 @@ def test_openapi_and_metrics(client):
     assert client.post("/explain?format=png", json=example).status_code == 200
     text = client.get("/metrics").text
     assert 'classifier_requests_total{route="/explain",status="200"}' in text
-    assert 'classifier_stage_seconds_count{stage="draw"}' in text
+    assert 'classifier_stage_duration_seconds_count{stage="draw"}' in text

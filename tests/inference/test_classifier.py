@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.inference.classifier import Classifier
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from tests import tiny_model
 from tests.photos import encode, solid
 
@@ -24,5 +24,5 @@ def test_unknown_is_below_the_threshold_and_not_at_it(best, unknown):
         def __call__(self, pixels):
             return scores
 
-    result = Classifier(Fixed(contract=contract), Room(10**6))(encode(solid((1, 2, 3)), "PNG"))
+    result = Classifier(Fixed(contract=contract), DecodeBudget(10**6))(encode(solid((1, 2, 3)), "PNG"))
     assert result.unknown is unknown

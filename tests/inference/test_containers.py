@@ -8,12 +8,12 @@ from PIL import Image
 
 from app.errors import BrokenImage, TooComplex, TooManyPixels
 from app.inference import containers
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize, load
 from tests.photos import CORNERS, close, corners, encode, heic, quarters
 
 RULE = Resize(height=32, width=32, crop=1.0, filter="bilinear")
-ROOM = Room(1_000_000)
+DECODE_BUDGET = DecodeBudget(1_000_000)
 GIF = encode(quarters(), "GIF")
 #: Where a GIF's blocks begin: behind its header and its palette.
 BLOCKS = 13 + (3 << (GIF[10] & 7) + 1)
@@ -29,15 +29,15 @@ BLOCKS = 13 + (3 << (GIF[10] & 7) + 1)
     ],
 )
 def test_blocks_before_a_gifs_picture(block):
-    found = load(GIF[:BLOCKS] + block * 1000 + GIF[BLOCKS:], RULE, ROOM)
-    assert np.array_equal(found, load(GIF, RULE, ROOM))
+    found = load(GIF[:BLOCKS] + block * 1000 + GIF[BLOCKS:], RULE, DECODE_BUDGET)
+    assert np.array_equal(found, load(GIF, RULE, DECODE_BUDGET))
     with pytest.raises(TooComplex, match="10000 blocks"):
-        load(GIF[:BLOCKS] + block * 20_000 + GIF[BLOCKS:], RULE, ROOM)
+        load(GIF[:BLOCKS] + block * 20_000 + GIF[BLOCKS:], RULE, DECODE_BUDGET)
 
 
 def test_sub_blocks_of_one_comment():
     with pytest.raises(TooComplex, match="10000 blocks"):
-        load(GIF[:BLOCKS] + b"!\xfe" + b"\1a" * 20_000 + b"\0" + GIF[BLOCKS:], RULE, ROOM)
+        load(GIF[:BLOCKS] + b"!\xfe" + b"\1a" * 20_000 + b"\0" + GIF[BLOCKS:], RULE, DECODE_BUDGET)
 
 
 def tiff(entries, order="<", big=False) -> bytes:
@@ -66,7 +66,7 @@ def test_tags_of_a_tiff(order, big):
 @pytest.mark.parametrize("data", [b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II+\0\x08\0\0\0" + b"\xff" * 8])
 def test_a_tiff_that_ends_before_it_begins(data):
     with pytest.raises(BrokenImage):
-        load(data, RULE, ROOM)
+        load(data, RULE, DECODE_BUDGET)
 
 
 def test_run_lengths_cost_more_than_pixels():
@@ -76,11 +76,11 @@ def test_run_lengths_cost_more_than_pixels():
         return b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + 40 + 1024) + head + palette + runs
 
     whole = bitmap(100, b"\x64\x80\0\0" * 100 + b"\0\1")
-    assert (load(whole, RULE, ROOM) == (0, 128, 128)).all()
+    assert (load(whole, RULE, DECODE_BUDGET) == (0, 128, 128)).all()
     with pytest.raises(TooManyPixels, match="at most 62500"):
-        load(bitmap(300, b"\x64\x80\0\0" * 100 + b"\0\1"), RULE, ROOM)
+        load(bitmap(300, b"\x64\x80\0\0" * 100 + b"\0\1"), RULE, DECODE_BUDGET)
     with pytest.raises(TooComplex, match="run lengths"):
-        load(bitmap(100, b"\0\2\0\0" * 10_000), RULE, ROOM)
+        load(bitmap(100, b"\0\2\0\0" * 10_000), RULE, DECODE_BUDGET)
 
 
 def box(kind: bytes, content: bytes) -> bytes:
@@ -92,7 +92,7 @@ def test_items_of_a_heif(brand):
     entries = b"".join(box(b"infe", b"\2\0\0\0" + struct.pack(">HH", n, 0) + b"av01\0") for n in range(2000))
     meta = box(b"meta", bytes(4) + box(b"iinf", bytes(4) + struct.pack(">H", 2000) + entries))
     with pytest.raises(TooComplex, match="2000 items"):
-        load(box(b"ftyp", brand + bytes(4) + brand + b"mif1") + meta, RULE, ROOM)
+        load(box(b"ftyp", brand + bytes(4) + brand + b"mif1") + meta, RULE, DECODE_BUDGET)
 
 
 @pytest.mark.parametrize("write", [lambda p, **o: encode(p, "AVIF", **o), heic], ids=["AVIF", "HEIC"])
@@ -104,4 +104,4 @@ def test_unreadable_exif_in_a_heif(write, block):
     valid[0x010E] = "x" * 200
     data = write(quarters(), exif=valid.tobytes())
     at = data.index(valid.tobytes()[6:30])
-    assert close(corners(load(data[:at] + block + data[at + len(block) :], RULE, ROOM)), CORNERS)
+    assert close(corners(load(data[:at] + block + data[at + len(block) :], RULE, DECODE_BUDGET)), CORNERS)

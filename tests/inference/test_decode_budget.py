@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.errors import TooManyPixels
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize, load
 from app.main import request_limits
 from app.runtime.memory import free_bytes
@@ -25,12 +25,12 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from app.inference.imaging import Resize, load
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 
-class Asked(Room):
-    def take(self, needed, what):
+class Asked(DecodeBudget):
+    def reserve(self, needed, what):
         self.needed = needed
-        return super().take(needed, what)
+        return super().reserve(needed, what)
 
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -105,10 +105,10 @@ def scans(data):
 
 def test_a_baseline_jpeg_takes_next_to_nothing():
     photo = encode(solid((9, 200, 9), (4000, 3000)), "JPEG")
-    load(photo, RULE, Room(10**8, 1_000_000))
+    load(photo, RULE, DecodeBudget(10**8, 1_000_000))
     for other in (encode(solid((9, 200, 9), (4000, 3000)), "JPEG", progressive=True), scans(photo)):
         with pytest.raises(TooManyPixels, match=r"4000 x 3000 JPEG takes about 7\d MB .* has 1 MB"):
-            load(other, RULE, Room(10**8, 1_000_000))
+            load(other, RULE, DecodeBudget(10**8, 1_000_000))
 
 
 #: Seconds after which a thread that waits for something counts as hanging.
@@ -116,19 +116,19 @@ PATIENCE = 30
 
 
 def test_they_wait_for_each_other():
-    room, order = Room(1, 100), []
+    decode_budget, order = DecodeBudget(1, 100), []
 
     def decode(name, needed):
-        with room.take(needed, name):
+        with decode_budget.reserve(needed, name):
             order.append(name)
 
     # Daemons: a test that fails does not wait for them.
     large = threading.Thread(target=decode, args=("large", 50), daemon=True)
     small = threading.Thread(target=decode, args=("small", 10), daemon=True)
-    with room.take(60, "first"):
+    with decode_budget.reserve(60, "first"):
         large.start()
         deadline = time.monotonic() + PATIENCE
-        while not room._turn.locked():
+        while not decode_budget._turn.locked():
             assert large.is_alive(), "the large one has not waited"
             assert time.monotonic() < deadline
         small.start()
@@ -138,48 +138,48 @@ def test_they_wait_for_each_other():
         thread.join(PATIENCE)
         assert not thread.is_alive(), "nobody has said that there is room again"
     assert order == ["large", "small"]
-    assert room._used == 0
+    assert decode_budget._used == 0
 
 
 @pytest.mark.parametrize("needed", [0, 1, 99, 100])
 def test_all_of_the_room_may_be_taken(needed):
-    room = Room(1, 100)
+    decode_budget = DecodeBudget(1, 100)
     taken = threading.Event()
 
     def decode():
-        with room.take(100 - needed, "beside it"):
+        with decode_budget.reserve(100 - needed, "beside it"):
             taken.set()
 
-    with room.take(needed, "as much as there is"):
-        assert room._used == needed
+    with decode_budget.reserve(needed, "as much as there is"):
+        assert decode_budget._used == needed
         thread = threading.Thread(target=decode, daemon=True)
         thread.start()
         assert taken.wait(PATIENCE), "what fits exactly has to wait"
         thread.join(PATIENCE)
-    assert room._used == 0
+    assert decode_budget._used == 0
 
 
 def test_one_more_than_there_is_never_fits():
-    with pytest.raises(TooManyPixels), Room(1, 100).take(101, "it"):
+    with pytest.raises(TooManyPixels), DecodeBudget(1, 100).reserve(101, "it"):
         pass
 
 
 def test_pixels_up_to_the_limit():
     photo = encode(solid((9, 200, 9), (40, 30)), "PNG")
-    load(photo, RULE, Room(1200))
+    load(photo, RULE, DecodeBudget(1200))
     with pytest.raises(TooManyPixels, match="40 x 30"):
-        load(photo, RULE, Room(1199))
+        load(photo, RULE, DecodeBudget(1199))
 
 
 def test_what_was_taken_is_given_back():
-    room = Room(10**6, 1_000_000)
+    decode_budget = DecodeBudget(10**6, 1_000_000)
     photo = encode(solid((9, 200, 9), (300, 300)), "PNG")
     for cut in (len(photo), len(photo) // 2):
         try:
-            load(photo[:cut], RULE, room)
+            load(photo[:cut], RULE, decode_budget)
         except Exception:
             assert cut < len(photo)
-        assert room._used == 0
+        assert decode_budget._used == 0
 
 
 def test_a_service_with_little_memory(tiny):
@@ -196,15 +196,15 @@ def test_a_service_with_little_memory(tiny):
 
 def test_limits_follow_the_free_memory():
     settings = Settings()
-    assert request_limits(settings, None).held_bytes == 64_000_000
+    assert request_limits(settings, None).buffered_bytes == 64_000_000
     tight = request_limits(settings, 20_000_000)
-    assert (tight.held_bytes, tight.decode_bytes) == (5_000_000, 10_000_000)
+    assert (tight.buffered_bytes, tight.decode_bytes) == (5_000_000, 10_000_000)
     assert tight.body_bytes == 5_000_000
     ample = request_limits(settings, 2_000_000_000)
-    assert (ample.held_bytes, ample.decode_bytes) == (64_000_000, 256 << 20)
+    assert (ample.buffered_bytes, ample.decode_bytes) == (64_000_000, 256 << 20)
     assert request_limits(settings, 400_000_000).decode_bytes == 200_000_000
-    chosen = request_limits(Settings(max_held_bytes=5, max_decode_bytes=7), 10**9)
-    assert (chosen.held_bytes, chosen.decode_bytes) == (5, 7)
+    chosen = request_limits(Settings(max_buffered_bytes=5, max_decode_bytes=7), 10**9)
+    assert (chosen.buffered_bytes, chosen.decode_bytes) == (5, 7)
 
 
 def test_free_memory(tmp_path):

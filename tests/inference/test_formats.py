@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from app.errors import BrokenImage, NotAnImage
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize, load
 from tests.photos import encode, quarters
 
 RULE = Resize(height=32, width=32, crop=1.0, filter="bilinear")
-ROOM = Room(1_000_000)
+DECODE_BUDGET = DecodeBudget(1_000_000)
 PICTURES = {kind: encode(quarters(), kind) for kind in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")}
 PART = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 1234\r\n\r\n"
 
@@ -31,14 +31,14 @@ PART = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 1234\r\n\r\n"
     ],
 )
 def test_bytes_before_a_picture(kind, before):
-    found = load(before + PICTURES[kind], RULE, ROOM)
-    assert np.array_equal(found, load(PICTURES[kind], RULE, ROOM))
+    found = load(before + PICTURES[kind], RULE, DECODE_BUDGET)
+    assert np.array_equal(found, load(PICTURES[kind], RULE, DECODE_BUDGET))
 
 
 def test_the_first_picture_of_a_stream_is_taken():
     other = encode(quarters().rotate(90), "JPEG")
     stream = b"".join(PART + picture + b"\r\n" for picture in (PICTURES["JPEG"], other, other))
-    assert np.array_equal(load(stream, RULE, ROOM), load(PICTURES["JPEG"], RULE, ROOM))
+    assert np.array_equal(load(stream, RULE, DECODE_BUDGET), load(PICTURES["JPEG"], RULE, DECODE_BUDGET))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_first_picture_of_a_stream_is_taken():
 )
 def test_what_is_no_picture_is_named(data, named):
     with pytest.raises(NotAnImage, match=rf"supported format .*{named}"):
-        load(data, RULE, ROOM)
+        load(data, RULE, DECODE_BUDGET)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -96,4 +96,4 @@ def test_bytes_that_were_taken_for_text(kind):
     data = PICTURES[kind]
     for changed in (data.decode("latin-1").encode(), data.decode("utf-8", "replace").encode()):
         with pytest.raises(BrokenImage, match=f"{kind} image is damaged: .* text"):
-            load(changed, RULE, ROOM)
+            load(changed, RULE, DECODE_BUDGET)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from app.inference import frame_cache
-from app.inference.frame_cache import Camera, Frames, cell_means
+from app.inference.frame_cache import CameraCache, FrameCache, cell_means
 from tests import tiny_model
 from tests.conftest import serving
 from tests.photos import encode, solid
@@ -14,7 +14,7 @@ CONTRACT = tiny_model.contract()
 RED, NEARLY_RED, GREEN = (encode(solid(colour), "PNG") for colour in ((250, 10, 10), (249, 11, 10), (10, 250, 10)))
 
 
-def scored(camera: Camera, pixels: np.ndarray, contract=CONTRACT) -> bool:
+def scored(camera: CameraCache, pixels: np.ndarray, contract=CONTRACT) -> bool:
     """Whether a frame got an earlier one's scores; checks that they are those of the frame that was scored."""
     scores, cached = camera.scores(contract, pixels, lambda: pixels.mean((0, 1)).astype(np.float32))
     assert cached or np.array_equal(scores, pixels.mean((0, 1)).astype(np.float32))
@@ -38,7 +38,7 @@ def test_a_model_of_fewer_pixels_than_cells(size):
     assert cells.shape == (min(size[0], 16), min(size[1], 16), 3)
     assert np.isfinite(cells).all()
     assert cells.mean((0, 1)) == pytest.approx(pixels.mean((0, 1)), abs=0.01)
-    camera = Camera(60, 3)
+    camera = CameraCache(60, 3)
     assert [scored(camera, pixels), scored(camera, pixels), scored(camera, pixels + np.uint8(9))] == [
         False,
         True,
@@ -53,7 +53,7 @@ def test_noise_is_the_same_frame_and_a_small_thing_is_not():
     def frame() -> np.ndarray:
         return np.clip(scene + random.normal(0, 6, scene.shape), 0, 255).astype(np.uint8)
 
-    camera = Camera(60, 3)
+    camera = CameraCache(60, 3)
     assert not scored(camera, frame())
     assert all(scored(camera, frame()) for _ in range(20))
     visited = frame()
@@ -62,7 +62,7 @@ def test_noise_is_the_same_frame_and_a_small_thing_is_not():
 
 
 def test_slow_changes_add_up():
-    camera = Camera(60, 3)
+    camera = CameraCache(60, 3)
     cached = [scored(camera, np.full((32, 32, 3), level, np.uint8)) for level in range(100, 112)]
     assert cached == [False, True, True, True] * 3
 
@@ -70,7 +70,7 @@ def test_slow_changes_add_up():
 def test_old_scores_and_other_models_do_not_count(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(frame_cache.time, "monotonic", lambda: now[0])
-    camera, pixels = Camera(10, 3), np.zeros((32, 32, 3), np.uint8)
+    camera, pixels = CameraCache(10, 3), np.zeros((32, 32, 3), np.uint8)
     assert not scored(camera, pixels)
     now[0] = 10.0
     assert scored(camera, pixels)
@@ -80,17 +80,19 @@ def test_old_scores_and_other_models_do_not_count(monkeypatch):
 
 
 def test_cameras_are_apart_and_bounded():
-    remembered = Frames(60, 3)
+    remembered = FrameCache(60, 3)
     first = remembered.camera("first")
     assert remembered.camera("first") is first
     for number in range(300):
         assert remembered.camera(str(number)) is not first
     assert remembered.camera("first") is not first
-    assert Frames(0, 3).camera("first") is None
+    assert FrameCache(0, 3).camera("first") is None
 
 
 def outcomes(client: httpx.Client) -> dict[str, float]:
-    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith("classifier_frames_total{")]
+    lines = [
+        line for line in client.get("/metrics").text.splitlines() if line.startswith("classifier_cache_requests_total{")
+    ]
     return {line.split('"')[1]: float(line.split()[-1]) for line in lines}
 
 

@@ -14,13 +14,13 @@ from PIL import Image
 
 from app.errors import BrokenImage, NotAnImage, TooComplex, TooManyPixels
 from app.inference import imaging
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize, load
 from tests.conftest import ROOT
 from tests.photos import CORNERS, close, corners, encode, heic, png_bomb, quarters
 
 RULE = Resize(height=96, width=96, crop=0.875, filter="bilinear")
-LIMIT = Room(50_000_000)
+LIMIT = DecodeBudget(50_000_000)
 
 
 def pixels(data, rule=RULE):
@@ -416,7 +416,7 @@ def test_any_damage_gives_pixels_or_a_documented_error(kind, flips, cut):
     for place, value in flips:
         data[int(place * len(data))] = value
     try:
-        load(bytes(data[: max(1, int(cut * len(data)))] if cut < 0.5 else data), RULE, Room(1_000_000))
+        load(bytes(data[: max(1, int(cut * len(data)))] if cut < 0.5 else data), RULE, DecodeBudget(1_000_000))
     except (NotAnImage, BrokenImage, TooManyPixels, TooComplex):
         pass
 
@@ -453,7 +453,7 @@ def test_heic_modes(mode):
 
 def test_a_large_heic_is_refused_by_its_header():
     with pytest.raises(TooManyPixels, match="320 x 240"):
-        load(heic(quarters()), RULE, Room(320 * 240 - 1))
+        load(heic(quarters()), RULE, DecodeBudget(320 * 240 - 1))
 
 
 def test_a_heic_that_lies_about_its_size_is_not_decoded():
@@ -463,7 +463,7 @@ def test_a_heic_that_lies_about_its_size_is_not_decoded():
     data[at : at + 8] = struct.pack(">II", 10, 10)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BrokenImage, match="exceeds"):
-        load(bytes(data), RULE, Room(1000))
+        load(bytes(data), RULE, DecodeBudget(1000))
     # Decoded, it would take 18 MB in the decoder and 36 MB as RGB.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000
 
@@ -482,7 +482,7 @@ def test_any_damaged_heic_gives_pixels_or_a_documented_error(flips, cut):
     for place, value in flips:
         data[int(place * len(data))] = value
     try:
-        load(bytes(data[: max(1, int(cut * len(data)))] if cut < 0.5 else data), RULE, Room(1_000_000))
+        load(bytes(data[: max(1, int(cut * len(data)))] if cut < 0.5 else data), RULE, DecodeBudget(1_000_000))
     except (NotAnImage, BrokenImage, TooManyPixels, TooComplex):
         pass
 
@@ -502,20 +502,20 @@ found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == "pillow_heif" else found(name, package)
 from app.inference import imaging
 from app.errors import NotAnImage
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 assert "HEIF" not in imaging.FORMATS
 try:
-    imaging.load(sys.stdin.buffer.read(), imaging.Resize(32, 32, 1.0, "bilinear"), Room(10**6))
+    imaging.load(sys.stdin.buffer.read(), imaging.Resize(32, 32, 1.0, "bilinear"), DecodeBudget(10**6))
 except NotAnImage as error:
     print(error)
 """
 LAZY = """
 import sys
 from app.inference import imaging
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 rule = imaging.Resize(32, 32, 1.0, "bilinear")
 assert "pillow_heif" not in sys.modules
-imaging.load(sys.stdin.buffer.read(), rule, Room(10**6))
+imaging.load(sys.stdin.buffer.read(), rule, DecodeBudget(10**6))
 assert "pillow_heif" in sys.modules
 print("lazy")
 """

@@ -6,12 +6,12 @@ from PIL import Image
 
 from app.errors import BrokenImage, NotAnImage, TooComplex
 from app.inference import jpeg
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize, load
 from tests.photos import encode
 
 RULE = Resize(height=64, width=64, crop=1.0, filter="bilinear")
-ROOM = Room(50_000_000)
+DECODE_BUDGET = DecodeBudget(50_000_000)
 EOI = b"\xff\xd9"
 
 
@@ -25,7 +25,7 @@ def photo(size=(200, 150), mode="RGB", **options) -> bytes:
 
 
 WHOLE = photo()
-KINDS = {
+PROBLEM_TYPES = {
     "baseline": {},
     "no subsampling": {"subsampling": 0},
     "4:2:2": {"subsampling": 1},
@@ -73,13 +73,13 @@ AROUND = {
 
 
 def pixels(data: bytes) -> np.ndarray:
-    return load(data, RULE, ROOM)
+    return load(data, RULE, DECODE_BUDGET)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROBLEM_TYPES)
 @pytest.mark.parametrize("around", AROUND)
 def test_every_pixel_is_there(kind, around):
-    data = photo(**KINDS[kind])
+    data = photo(**PROBLEM_TYPES[kind])
     assert np.array_equal(pixels(AROUND[around](data)), pixels(data))
 
 
@@ -113,7 +113,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_inside_is_heard(kind, damage):
     with pytest.raises(BrokenImage, match="damaged"):
-        pixels(DAMAGE[damage](photo(**{"size": (400, 300), **KINDS[kind]})))
+        pixels(DAMAGE[damage](photo(**{"size": (400, 300), **PROBLEM_TYPES[kind]})))
 
 
 @pytest.mark.parametrize("damage", ["cut", "cut to the half", "cut and given an end marker", "line ends translated"])
@@ -177,11 +177,11 @@ def test_scans_are_bounded():
 
 def test_scans_are_bounded_by_the_pixels_that_they_go_through():
     many = scanned(1000, 50)
-    load(many, RULE, Room(4_000_000))
+    load(many, RULE, DecodeBudget(4_000_000))
     with pytest.raises(TooComplex, match="55 scans of up to 1000 x 1000"):
-        load(many, RULE, Room(2_000_000))
+        load(many, RULE, DecodeBudget(2_000_000))
     # What libjpeg writes by itself fits at the limit, at full chroma too.
-    load(encode(Image.new("RGB", (640, 640)), "JPEG", progressive=True, subsampling=0), RULE, Room(640 * 640))
+    load(encode(Image.new("RGB", (640, 640)), "JPEG", progressive=True, subsampling=0), RULE, DecodeBudget(640 * 640))
 
 
 @pytest.mark.parametrize(

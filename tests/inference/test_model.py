@@ -9,7 +9,7 @@ from onnx import TensorProto
 from app.errors import InvalidParameter, ModelError
 from app.inference.classifier import Classifier, fastest
 from app.inference.contract import Golden
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize
 from app.inference.model import Model
 from tests import tiny_model
@@ -57,7 +57,7 @@ def test_a_contract_that_does_not_fit_the_graph(tmp_path, tiny):
 
 
 def test_the_golden_photo_is_really_compared(tmp_path, tiny):
-    Classifier(Model(tiny), Room(10**6)).check_golden()
+    Classifier(Model(tiny), DecodeBudget(10**6)).check_golden()
     golden = tiny_model.contract().golden
     for broken in (
         Golden(golden.photo, {0: 0.5}, 0.01),
@@ -66,11 +66,11 @@ def test_the_golden_photo_is_really_compared(tmp_path, tiny):
     ):
         path = tiny_model.write(tmp_path / "m.onnx", tiny_model.contract(golden=broken))
         with pytest.raises(ModelError, match="golden"):
-            Classifier(Model(path), Room(10**6)).check_golden()
+            Classifier(Model(path), DecodeBudget(10**6)).check_golden()
 
 
 def test_one_call_from_bytes_to_labels(tiny):
-    classifier = Classifier(Model(tiny), Room(10**6))
+    classifier = Classifier(Model(tiny), DecodeBudget(10**6))
     result = classifier(encode(solid((10, 20, 240)), "PNG"), k=2)
     assert [(p.label, p.index, p.id) for p in result.predictions] == [("blue", 2, "n3"), ("green", 1, None)]
     assert result.predictions[0].score == pytest.approx(tiny_model.scores_of(10, 20, 240)[2], abs=1e-4)
@@ -82,7 +82,7 @@ def test_one_call_from_bytes_to_labels(tiny):
 
 
 def test_threads_do_not_get_each_others_answers(tiny):
-    classifier = Classifier(Model(tiny), Room(10**6))
+    classifier = Classifier(Model(tiny), DecodeBudget(10**6))
     colours = {"red": (240, 9, 9), "green": (9, 240, 9), "blue": (9, 9, 240)}
     wrong = []
 

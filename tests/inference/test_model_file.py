@@ -40,7 +40,7 @@ def body():
 def test_a_signed_file(signed):
     path, verify = signed
     file, data = ModelFile.read(path, verify)
-    assert (file.path, file.sealed, data) == (path, True, path.read_bytes())
+    assert (file.path, file.has_checksum, data) == (path, True, path.read_bytes())
 
 
 @pytest.mark.parametrize("signature", [None, bytes(range(64))])
@@ -94,7 +94,7 @@ def test_a_checksum_alone_notices_damage_unless_it_is_gone_itself(tmp_path):
             file, _ = ModelFile.read(path)
         except ModelError:
             continue
-        assert not file.sealed
+        assert not file.has_checksum
 
 
 def varint(number: int) -> bytes:
@@ -188,7 +188,7 @@ def test_every_body_has_one_seal(body, with_signature):
 @given(st.binary(max_size=300))
 def test_the_end_of_anything_can_be_read(data):
     seal = Seal.of(data)
-    if seal.sealed and seal.fits:
+    if seal.has_checksum and seal.fits:
         assert data == data[: seal.body] + trailer(seal.digest, seal.signature)
 
 
@@ -221,7 +221,7 @@ def test_a_fifo_that_comes_in_between_is_not_waited_for(tmp_path, monkeypatch):
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     path = tiny_model.write(tmp_path / "m.onnx")
     size = path.stat().st_size
-    assert ModelFile.read(path, most=size)[0].sealed
+    assert ModelFile.read(path, most=size)[0].has_checksum
     with pytest.raises(ModelError, match="CLASSIFIER_MAX_MODEL_BYTES"):
         ModelFile.read(path, most=size - 1)
     # More than this machine has: it takes no time, and no memory.
@@ -259,4 +259,4 @@ def test_other_keys(tmp_path):
 
 def test_the_model_in_the_box_is_sealed():
     (path,) = BUNDLED.glob("*.onnx")
-    assert ModelFile.read(path)[0].sealed
+    assert ModelFile.read(path)[0].has_checksum

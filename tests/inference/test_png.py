@@ -9,12 +9,12 @@ from PIL import Image
 
 from app.errors import BrokenImage, TooComplex
 from app.inference import png
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize, load
 from tests.photos import CORNERS, close, corners, encode, quarters
 
 RULE = Resize(height=64, width=64, crop=1.0, filter="bilinear")
-ROOM = Room(1_000_000)
+DECODE_BUDGET = DecodeBudget(1_000_000)
 WHOLE = encode(quarters(), "PNG")
 #: The end of the first chunk, where ancillary ones stand.
 AFTER_HEADER = 8 + 25
@@ -60,7 +60,7 @@ def having(extra: bytes) -> bytes:
     ],
 )
 def test_what_has_no_part_in_the_pixels_does_not_count(data):
-    assert np.array_equal(load(data, RULE, ROOM), load(WHOLE, RULE, ROOM))
+    assert np.array_equal(load(data, RULE, DECODE_BUDGET), load(WHOLE, RULE, DECODE_BUDGET))
 
 
 def test_damaged_pixels_are_refused():
@@ -75,7 +75,7 @@ def test_damaged_pixels_are_refused():
         WHOLE.replace(b"\n", b"\r\n"),
     ):
         with pytest.raises(BrokenImage, match="PNG"):
-            load(damaged, RULE, ROOM)
+            load(damaged, RULE, DECODE_BUDGET)
 
 
 @pytest.mark.parametrize("kind", [b"tEXt", b"abCd", b"IDAT"])
@@ -84,7 +84,7 @@ def test_chunks_are_bounded(kind):
     assert png.parse(having(chunk(b"abCd", b"") * (png.MAX_CHUNKS - chunks)))
     for count in (png.MAX_CHUNKS, 10 * png.MAX_CHUNKS):
         with pytest.raises(TooComplex, match="20000 chunks"):
-            load(having(chunk(kind, b"") * count), RULE, ROOM)
+            load(having(chunk(kind, b"") * count), RULE, DECODE_BUDGET)
 
 
 def test_only_one_profile_is_unpacked(monkeypatch):
@@ -107,4 +107,4 @@ def test_the_orientation_in_text_as_imagemagick_writes_it():
         chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'),
     ):
         data = stored[:AFTER_HEADER] + profile + stored[AFTER_HEADER:]
-        assert close(corners(load(data, RULE, ROOM)), CORNERS)
+        assert close(corners(load(data, RULE, DECODE_BUDGET)), CORNERS)

@@ -83,7 +83,7 @@ def test_every_query_asks_for_what_is_reported(place, reported):
         'rate(classifier_problems_total{type="over-loaded"}[5m])',
         'rate(classifier_problems_total{kind="overloaded"}[5m])',
         'rate(classifier_problems_total{type=~"not-an-image|no-image"}[5m])',
-        "sum by (stages) (rate(classifier_stage_seconds_count[5m]))",
+        "sum by (stages) (rate(classifier_stage_duration_seconds_count[5m]))",
     ],
 )
 def test_a_misspelt_query_is_found(query, reported):

@@ -1,4 +1,4 @@
-"""The model in the box, on real photos over a real socket."""
+"""The bundled model, on real photos over a real socket."""
 
 from pathlib import Path
 

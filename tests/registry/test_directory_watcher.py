@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from app.registry.directory_watcher import Watch, directories_of
+from app.registry.directory_watcher import DirectoryWatcher, directories_of
 from tests.conftest import ROOT
 
 
@@ -33,8 +33,8 @@ def test_a_change_is_told_once(tmp_path, what):
 
     async def told() -> int:
         changes = asyncio.Queue()
-        watch = Watch(lambda: changes.put_nowait(None))
-        watch.aim({folder})
+        watch = DirectoryWatcher(lambda: changes.put_nowait(None))
+        watch.set_paths({folder})
         match what:
             case "rename":
                 (tmp_path / "new").rename(folder / "new")
@@ -61,8 +61,8 @@ def test_a_file_that_is_only_opened_is_no_change(tmp_path):
 
     async def told() -> int:
         changes = asyncio.Queue()
-        watch = Watch(lambda: changes.put_nowait(None))
-        watch.aim({tmp_path})
+        watch = DirectoryWatcher(lambda: changes.put_nowait(None))
+        watch.set_paths({tmp_path})
         (tmp_path / "old").read_text()
         with (tmp_path / "new").open("w"):
             await asyncio.sleep(0.2)
@@ -80,9 +80,9 @@ def test_what_is_not_aimed_at_any_more_is_not_watched(tmp_path):
 
     async def told() -> int:
         changes = asyncio.Queue()
-        watch = Watch(lambda: changes.put_nowait(None))
-        watch.aim({first, tmp_path / "absent"})
-        watch.aim({second})
+        watch = DirectoryWatcher(lambda: changes.put_nowait(None))
+        watch.set_paths({first, tmp_path / "absent"})
+        watch.set_paths({second})
         (first / "m").write_text("x")
         await asyncio.sleep(0.2)
         assert changes.empty()
@@ -97,8 +97,8 @@ def test_what_is_not_aimed_at_any_more_is_not_watched(tmp_path):
 def test_what_cannot_be_watched_is_awaited_above_it(tmp_path):
     async def told() -> None:
         changes = asyncio.Queue()
-        watch = Watch(lambda: changes.put_nowait(None))
-        watch.aim({tmp_path / "absent" / "too"})
+        watch = DirectoryWatcher(lambda: changes.put_nowait(None))
+        watch.set_paths({tmp_path / "absent" / "too"})
         (tmp_path / "absent").mkdir()
         await asyncio.wait_for(changes.get(), 10)
         watch.close()
@@ -112,8 +112,8 @@ def test_permissions_that_are_given_back_are_told(tmp_path, what):
 
     async def told() -> None:
         changes = asyncio.Queue()
-        watch = Watch(lambda: changes.put_nowait(None))
-        watch.aim({tmp_path})
+        watch = DirectoryWatcher(lambda: changes.put_nowait(None))
+        watch.set_paths({tmp_path})
         (tmp_path / "m" if what == "file" else tmp_path).chmod(0o700)
         await asyncio.wait_for(changes.get(), 10)
         watch.close()
@@ -124,15 +124,15 @@ def test_permissions_that_are_given_back_are_told(tmp_path, what):
 MOUNTED = """
 import asyncio, subprocess, sys
 from pathlib import Path
-from app.registry.directory_watcher import Watch
+from app.registry.directory_watcher import DirectoryWatcher
 
 async def told():
     changes, folder = asyncio.Queue(), Path(sys.argv[1])
-    watch = Watch(lambda: changes.put_nowait(None))
-    watch.aim({folder})
+    watch = DirectoryWatcher(lambda: changes.put_nowait(None))
+    watch.set_paths({folder})
     subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
     await asyncio.wait_for(changes.get(), 10)
-    watch.aim({folder})
+    watch.set_paths({folder})
     (folder / "m").write_text("x")
     await asyncio.wait_for(changes.get(), 10)
     subprocess.run(["umount", folder], check=True)
@@ -146,11 +146,11 @@ asyncio.run(told())
 
 def test_a_mount_that_comes_late_is_told(tmp_path):
     """In a namespace of its own, where this may be tried."""
-    alone = ["unshare", "--mount", "--map-root-user"]
+    exclusive = ["unshare", "--mount", "--map-root-user"]
     try:
-        subprocess.run([*alone, "mount", "-t", "tmpfs", "none", tmp_path], check=True, capture_output=True)
+        subprocess.run([*exclusive, "mount", "-t", "tmpfs", "none", tmp_path], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("nothing may be mounted here")
-    command = [*alone, sys.executable, "-c", MOUNTED, tmp_path]
+    command = [*exclusive, sys.executable, "-c", MOUNTED, tmp_path]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.stdout == "told\n", ran.stderr

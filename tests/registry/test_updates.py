@@ -93,12 +93,12 @@ def guarded(model, **settings):
 
 def settled(client) -> None:
     """Waits until the service follows its files."""
-    until(lambda: service_of(client).updates._watch is not None and not service_of(client).updates._following.locked())
+    until(lambda: service_of(client).updates._watch is not None and not service_of(client).updates._syncing.locked())
 
 
 def test_a_renamed_file_is_served_and_everything_follows(tmp_path):
     path = write(tmp_path / "m.onnx", 1)
-    with serving(path, lanes=2) as client:
+    with serving(path, workers=2) as client:
         settled(client)
         assert (version(client), last(client), infos(client)) == ("1", None, {("tiny", "1")})
         write(path, 2)
@@ -109,10 +109,10 @@ def test_a_renamed_file_is_served_and_everything_follows(tmp_path):
         assert health["last_update"]["outcome"] == "swapped"
         assert health["last_update"]["model"] == health["model"] == {"name": "tiny", "version": "2"}
         # The second session is the new model's too; the old one is kept without.
-        assert health["cpus"]["threads_alone"] == 2
+        assert health["cpus"]["exclusive_threads"] == 2
         repository = service_of(client).repository
         kept = repository.previous(repository.default).classifier
-        assert kept.wide is kept.model
+        assert kept.multithreaded is kept.model
         assert client.get("/model").json()["version"] == "2"
         assert client.get("/health/ready").status_code == 200
 
@@ -312,7 +312,7 @@ def looks(client, change) -> None:
     updates = service_of(client).updates
     before = updates.looked
     change()
-    until(lambda: updates.looked > before and not updates._following.locked())
+    until(lambda: updates.looked > before and not updates._syncing.locked())
 
 
 class Gate:
@@ -335,7 +335,7 @@ class Gate:
 
 def test_a_roll_back_does_not_wait_for_a_trial(tmp_path, monkeypatch):
     path = write(tmp_path / "m.onnx", 1)
-    with guarded(path, lanes=2) as client:
+    with guarded(path, workers=2) as client:
         settled(client)
         write(path, 2)
         until(lambda: version(client) == "2")
@@ -647,7 +647,7 @@ def test_reload_without_inotify(tmp_path, monkeypatch):
     def absent(*_args):
         raise OSError("this system has no inotify")
 
-    monkeypatch.setattr(updates, "Watch", absent)
+    monkeypatch.setattr(updates, "DirectoryWatcher", absent)
     path = write(tmp_path / "m.onnx", 1)
     with guarded(path) as client:
         write(path, 2)
@@ -677,7 +677,7 @@ def test_roll_back(tmp_path):
         # The file that was given up still lies there; a change beside it does not bring it back, ...
         write(tmp_path / "else.onnx", 9)
         os.utime(path)
-        until(lambda: not service_of(client).updates._following.locked() and not service_of(client).updates._tasks)
+        until(lambda: not service_of(client).updates._syncing.locked() and not service_of(client).updates._tasks)
         time.sleep(0.2)
         assert version(client) == "1"
         # ... asking for it does, and so does the next file.
@@ -743,7 +743,7 @@ def test_several_models(folder):
         until(lambda: version(client) == "5")
         # Only the default one has a second session.
         models = {served.name: served.classifier for served in service_of(client).repository.all()}
-        assert models["apples"].wide is models["apples"].model
+        assert models["apples"].multithreaded is models["apples"].model
 
 
 def test_a_folder_with_a_bad_file_starts_all_the_same(folder):
@@ -839,7 +839,7 @@ def test_sighup(tmp_path):
 def test_two_hundred_swaps_under_load(tmp_path):
     """No request fails, no answer is another model's, and nothing grows."""
     path = write(tmp_path / "m.onnx", 0)
-    with Process(model=path, drain_seconds=0, lanes=2, queue_budget_ms=60_000) as service:
+    with Process(model=path, drain_seconds=0, workers=2, queue_budget_ms=60_000) as service:
         seen: Counter[str] = Counter()
         wrong: list[object] = []
         done = threading.Event()

@@ -1,4 +1,4 @@
-"""Lanes with jobs that events hold and release: no clock, no sleep."""
+"""WorkerPool with jobs that events hold and release: no clock, no sleep."""
 
 import asyncio
 import gc
@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from app.errors import Draining, Overloaded
-from app.runtime.worker_pool import Lanes
+from app.runtime.worker_pool import WorkerPool
 
 
 class Gate:
@@ -34,119 +34,119 @@ def run(main):
 
 def test_results_and_errors_come_back():
     async def main():
-        lanes = Lanes(2, 60)
-        assert (await lanes.submit(lambda: 7))[0] == 7
+        workers = WorkerPool(2, 60)
+        assert (await workers.submit(lambda: 7))[0] == 7
         with pytest.raises(ZeroDivisionError):
-            await lanes.submit(lambda: 1 / 0)
+            await workers.submit(lambda: 1 / 0)
         with pytest.raises(SystemExit):
-            await lanes.submit(lambda: (_ for _ in ()).throw(SystemExit))
-        assert (await lanes.submit(lambda: 8))[0] == 8
-        assert lanes.alive
-        assert lanes.depth == 0
-        assert lanes.service_s > 0
-        assert await lanes.drain(10)
+            await workers.submit(lambda: (_ for _ in ()).throw(SystemExit))
+        assert (await workers.submit(lambda: 8))[0] == 8
+        assert workers.alive
+        assert workers.depth == 0
+        assert workers.service_s > 0
+        assert await workers.drain(10)
 
     run(main())
 
 
 def test_answers_are_never_mixed_up():
     async def main():
-        lanes = Lanes(4, 60)
-        found = await asyncio.gather(*(lanes.submit(lambda i=i: i) for i in range(500)))
+        workers = WorkerPool(4, 60)
+        found = await asyncio.gather(*(workers.submit(lambda i=i: i) for i in range(500)))
         assert [value for value, _ in found] == list(range(500))
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
 
 def test_a_full_queue_refuses_before_working():
     async def main():
-        lanes = Lanes(1, budget_s=2.5)
-        lanes._service_s = 1.0
+        workers = WorkerPool(1, budget_s=2.5)
+        workers._service_s = 1.0
         gates = [Gate(i) for i in range(2)]
-        tasks = [asyncio.create_task(lanes.submit(gate)) for gate in gates]
+        tasks = [asyncio.create_task(workers.submit(gate)) for gate in gates]
         await started(gates[0])
-        assert lanes.depth == 1
+        assert workers.depth == 1
         worked = []
         with pytest.raises(Overloaded, match="2 photos are ahead") as refused:
-            await lanes.submit(lambda: worked.append(1))
+            await workers.submit(lambda: worked.append(1))
         assert refused.value.retry_after_s == pytest.approx(0.75)
         for gate in gates:
             gate.release.set()
         assert [value for value, _ in await asyncio.gather(*tasks)] == [0, 1]
         assert not worked
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
 
 def test_a_free_lane_never_refuses():
     async def main():
-        lanes = Lanes(2, budget_s=0.001)
-        lanes._service_s = 100.0
+        workers = WorkerPool(2, budget_s=0.001)
+        workers._service_s = 100.0
         gate = Gate()
-        task = asyncio.create_task(lanes.submit(gate))
+        task = asyncio.create_task(workers.submit(gate))
         await started(gate)
-        assert (await lanes.submit(lambda: "in time"))[0] == "in time"
+        assert (await workers.submit(lambda: "in time"))[0] == "in time"
         gate.release.set()
         await task
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
 
 def test_who_leaves_frees_the_place_and_is_not_worked_for():
     async def main():
-        lanes = Lanes(1, budget_s=60)
+        workers = WorkerPool(1, budget_s=60)
         gate, worked = Gate(), []
-        running = asyncio.create_task(lanes.submit(gate))
+        running = asyncio.create_task(workers.submit(gate))
         await started(gate)
-        waiting = asyncio.create_task(lanes.submit(lambda: worked.append(1)))
+        waiting = asyncio.create_task(workers.submit(lambda: worked.append(1)))
         await asyncio.sleep(0)
-        assert lanes.depth == 1
+        assert workers.depth == 1
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert lanes.depth == 0
+        assert workers.depth == 0
         gate.release.set()
         await running
-        await lanes.submit(lambda: None)
+        await workers.submit(lambda: None)
         assert not worked
-        assert await lanes.drain(10)
+        assert await workers.drain(10)
 
     run(main())
 
 
 def test_draining_answers_what_was_accepted_and_refuses_the_rest():
     async def main():
-        lanes = Lanes(1, budget_s=60)
+        workers = WorkerPool(1, budget_s=60)
         gate = Gate("answered")
-        running = asyncio.create_task(lanes.submit(gate))
-        waiting = asyncio.create_task(lanes.submit(lambda: "too"))
+        running = asyncio.create_task(workers.submit(gate))
+        waiting = asyncio.create_task(workers.submit(lambda: "too"))
         await started(gate)
-        draining = asyncio.create_task(lanes.drain(10))
+        draining = asyncio.create_task(workers.drain(10))
         await asyncio.sleep(0)
-        assert lanes.draining
+        assert workers.draining
         with pytest.raises(Draining):
-            await lanes.submit(lambda: None)
+            await workers.submit(lambda: None)
         gate.release.set()
         assert await draining
         assert (await running)[0] == "answered"
         assert (await waiting)[0] == "too"
-        for thread in lanes._threads:
+        for thread in workers._threads:
             thread.join(10)
-        assert not lanes.alive
+        assert not workers.alive
 
     run(main())
 
 
 def test_a_drain_that_takes_too_long_says_so():
     async def main():
-        lanes = Lanes(1, budget_s=60)
+        workers = WorkerPool(1, budget_s=60)
         gate = Gate()
-        running = asyncio.create_task(lanes.submit(gate))
+        running = asyncio.create_task(workers.submit(gate))
         await started(gate)
-        assert not await lanes.drain(0)
+        assert not await workers.drain(0)
         gate.release.set()
         await running
 
@@ -154,7 +154,7 @@ def test_a_drain_that_takes_too_long_says_so():
 
 
 def test_a_job_that_fails_is_not_kept():
-    """Neither by its error, whose traceback leads to it, nor by a lane that waits: a photo is too much to keep."""
+    """Neither by its error, whose traceback leads to it, nor by a worker that waits: a photo is too much to keep."""
 
     class Photo:
         pass
@@ -162,7 +162,7 @@ def test_a_job_that_fails_is_not_kept():
     kept = []
 
     async def main():
-        lanes = Lanes(1, 10)
+        workers = WorkerPool(1, 10)
 
         def work(photo):
             raise ValueError(photo)
@@ -171,10 +171,10 @@ def test_a_job_that_fails_is_not_kept():
             photo = Photo()
             kept.append(weakref.ref(photo))
             with pytest.raises(ValueError, match="Photo"):
-                await lanes.submit(lambda photo=photo: work(photo))
+                await workers.submit(lambda photo=photo: work(photo))
             del photo
-        await lanes.submit(lambda: None)
-        await lanes.drain(1)
+        await workers.submit(lambda: None)
+        await workers.drain(1)
 
     gc.collect()
     gc.disable()
@@ -185,12 +185,12 @@ def test_a_job_that_fails_is_not_kept():
         gc.enable()
 
 
-async def waiting_behind(gate, lanes, *clients, log=None):
-    """Lets the gate's job take the only lane, then one job a name wait; each notes its name when it runs."""
-    running = asyncio.create_task(lanes.submit(gate, "gate"))
+async def waiting_behind(gate, workers, *clients, log=None):
+    """Lets the gate's job take the only worker, then one job a name wait; each notes its name when it runs."""
+    running = asyncio.create_task(workers.submit(gate, "gate"))
     await started(gate)
     log = [] if log is None else log
-    tasks = [asyncio.create_task(lanes.submit(lambda name=name: log.append(name), name[0])) for name in clients]
+    tasks = [asyncio.create_task(workers.submit(lambda name=name: log.append(name), name[0])) for name in clients]
     await asyncio.sleep(0)
     return running, tasks
 
@@ -206,12 +206,12 @@ async def waiting_behind(gate, lanes, *clients, log=None):
 )
 def test_clients_take_turns(arrived, worked):
     async def main():
-        lanes, gate, log = Lanes(1, 60), Gate(), []
-        running, tasks = await waiting_behind(gate, lanes, *arrived.split(), log=log)
+        workers, gate, log = WorkerPool(1, 60), Gate(), []
+        running, tasks = await waiting_behind(gate, workers, *arrived.split(), log=log)
         gate.release.set()
         await asyncio.gather(running, *tasks)
         assert log == worked.split()
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
@@ -220,20 +220,20 @@ def test_who_comes_again_waits_for_one_job_of_each_other():
     """A client with one photo at a time beside one with many: each of its photos is next but one."""
 
     async def main():
-        lanes, gate, log = Lanes(1, 60), Gate(), []
-        running, tasks = await waiting_behind(gate, lanes, *(f"a{i}" for i in range(20)), log=log)
-        polite = asyncio.create_task(lanes.submit(lambda: log.append("b0"), "b"))
+        workers, gate, log = WorkerPool(1, 60), Gate(), []
+        running, tasks = await waiting_behind(gate, workers, *(f"a{i}" for i in range(20)), log=log)
+        polite = asyncio.create_task(workers.submit(lambda: log.append("b0"), "b"))
         await asyncio.sleep(0)
         gate.release.set()
         for i in range(1, 4):
             await polite
             between = Gate()
-            tasks.append(asyncio.create_task(lanes.submit(between, "a")))
-            polite = asyncio.create_task(lanes.submit(lambda i=i: log.append(f"b{i}"), "b"))
+            tasks.append(asyncio.create_task(workers.submit(between, "a")))
+            polite = asyncio.create_task(workers.submit(lambda i=i: log.append(f"b{i}"), "b"))
             between.release.set()
         await asyncio.gather(running, polite, *tasks)
         assert log[:2] == ["a0", "b0"]
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
@@ -242,42 +242,42 @@ def test_a_full_queue_is_full_for_who_filled_it():
     """Each count is of what stands before one more job of that client under turns, and of what runs."""
 
     async def main():
-        lanes, gate = Lanes(1, budget_s=10), Gate()
-        lanes._service_s = 1.0
+        workers, gate = WorkerPool(1, budget_s=10), Gate()
+        workers._service_s = 1.0
         # 0.9 of the budget is 9 s: with the one that runs and itself, seven may be ahead.
-        running, tasks = await waiting_behind(gate, lanes, *"aaaaaaa")
-        tasks.append(asyncio.create_task(lanes.submit(lambda: None, "a")))
+        running, tasks = await waiting_behind(gate, workers, *"aaaaaaa")
+        tasks.append(asyncio.create_task(workers.submit(lambda: None, "a")))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match=r"^9 photos are ahead .* 10000 ms") as refused:
-            lanes.admit("a")
+            workers.admit("a")
         assert refused.value.retry_after_s == pytest.approx(1.0)
         for _ in range(4):
-            tasks.append(asyncio.create_task(lanes.submit(lambda: None, "b")))
+            tasks.append(asyncio.create_task(workers.submit(lambda: None, "b")))
             await asyncio.sleep(0)
         with pytest.raises(Overloaded, match=r"^10 photos are ahead"):
-            lanes.admit("b")
+            workers.admit("b")
         # Its turns come between the other's: one runs, four are its own, five of eight come before its fifth.
-        assert lanes.depth == 12
-        lanes.admit("c")
+        assert workers.depth == 12
+        workers.admit("c")
         gate.release.set()
         await asyncio.gather(running, *tasks)
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
 
 def test_just_in_time_is_in_time():
     async def main():
-        lanes, gate = Lanes(1, budget_s=10), Gate()
-        lanes._service_s = 4.5
-        running, _ = await waiting_behind(gate, lanes)
-        lanes.admit("a")
-        lanes._service_s = 4.6
+        workers, gate = WorkerPool(1, budget_s=10), Gate()
+        workers._service_s = 4.5
+        running, _ = await waiting_behind(gate, workers)
+        workers.admit("a")
+        workers._service_s = 4.6
         with pytest.raises(Overloaded, match=r"^1 photos"):
-            lanes.admit("a")
+            workers.admit("a")
         gate.release.set()
         await running
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
@@ -287,34 +287,34 @@ def test_one_client_is_refused_as_a_plain_queue_would(others):
     """What other clients have waiting counts in full where it all comes before: a job each."""
 
     async def main():
-        lanes, gate = Lanes(1, budget_s=10), Gate()
-        running, tasks = await waiting_behind(gate, lanes, *"bcdefg"[:others])
+        workers, gate = WorkerPool(1, budget_s=10), Gate()
+        running, tasks = await waiting_behind(gate, workers, *"bcdefg"[:others])
         while len(tasks) < 8:
-            tasks.append(asyncio.create_task(lanes.submit(lambda: None, "a")))
+            tasks.append(asyncio.create_task(workers.submit(lambda: None, "a")))
             await asyncio.sleep(0)
-        lanes._service_s = 1.0
+        workers._service_s = 1.0
         with pytest.raises(Overloaded, match=r"^9 photos"):
-            lanes.admit("a")
+            workers.admit("a")
         gate.release.set()
         await asyncio.gather(running, *tasks)
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
 
 def test_who_has_waited_too_long_is_refused_and_not_worked_for():
     async def main():
-        lanes, gate, worked = Lanes(1, budget_s=0.001), Gate("done"), []
-        running, _ = await waiting_behind(gate, lanes)
+        workers, gate, worked = WorkerPool(1, budget_s=0.001), Gate("done"), []
+        running, _ = await waiting_behind(gate, workers)
         with pytest.raises(Overloaded, match=r"within 0\.005 s") as refused:
-            await lanes.submit(lambda: worked.append(1), "a")
+            await workers.submit(lambda: worked.append(1), "a")
         assert refused.value.retry_after_s == 0.001
-        assert lanes.depth == 0
+        assert workers.depth == 0
         gate.release.set()
         assert (await running)[0] == "done", "what runs is not broken off"
-        await lanes.submit(lambda: None)
+        await workers.submit(lambda: None)
         assert not worked
-        assert await lanes.drain(10)
+        assert await workers.drain(10)
 
     run(main())
 
@@ -325,10 +325,10 @@ def test_the_photo_of_who_does_not_wait_any_more_is_not_kept(how):
         pass
 
     async def main():
-        lanes, gate, photo = Lanes(1, budget_s=60 if how == "left" else 0.001), Gate(), Photo()
-        running, _ = await waiting_behind(gate, lanes)
+        workers, gate, photo = WorkerPool(1, budget_s=60 if how == "left" else 0.001), Gate(), Photo()
+        running, _ = await waiting_behind(gate, workers)
         kept = weakref.ref(photo)
-        waiting = asyncio.create_task(lanes.submit(lambda photo=photo: photo, "a"))
+        waiting = asyncio.create_task(workers.submit(lambda photo=photo: photo, "a"))
         await asyncio.sleep(0)
         del photo
         assert kept() is not None
@@ -338,10 +338,10 @@ def test_the_photo_of_who_does_not_wait_any_more_is_not_kept(how):
             await waiting
         del waiting
         await asyncio.sleep(0)
-        assert kept() is None, "it is gone while the lane is still held"
+        assert kept() is None, "it is gone while the worker is still held"
         gate.release.set()
         await running
-        await lanes.drain(10)
+        await workers.drain(10)
 
     gc.collect()
     gc.disable()
@@ -353,19 +353,19 @@ def test_the_photo_of_who_does_not_wait_any_more_is_not_kept(how):
 
 def test_no_single_job_ruins_the_estimate():
     async def main():
-        lanes = Lanes(1, 60)
+        workers = WorkerPool(1, 60)
         for _ in range(40):
-            lanes._learn(0.01)
-        lanes._learn(60.0)
-        assert lanes.service_s == pytest.approx(0.0115)
-        lanes._service_s = 0.01
+            workers._learn(0.01)
+        workers._learn(60.0)
+        assert workers.service_s == pytest.approx(0.0115)
+        workers._service_s = 0.01
         for _ in range(25):
-            lanes._learn(0.1)
-        assert lanes.service_s == pytest.approx(0.071, rel=0.01), "what becomes the rule is followed"
+            workers._learn(0.1)
+        assert workers.service_s == pytest.approx(0.071, rel=0.01), "what becomes the rule is followed"
         for _ in range(100):
-            lanes._learn(0.01)
-        assert lanes.service_s < 0.011
-        await lanes.drain(1)
+            workers._learn(0.01)
+        assert workers.service_s < 0.011
+        await workers.drain(1)
 
     run(main())
 
@@ -374,25 +374,25 @@ def test_the_first_jobs_count_alike():
     """The golden photo, which is small and the first one through the model, is not half of the estimate for long."""
 
     async def main():
-        lanes = Lanes(1, 60)
+        workers = WorkerPool(1, 60)
         for service_s in (0.04, 0.01, 0.01, 0.02):
-            lanes._learn(service_s)
-        assert lanes.service_s == pytest.approx(0.02)
-        await lanes.drain(1)
+            workers._learn(service_s)
+        assert workers.service_s == pytest.approx(0.02)
+        await workers.drain(1)
 
     run(main())
 
 
 def test_nothing_is_lost_while_clients_come_and_leave():
-    """Jobs of some clients, many cancelled at any moment: every other one is answered, and the lanes end."""
+    """Jobs of some clients, many cancelled at any moment: every other one is answered, and the workers end."""
 
     async def main():
         chance = random.Random(4)
-        lanes = Lanes(3, 60)
+        workers = WorkerPool(3, 60)
         for _ in range(20):
             gates = [Gate() for _ in range(3)]
-            held = [asyncio.create_task(lanes.submit(gate)) for gate in gates]
-            tasks = [asyncio.create_task(lanes.submit(lambda i=i: i, chance.randrange(4))) for i in range(60)]
+            held = [asyncio.create_task(workers.submit(gate)) for gate in gates]
+            tasks = [asyncio.create_task(workers.submit(lambda i=i: i, chance.randrange(4))) for i in range(60)]
             for gate in gates[: chance.randrange(4)]:
                 gate.release.set()
             leaving = set(chance.sample(range(60), 30))
@@ -406,30 +406,30 @@ def test_nothing_is_lost_while_clients_come_and_leave():
             for i, outcome in enumerate(found):
                 assert (i in leaving and isinstance(outcome, asyncio.CancelledError)) or outcome[0] == i
             await asyncio.gather(*held)
-        assert await lanes.drain(10)
-        assert lanes._queue.length == 0
-        assert not lanes._queue._jobs
-        for thread in lanes._threads:
+        assert await workers.drain(10)
+        assert workers._queue.length == 0
+        assert not workers._queue._jobs
+        for thread in workers._threads:
             await asyncio.to_thread(thread.join, 10)
-        assert not lanes.alive
-        assert lanes._queue._tickets.empty()
+        assert not workers.alive
+        assert workers._queue._tickets.empty()
 
     run(main())
 
 
 def test_who_comes_and_leaves_while_the_lanes_are_held_leaves_nothing():
     async def main():
-        lanes, gate = Lanes(1, 60), Gate()
-        running, _ = await waiting_behind(gate, lanes)
+        workers, gate = WorkerPool(1, 60), Gate()
+        running, _ = await waiting_behind(gate, workers)
         for _ in range(50):
-            waiting = asyncio.create_task(lanes.submit(lambda: None, "a"))
+            waiting = asyncio.create_task(workers.submit(lambda: None, "a"))
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        assert (lanes._queue.length, len(lanes._queue._jobs), lanes._queue._tickets.qsize()) == (0, 0, 0)
+        assert (workers._queue.length, len(workers._queue._jobs), workers._queue._tickets.qsize()) == (0, 0, 0)
         gate.release.set()
         await running
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
@@ -439,52 +439,52 @@ def test_lanes_share_the_time_ahead(count, most):
     """In 9 s, a second each: what runs and what waits together."""
 
     async def main():
-        lanes, gate = Lanes(count, budget_s=10), Gate()
-        tasks = [asyncio.create_task(lanes.submit(gate, "a")) for _ in range(most)]
+        workers, gate = WorkerPool(count, budget_s=10), Gate()
+        tasks = [asyncio.create_task(workers.submit(gate, "a")) for _ in range(most)]
         await asyncio.sleep(0)
-        lanes._service_s = 1.0
-        lanes.admit("a")
-        lanes._service_s = 0.0
-        tasks.append(asyncio.create_task(lanes.submit(gate, "a")))
+        workers._service_s = 1.0
+        workers.admit("a")
+        workers._service_s = 0.0
+        tasks.append(asyncio.create_task(workers.submit(gate, "a")))
         await asyncio.sleep(0)
-        lanes._service_s = 1.0
+        workers._service_s = 1.0
         with pytest.raises(Overloaded):
-            lanes.admit("a")
+            workers.admit("a")
         gate.release.set()
         await asyncio.gather(*tasks)
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
 
 def test_a_job_learns_whether_it_is_alone():
     async def main():
-        lanes, gate = Lanes(2, 60), Gate()
-        assert (await lanes.submit(lambda: lanes.alone))[0]
-        running = asyncio.create_task(lanes.submit(gate))
+        workers, gate = WorkerPool(2, 60), Gate()
+        assert (await workers.submit(lambda: workers.exclusive))[0]
+        running = asyncio.create_task(workers.submit(gate))
         await started(gate)
-        assert not (await lanes.submit(lambda: lanes.alone))[0]
+        assert not (await workers.submit(lambda: workers.exclusive))[0]
         gate.release.set()
         await running
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
 
 def test_a_jobs_time_is_what_its_lane_spent_on_it(monkeypatch):
-    """Not what it waited for, nor what the lane had nothing to do before; by a clock that only this test moves."""
+    """Not what it waited for, nor what the worker had nothing to do before; by a clock that only this test moves."""
     now = 0.0
     monkeypatch.setattr("app.runtime.worker_pool.perf_counter", lambda: now)
 
     async def main():
         nonlocal now
-        lanes, gates, learnt = Lanes(1, 60), [Gate() for _ in range(3)], []
-        lanes._learn = learnt.append
+        workers, gates, learnt = WorkerPool(1, 60), [Gate() for _ in range(3)], []
+        workers._learn = learnt.append
         now = 3.0
-        first = asyncio.create_task(lanes.submit(gates[0]))
+        first = asyncio.create_task(workers.submit(gates[0]))
         await started(gates[0])
         now = 5.0
-        second = asyncio.create_task(lanes.submit(gates[1]))
+        second = asyncio.create_task(workers.submit(gates[1]))
         await asyncio.sleep(0)
         now = 7.0
         gates[0].release.set()
@@ -494,13 +494,13 @@ def test_a_jobs_time_is_what_its_lane_spent_on_it(monkeypatch):
         gates[1].release.set()
         assert (await second)[1] == 2.0
         now = 20.0
-        third = asyncio.create_task(lanes.submit(gates[2]))
+        third = asyncio.create_task(workers.submit(gates[2]))
         await started(gates[2])
         now = 21.0
         gates[2].release.set()
         assert (await third)[1] == 0.0
         assert learnt == [4.0, 2.0, 1.0]
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
@@ -510,28 +510,28 @@ def test_a_lane_that_waits_keeps_no_photo():
         pass
 
     async def main():
-        lanes, photo = Lanes(1, 60), Photo()
+        workers, photo = WorkerPool(1, 60), Photo()
         kept = weakref.ref(photo)
-        await lanes.submit(lambda photo=photo: id(photo))
+        await workers.submit(lambda photo=photo: id(photo))
         del photo
-        # The lane lets go of it after its result is there.
+        # The worker lets go of it after its result is there.
         for _ in range(10_000):
             if kept() is None:
                 break
             await asyncio.sleep(0.001)
         assert kept() is None
-        await lanes.drain(10)
+        await workers.drain(10)
 
     run(main())
 
 
 def test_a_drain_waits_for_the_last_one():
     async def main():
-        lanes, gates = Lanes(2, 60), [Gate(), Gate()]
-        tasks = [asyncio.create_task(lanes.submit(gate)) for gate in gates]
+        workers, gates = WorkerPool(2, 60), [Gate(), Gate()]
+        tasks = [asyncio.create_task(workers.submit(gate)) for gate in gates]
         for gate in gates:
             await started(gate)
-        draining = asyncio.create_task(lanes.drain(10))
+        draining = asyncio.create_task(workers.drain(10))
         gates[0].release.set()
         await tasks[0]
         for _ in range(5):

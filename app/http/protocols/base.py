@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ... import errors
 from ...inference.classifier import Classifier
-from ...telemetry.request_record import Observation
+from ...telemetry.request_record import RequestRecord
 from ..body_reader import Body
 from ..service import Service
 
@@ -80,9 +80,9 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
     hardly faster for being batched on the CPUs that this is for, and a picture's scores are the same bits either way.
 
     Args:
-        request: its body is not read where no lane would be free in time.
+        request: its body is not read where no worker would be free in time.
         classifier: the model.
-        read: from the body to what is asked; runs in a lane.
+        read: from the body to what is asked; runs in a worker.
 
     Returns:
         What is asked, and ``float32 [N, C]`` scores of its pictures.
@@ -90,27 +90,31 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
     Raises:
         RequestError: the request is refused, or its first picture that fails is.
     """
-    service, seen = Service.of(request), Observation.of(request.scope)
-    lanes = service.lanes
+    service, record = Service.of(request), RequestRecord.of(request.scope)
+    workers = service.workers
     # Before the body is read: what arrives of a refused request is thrown away unseen.
     client = service.client_of(request)
-    lanes.admit(client)
+    workers.admit(client)
     started = perf_counter()
-    async with service.intake.hold(request) as body:
-        seen.timings_s["read"] = perf_counter() - started
+    async with service.body_reader.read(request) as body:
+        record.timings_s["read"] = perf_counter() - started
 
         def begin() -> tuple[A, tuple[NDArray[np.float32], float, float] | None]:
             asked = read(body)
-            return asked, classifier.scores(asked.pictures[0], alone=lanes.alone) if len(asked.pictures) == 1 else None
+            return asked, classifier.scores(asked.pictures[0], exclusive=workers.exclusive) if len(
+                asked.pictures
+            ) == 1 else None
 
         async def one(picture: Picture) -> NDArray[np.float32]:
-            (scores, _, _), _ = await lanes.submit(lambda: classifier.scores(picture, alone=lanes.alone), client)
+            (scores, _, _), _ = await workers.submit(
+                lambda: classifier.scores(picture, exclusive=workers.exclusive), client
+            )
             return scores
 
-        (asked, alone), queued_s = await lanes.submit(begin, client)
-        if alone is not None:
-            scores, decode_s, infer_s = alone
-            seen.timings_s |= {"queue": queued_s, "decode": decode_s, "infer": infer_s}
+        (asked, single), queued_s = await workers.submit(begin, client)
+        if single is not None:
+            scores, decode_s, infer_s = single
+            record.timings_s |= {"queue": queued_s, "decode": decode_s, "infer": infer_s}
             rows = [scores]
         else:
             try:
@@ -119,5 +123,5 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from None
             rows = [task.result() for task in tasks]
-    seen.images = len(rows)
+    record.images = len(rows)
     return asked, np.stack(rows)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from ... import __version__, errors
-from ...telemetry.request_record import Observation
+from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..service import Service
 from .base import NAME, REFUSALS
@@ -46,7 +46,7 @@ class Scene(BaseModel):
         description="The best class; empty where the photo shows none of the model's classes (`/predict`: `unknown`).",
     )
     confidence: float = Field(examples=[0.9312], description="The best class's score, 0 to 1.")
-    duration: float = Field(examples=[12.3], description="Milliseconds from the request's head to its answer.")
+    duration: float = Field(examples=[12.3], description="Milliseconds from the request's headers to its answer.")
 
 
 @router.post(
@@ -80,19 +80,19 @@ async def scene(request: Request) -> Scene:
     DeepStack has no word for unknown: an empty label is no class's, and no failure that a client would try again.
     """
     started = perf_counter()
-    service, seen = Service.of(request), Observation.of(request.scope)
+    service, record = Service.of(request), RequestRecord.of(request.scope)
     classifier = service.classifier
     request = await service.let_in_by_form(request, _KEY)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
     client = service.client_of(request)
-    service.lanes.admit(client)
-    async with service.intake.hold(request) as body:
-        seen.timings_s["read"] = perf_counter() - started
-        result, queued_s = await service.lanes.submit(
-            lambda: classifier(body.image(_FIELD), 1, alone=service.lanes.alone), client
+    service.workers.admit(client)
+    async with service.body_reader.read(request) as body:
+        record.timings_s["read"] = perf_counter() - started
+        result, queued_s = await service.workers.submit(
+            lambda: classifier(body.image(_FIELD), 1, exclusive=service.workers.exclusive), client
         )
-    seen.images = 1
-    seen.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
+    record.images = 1
+    record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
     best = result.predictions[0]
     duration = round((perf_counter() - started) * 1e3, 3)
     return Scene(success=True, label="" if result.unknown else best.label, confidence=best.score, duration=duration)

@@ -187,7 +187,7 @@ async def server_metadata() -> ServerMetadata:
 @router.get("/v2/health/live", summary="Server live", responses={503: {"model": ServerLive}})
 async def server_live(request: Request, response: Response) -> ServerLive:
     """As `/health/live`."""
-    live = Service.of(request).lanes.alive
+    live = Service.of(request).workers.alive
     response.status_code = 200 if live else 503
     return ServerLive(live=live)
 
@@ -198,7 +198,7 @@ async def server_ready(request: Request, response: Response) -> ServerReady:
     service = Service.of(request)
     ready, _ = service.readiness()
     response.status_code = 200 if ready else 503
-    return ServerReady(live=service.lanes.alive, ready=ready)
+    return ServerReady(live=service.workers.alive, ready=ready)
 
 
 @router.get(_MODEL, summary="Model metadata", responses=_UNKNOWN, openapi_extra=_NAMED)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from ... import errors
 from ...inference import class_activation_map
 from ...inference.class_activation_map import Explanation
-from ...telemetry.request_record import Observation
+from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..body_reader import Body
 from ..schemas import Box, ExplainQuery, ExplainResponse, ModelRef, PredictionOut, timing
@@ -52,30 +52,34 @@ async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> 
 
     `format=png` draws it: the part that the model sees in grey, with the evidence in colour; the rest is darkened.
     """
-    service, seen = Service.of(request), Observation.of(request.scope)
+    service, record = Service.of(request), RequestRecord.of(request.scope)
     classifier = service.classifier_for(query.model)
     classifier.model.check_explainable()
     index = None if query.label is None else class_activation_map.class_of(classifier.contract, query.label)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
     client = service.client_of(request)
-    service.lanes.admit(client)
+    service.workers.admit(client)
 
     def work(body: Body) -> tuple[Explanation, bytes, float]:
         photo = body.image()
-        explained = class_activation_map.explain(classifier, photo, index, alone=service.lanes.alone)
+        explained = class_activation_map.explain(classifier, photo, index, exclusive=service.workers.exclusive)
         if query.format == "json":
             return explained, b"", 0.0
         started = perf_counter()
-        return explained, class_activation_map.overlay(photo, explained, classifier.room), perf_counter() - started
+        return (
+            explained,
+            class_activation_map.overlay(photo, explained, classifier.decode_budget),
+            perf_counter() - started,
+        )
 
     started = perf_counter()
-    async with service.intake.hold(request) as body:
-        seen.timings_s["read"] = perf_counter() - started
-        (found, picture, draw_s), queued_s = await service.lanes.submit(lambda: work(body), client)
-    seen.images = 1
-    seen.timings_s |= {"queue": queued_s, "decode": found.decode_s, "infer": found.infer_s}
+    async with service.body_reader.read(request) as body:
+        record.timings_s["read"] = perf_counter() - started
+        (found, picture, draw_s), queued_s = await service.workers.submit(lambda: work(body), client)
+    record.images = 1
+    record.timings_s |= {"queue": queued_s, "decode": found.decode_s, "infer": found.infer_s}
     if query.format == "png":
-        seen.timings_s["draw"] = draw_s
+        record.timings_s["draw"] = draw_s
         headers = {"X-Label": quote(found.prediction.label), "X-Score": repr(found.prediction.score)}
         return Response(picture, headers=headers, media_type="image/png")
     prediction, (left, upper, right, lower) = found.prediction, found.box
@@ -88,6 +92,6 @@ async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> 
         bias=round(found.bias, 6),
         evidence=[[round(value, 6) for value in row] for row in found.evidence.tolist()],
         timing_ms=timing(found, queued_s),
-        request_id=seen.request_id,
+        request_id=record.request_id,
     )
     return Response(answer.model_dump_json(), media_type="application/json")

@@ -27,9 +27,9 @@ async def health(request: Request, response: Response) -> Health:
         precision_reason=served.precision_reason,
         input_size=InputSize(height=contract.resize.height, width=contract.resize.width),
         cpus=CpusOut(
-            lanes=service.lanes.count,
-            threads_per_lane=served.classifier.model.threads,
-            threads_alone=served.classifier.wide.threads,
+            workers=service.workers.count,
+            threads_per_worker=served.classifier.model.threads,
+            exclusive_threads=served.classifier.multithreaded.threads,
             reason=service.cpus.reason,
         ),
         last_update=UpdateOut.build(last) if last else None,
@@ -41,10 +41,12 @@ async def health(request: Request, response: Response) -> Health:
     "/health/live", summary="Liveness probe: restart the service if this fails", responses={503: {"model": Probe}}
 )
 async def live(request: Request, response: Response) -> Probe:
-    """The event loop answers, and every lane runs."""
-    alive = Service.of(request).lanes.alive
+    """The event loop answers, and every worker runs."""
+    alive = Service.of(request).workers.alive
     response.status_code = 200 if alive else 503
-    return Probe(status="alive" if alive else "not ready", reason="every lane runs" if alive else "a lane has ended")
+    return Probe(
+        status="alive" if alive else "not ready", reason="every worker runs" if alive else "a worker has ended"
+    )
 
 
 @router.get(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ... import errors
-from ...telemetry.request_record import Observation
+from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..body_reader import FIELD
 from ..schemas import (
@@ -93,25 +93,27 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     A body that begins as a picture is one, whatever its Content-Type; so is the only picture in a form or in JSON,
     whatever its name.
     """
-    service, seen = Service.of(request), Observation.of(request.scope)
+    service, record = Service.of(request), RequestRecord.of(request.scope)
     classifier = service.classifier_for(query.model)
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
     client = service.client_of(request)
-    service.lanes.admit(client)
-    camera = service.frames.camera(query.camera or (request.client.host if request.client else ""))
+    service.workers.admit(client)
+    camera = service.frame_cache.camera(query.camera or (request.client.host if request.client else ""))
     started = perf_counter()
-    async with service.intake.hold(request) as body:
-        seen.timings_s["read"] = perf_counter() - started
-        result, queued_s = await service.lanes.submit(
-            lambda: classifier(body.image(), query.top_k, query.min_score, alone=service.lanes.alone, camera=camera),
+    async with service.body_reader.read(request) as body:
+        record.timings_s["read"] = perf_counter() - started
+        result, queued_s = await service.workers.submit(
+            lambda: classifier(
+                body.image(), query.top_k, query.min_score, exclusive=service.workers.exclusive, camera=camera
+            ),
             client,
         )
-    seen.images = 1
-    seen.cached = result.cached if camera else None
-    seen.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
-    return Response(PredictResponse.encode(result, queued_s, seen.request_id), media_type="application/json")
+    record.images = 1
+    record.cached = result.cached if camera else None
+    record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
+    return Response(PredictResponse.encode(result, queued_s, record.request_id), media_type="application/json")
 
 
 @router.post(
@@ -126,42 +128,42 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
 
     Where none is named `file`, those are taken that have the name of the pictures among them.
     """
-    service, seen = Service.of(request), Observation.of(request.scope)
+    service, record = Service.of(request), RequestRecord.of(request.scope)
     classifier = service.classifier_for(query.model)
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
     client = service.client_of(request)
-    service.lanes.admit(client)
+    service.workers.admit(client)
 
     async def one(image: bytes) -> BatchResult | BatchProblem:
         try:
-            result, queued_s = await service.lanes.submit(
+            result, queued_s = await service.workers.submit(
                 lambda: classifier(image, query.top_k, query.min_score), client
             )
         except (errors.Overloaded, errors.Draining):
             raise
         except errors.RequestError as error:
-            return BatchProblem(problem=problems.describe(error, seen.request_id))
+            return BatchProblem(problem=problems.describe(error, record.request_id))
         return BatchResult(predictions=predictions(result), unknown=result.unknown, timing_ms=timing(result, queued_s))
 
     started = perf_counter()
-    async with service.intake.hold(request) as body:
-        seen.timings_s["read"] = perf_counter() - started
-        images, _ = await service.lanes.submit(lambda: body.images(service.limits.batch_images), client)
+    async with service.body_reader.read(request) as body:
+        record.timings_s["read"] = perf_counter() - started
+        images, _ = await service.workers.submit(lambda: body.images(service.limits.batch_images), client)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(image)) for image in images]
         except ExceptionGroup as failed:
             # No room for the whole batch: the group has cancelled the rest, the first refusal answers for all.
             raise failed.exceptions[0] from None
-    seen.images = len(images)
+    record.images = len(images)
     model = ModelRef(name=classifier.contract.name, version=classifier.contract.version)
-    answer = BatchResponse(model=model, results=[t.result() for t in tasks], request_id=seen.request_id)
+    answer = BatchResponse(model=model, results=[t.result() for t in tasks], request_id=record.request_id)
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-class Express:
+class PredictFastPath:
     """ASGI middleware that takes ``POST /predict`` past the framework's routing, straight to ``predict``.
 
     FastAPI's own middlewares, routing and parameter handling cost two fifths of the event loop's time for a photo.
@@ -175,7 +177,7 @@ class Express:
         if scope["type"] != "http" or scope["path"] != "/predict" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        Observation.of(scope).route = "/predict"
+        RequestRecord.of(scope).route = "/predict"
         request = Request(scope, receive)
         try:
             query = PredictQuery.model_validate(dict(request.query_params)) if scope["query_string"] else _DEFAULTS

@@ -68,10 +68,10 @@ def test_errors_have_the_form_and_the_statuses_that_its_clients_know(client, req
 
 def test_overload(tiny):
     with serving(tiny) as client:
-        lanes = client.server.config.app.state.service.lanes
-        lanes._service_s, lanes._pending = 10.0, lanes._pending + 99
+        workers = client.server.config.app.state.service.workers
+        workers._service_s, workers._pending = 10.0, workers._pending + 99
         response = client.post("/v1/vision/scene", files={"image": RED})
-        lanes._pending -= 99
+        workers._pending -= 99
         assert response.status_code == 503
         jsonschema.validate(response.json(), ERROR)
         assert int(response.headers["retry-after"]) > 1

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from app import __version__
 from app.http.protocols.open_inference_tensors import Inference
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import load
 from app.inference.model import Model
 from app.registry.source import BUNDLED
@@ -176,7 +176,7 @@ def test_the_same_bits_as_predict(box, box_server, fifty):
     (model,) = BUNDLED.glob("*.onnx")
     resize = Model(model).contract.resize
     expected = np.stack([scores_of(box, photo) for photo in fifty])
-    decoded = np.stack([load(photo, resize, Room(50_000_000)) for photo in fifty])
+    decoded = np.stack([load(photo, resize, DecodeBudget(50_000_000)) for photo in fifty])
 
     def scores(tensor, **asked) -> np.ndarray:
         return box_server.infer("everyday_202", [tensor], **asked).as_numpy("scores")
@@ -398,12 +398,12 @@ def test_one_bad_picture_fails_the_request(client, server):
 def test_overload_and_draining(tiny):
     """Refused before the body is read, with the time to wait; readiness says so too."""
     with serving(tiny) as client:
-        lanes = client.server.config.app.state.service.lanes
-        lanes._service_s, lanes._pending = 10.0, lanes._pending + 99
+        workers = client.server.config.app.state.service.workers
+        workers._service_s, workers._pending = 10.0, workers._pending + 99
         response = client.post("/v2/models/tiny/infer", json=body())
         assert "99 photos" in assert_error(response, 503)
         assert int(response.headers["retry-after"]) > 1
-        lanes._pending -= 99
+        workers._pending -= 99
         client.server.config.app.state.service.leaving = True
         assert client.get("/v2/health/ready").json() == {"live": True, "ready": False}
         assert client.get("/v2/health/live").json() == {"live": True}

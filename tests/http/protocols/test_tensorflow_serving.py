@@ -7,7 +7,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import load
 from app.inference.model import Model
 from app.registry.source import BUNDLED
@@ -118,7 +118,7 @@ def test_the_same_bits_as_predict(box, fifty):
 
     single = np.concatenate([scores(b64(photo)) for photo in fifty])
     batch = np.concatenate([scores(*map(b64, fifty[at : at + 5])) for at in range(0, 50, 5)])
-    decoded = np.concatenate([scores(load(photo, resize, Room(50_000_000)).tolist()) for photo in fifty])
+    decoded = np.concatenate([scores(load(photo, resize, DecodeBudget(50_000_000)).tolist()) for photo in fifty])
     for found in (single, batch, decoded):
         assert found.shape == (50, 202)
         assert found.tobytes() == expected.tobytes()
@@ -186,9 +186,9 @@ def test_what_is_not_served(client):
 def test_overload_and_draining(tiny):
     with serving(tiny) as client:
         service = client.server.config.app.state.service
-        service.lanes._service_s, service.lanes._pending = 10.0, service.lanes._pending + 99
+        service.workers._service_s, service.workers._pending = 10.0, service.workers._pending + 99
         response = client.post(PREDICT, json={"instances": [b64(RED)]})
-        service.lanes._pending -= 99
+        service.workers._pending -= 99
         assert "99 photos" in assert_error(response, 503)
         assert int(response.headers["retry-after"]) > 1
         service.leaving = True

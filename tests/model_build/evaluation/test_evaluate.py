@@ -12,7 +12,7 @@ import pytest
 from model_build.__main__ import main
 from model_build.errors import InputError
 from model_build.evaluation.evaluate import BINS, Evaluation, compare, measure, wilson
-from model_build.evaluation.targets import InProcess, Served
+from model_build.evaluation.targets import InProcess, RemoteTarget
 from tests import tiny_model
 from tests.conftest import ROOT, serving
 from tests.photos import encode, solid
@@ -129,7 +129,7 @@ def test_unknown_photos_are_counted(tmp_path, folder):
 
 def test_over_http_as_in_process(tiny, folder):
     with serving(tiny) as client:
-        served = Served(f"{client.base_url}")
+        served = RemoteTarget(f"{client.base_url}")
         over_http = measure(served, folder)
     in_process = measure(InProcess(tiny), folder)
     assert served.labels == in_process.labels
@@ -145,7 +145,7 @@ def test_what_the_service_refuses_is_skipped(tiny, tmp_path):
     (tmp_path / "red" / "0.png").write_bytes(encode(solid(PURE["red"]), "PNG"))
     (tmp_path / "red" / "big.bmp").write_bytes(encode(solid(PURE["red"], (1500, 1500)), "BMP"))
     with serving(tiny, max_body_bytes=5000) as client:
-        found = measure(Served(str(client.base_url)), tmp_path)
+        found = measure(RemoteTarget(str(client.base_url)), tmp_path)
     assert found.files == ("red/0.png",)
     assert len(found.skipped) == 1
     assert "more than 5000 bytes" in found.skipped[0]

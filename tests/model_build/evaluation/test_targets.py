@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from model_build.errors import InputError
-from model_build.evaluation.targets import InProcess, Served
+from model_build.evaluation.targets import InProcess, RemoteTarget
 from tests import tiny_model
 
 
@@ -50,7 +50,7 @@ def answer(version="1"):
 def test_a_busy_service_is_asked_again():
     busy = (503, "Retry-After: 0\r\n", {"detail": "Busy."})
     url, asked = answering(MODEL, LABELS, busy, busy, answer())
-    found = Served(url + "/")(b"photo")
+    found = RemoteTarget(url + "/")(b"photo")
     assert (found.ranked, found.score, found.decode_s) == ((1, 0), 0.75, 0.002)
     # No more classes than the model has.
     assert asked == [["GET", "/model"], ["GET", "/labels"], *[["POST", "/predict?top_k=2"]] * 3]
@@ -67,7 +67,7 @@ def test_a_busy_service_is_asked_again():
 )
 def test_a_service_that_fails_ends_the_measurement(last, says):
     url, _ = answering(MODEL, LABELS, last)
-    served = Served(url)
+    served = RemoteTarget(url)
     with pytest.raises(InputError, match=says):
         served(b"photo")
 
@@ -82,7 +82,7 @@ def test_a_service_that_fails_ends_the_measurement(last, says):
 def test_not_this_service(answers, says):
     url, _ = answering(*answers)
     with pytest.raises(InputError, match=says):
-        Served(url)
+        RemoteTarget(url)
 
 
 def test_a_model_that_computes_something_else_is_not_measured(tmp_path):

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize, load
 from app.inference.model import Model
 from app.registry.source import BUNDLED
@@ -215,7 +215,9 @@ def test_the_model_in_the_box():
     assert model.contract.version == graph.digest(proto)[:12]
     check(
         proto,
-        np.stack([load((SKIMAGE / n).read_bytes(), model.contract.resize, Room(10**8)) for n in ("chelsea.png",)]),
+        np.stack(
+            [load((SKIMAGE / n).read_bytes(), model.contract.resize, DecodeBudget(10**8)) for n in ("chelsea.png",)]
+        ),
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from app.inference.classifier import Classifier
 from app.inference.contract import Contract
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import load
 from app.inference.model import Model
 from model_build.__main__ import main
@@ -76,7 +76,7 @@ def test_the_file_is_complete_in_itself(built, precision):
     assert found.parameters == 3_538_984
     assert found.provenance["tools"]["keras"]
     assert found.measured["against"] == ("keras" if precision == "fp32" else "fp32")
-    Classifier(Model(built / name), Room(10**8)).check_golden()
+    Classifier(Model(built / name), DecodeBudget(10**8)).check_golden()
     assert sorted(path.name for path in built.iterdir()) == [
         "mobilenet_v2_1.0_224.fp32.onnx",
         "mobilenet_v2_1.0_224.int8.onnx",
@@ -149,7 +149,7 @@ def test_a_fine_tuned_keras_2_model_serves(fine_tuned, tmp_path):
     assert (found.labels, found.resize.height) == (tuple(names), 96)
     photo = (SKIMAGE / "coffee.png").read_bytes()
     original = weights.load(str(fine_tuned), 1.0, None, None).model
-    logits = np.asarray(original(load(photo, found.resize, Room(10**8))[np.newaxis].astype(np.float32)))[0]
+    logits = np.asarray(original(load(photo, found.resize, DecodeBudget(10**8))[np.newaxis].astype(np.float32)))[0]
     with serving(path) as client:
         answer = client.post("/predict?top_k=1", files={"file": photo}).json()["predictions"][0]
     assert answer["label"] == names[int(logits.argmax())]

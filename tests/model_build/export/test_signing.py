@@ -52,11 +52,11 @@ def rewritten(path, order) -> None:
 
 def test_a_file_without_a_checksum_gets_one(tmp_path):
     path = tiny_model.write(tmp_path / "m.onnx")
-    sealed = path.read_bytes()
+    has_checksum = path.read_bytes()
     rewritten(path, lambda entries: [entry for entry in entries if entry[0] != "sha256"])
-    assert not ModelFile.read(path)[0].sealed
+    assert not ModelFile.read(path)[0].has_checksum
     assert main(["sign", str(path)]) == 0
-    assert path.read_bytes() == sealed
+    assert path.read_bytes() == has_checksum
 
 
 @pytest.mark.parametrize("order", [reversed, sorted], ids=["reversed", "sorted"])
@@ -78,7 +78,7 @@ def test_a_file_that_was_signed_elsewhere_in_its_metadata_is_signed_again(tmp_pa
         ModelFile.read(path, public_key(public))
     assert main(["sign", str(path), "--key", str(private)]) == 0
     file, data = ModelFile.read(path, public_key(public))
-    assert file.sealed
+    assert file.has_checksum
     assert Model(path, data=data).contract == tiny_model.contract()
     assert [entry.key for entry in onnx.load(path).metadata_props].count("signature") == 1
     # One that does not have its own checksum is not made whole by signing it.

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from app.inference.contract import Contract
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize
 from app.inference.model import Model
 from model_build.__main__ import main
@@ -73,7 +73,7 @@ def test_keras_weights_give_the_same_scores(alpha, size):
 def test_keras_imagenet_weights_give_the_same_scores_on_photos():
     files = photos.images_in(SHARED / "images" / "imagenet")[::5][:50]
     resize = Resize(224, 224, 0.875, "bilinear")
-    images = np.stack([photos.imaging.load(path.read_bytes(), resize, Room(10**8)) for path in files])
+    images = np.stack([photos.imaging.load(path.read_bytes(), resize, DecodeBudget(10**8)) for path in files])
     theirs, ours = (weights.load("imagenet", 1.0, None, None, name).model for name in ("keras", "reference"))
     assert len(images) == 50
     expected = scores(theirs, images)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from app.inference.classifier import Classifier
-from app.inference.decode_budget import Room
+from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import load
 from app.inference.model import Model
 from model_build.__main__ import main
@@ -29,7 +29,7 @@ COLOURS = {
 PICTURES = 15
 #: What the command must do without.
 BLOCKED = {
-    *("tensorflow", "keras", "tf2onnx", "h5py", "scipy", "sklearn", "skimage", "sympy", "rich"),  # the workshop's
+    *("tensorflow", "keras", "tf2onnx", "h5py", "scipy", "sklearn", "skimage", "sympy", "rich"),  # the model builder's
     *("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),  # and the service's
 }
 
@@ -102,7 +102,7 @@ def base(request, tmp_path_factory, bins):
     model = network()
     if request.param == "int8":
         rule = tiny_model.contract().resize
-        pixels = [load(path.read_bytes(), rule, Room(10**6)) for path in sorted(bins.rglob("*.png"))]
+        pixels = [load(path.read_bytes(), rule, DecodeBudget(10**6)) for path in sorted(bins.rglob("*.png"))]
         model = quantize.quantize(model, np.stack(pixels))
     return save(model, folder / f"base.{request.param}.onnx", request.param)
 
@@ -152,7 +152,7 @@ def test_the_same_folder_gives_the_same_bytes(taught, base, bins, tmp_path):
 def test_the_file_says_everything(taught, base):
     model = Model(taught[0])
     contract = model.contract
-    Classifier(model, Room(10**6)).check_golden()
+    Classifier(model, DecodeBudget(10**6)).check_golden()
     assert contract.labels == ("blue bin", "green bin", "red bin", "yellow bin")
     assert contract.version == graph.digest(onnx.load(taught[0]))[:12]
     assert contract.golden.tolerance == golden.TOLERANCE[contract.precision]

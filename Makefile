@@ -79,7 +79,7 @@ lock: .venv/all  ## lock the newest allowed versions of everything
 	done
 
 clean:  ## forget the environment and all caches; models stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis site
 
 # The three environments are one, filled as far as a target needs it; each set contains the one before.
 .venv/bin/python:

@@ -54,8 +54,8 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
 
 #: What a group has to say before its table.
 _INTRODUCTIONS: Final = {
-    "Models": "[Updating models](models/update.md) explains how a model is found, checked and replaced; "
-    "[Signing models](models/sign.md) explains the key.",
+    "Models": "[Update models](models/update.md) explains how a model is found, checked and replaced, and\n"
+    "[Sign models](models/sign.md) explains the key.",
     "Address": "A path prefix is explained in [Behind a proxy](deployment/proxies.md#a-path-prefix).",
     "Capacity": "[Capacity](capacity.md) explains how many photos a machine can answer.",
     "Limits on requests": "[Reliability](reliability.md#memory) explains how the service plans its memory.",
@@ -70,9 +70,9 @@ _TOP: Final = """\
 
 <!-- Written by `python -m docs.generate` from app/settings.py; a test compares. -->
 
-The service is configured by environment variables, and by nothing else. All of them are optional: without any, it
-serves the bundled model on port 8000. A wrong value or a misspelt name ends the start with a line that says what is
-wrong.
+The service is configured by environment variables, and by nothing else. All of them are optional. Without any, it
+listens on port 8000 and serves the newest model in `models/`, or the bundled one if there is none. A wrong value or a
+misspelt name ends the start with a line that says what is wrong.
 
 A gateway that serves its own model, to cameras that have a key:
 
@@ -105,10 +105,9 @@ def values(field: FieldInfo) -> str:
     most = next((item.le for item in field.metadata if isinstance(item, Le)), None)
     if kind not in ("whole number", "number") or (least is None and above is None):
         return kind
-    low = f"{least}" if above is None else f"above {above}"
-    if most is None:
-        return f"{kind}, {low} or more" if above is None else f"{kind}, {low}"
-    return f"{kind}, {low} to {most}"
+    if above is not None:
+        return f"{kind} above {above}" + ("" if most is None else f", at most {most}")
+    return f"{kind}, {least} or more" if most is None else f"{kind}, {least} to {most}"
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -329,7 +329,7 @@ def test_the_command_line_understands_what_its_page_shows():
 def test_the_readmes_photo_is_answered_as_it_says(box):
     (command,) = [words for words in simple_commands("\n".join(blocks(ROOT / "README.md", "sh"))) if words[0] == "curl"]
     photo = Path(skimage.__file__).parent / "data/chelsea.png"
-    words = [word.replace("@chelsea.png", f"@{photo}").replace("localhost:8000", _address(box)) for word in command]
+    words = [word.replace("@photo.jpg", f"@{photo}").replace("localhost:8000", _address(box)) for word in command]
     ran = subprocess.run([words[0], "-sS", *words[1:]], capture_output=True, text=True, check=True)
     answer = json.loads(ran.stdout)
     for path in (ROOT / "README.md", DOCS / "getting-started.md"):

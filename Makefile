@@ -64,7 +64,7 @@ screenshots: .venv/all  ## the pictures of the web page in docs/
 docs: .venv/runtime  ## the documentation as a site, into site/
 	$(BIN)/python -m pip install $(LOCKED) -r requirements/docs.txt
 	$(BIN)/python -m docs.generate
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lock: UPGRADE := --upgrade
 lock: .venv/all  ## lock the newest allowed versions of everything

@@ -312,6 +312,7 @@ def test_commands_were_found():
     """The patterns above still find what is there."""
     programs = [words[0] for _, words in COMMANDS]
     assert min(map(programs.count, ("make", "edge-classifier", "python", "curl", "pip"))) > 5
+    assert {program for program in programs if program.startswith("edge-classifier")} <= set(PROJECT["scripts"])
     assert PROJECT["scripts"]["edge-classifier"].endswith("cli:main")
 
 

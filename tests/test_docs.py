@@ -13,9 +13,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage
 import yaml
+from PIL import Image
 
 from app.cli.commands import parse_args
 from app.http import problems
@@ -340,6 +342,24 @@ def test_the_readmes_photo_is_answered_as_it_says(box):
         for one, other in zip(answer["predictions"], shown["predictions"], strict=True):
             # Not every processor rounds alike.
             assert one == other | {"score": pytest.approx(other["score"], abs=0.02)}
+
+
+def test_the_readmes_own_classes_are_served(tmp_path, monkeypatch):
+    script = "\n".join(blocks(ROOT / "README.md", "sh"))
+    (teach,) = [words for words in simple_commands(script) if words[0] == "edge-classifier-build"]
+    (made,) = re.findall(r"CLASSIFIER_MODEL=(\S+)", script)
+    command, model, folder = teach[1:]
+    random = np.random.default_rng(0)
+    for label, redness in (("red", 180), ("grey", 0)):
+        (tmp_path / folder / label).mkdir(parents=True)
+        for number in range(10):
+            noise = random.integers(0, 70, (80, 80, 3), np.uint8) + np.array([redness, 0, 0], np.uint8)
+            (tmp_path / folder / label / f"{number}.jpg").write_bytes(encode(Image.fromarray(noise), "JPEG"))
+    monkeypatch.chdir(tmp_path)
+    assert builder.main([command, str(ROOT / model), folder]) == 0
+    with serving(tmp_path / made) as client:
+        answer = client.post("/predict", content=(tmp_path / folder / "red/0.jpg").read_bytes()).json()
+    assert answer["predictions"][0]["label"] == "red"
 
 
 @pytest.mark.parametrize("name", ["getting-started.md", "explain.md", "security.md"])

@@ -1,5 +1,5 @@
 # The service in an empty image: CPython, the locked dependencies and the libraries that they load; nothing else.
-# docs/image.md says what is left out and why.
+# docs/deployment/image.md says what is left out and why.
 #
 #   docker build -t edge-classifier .
 #   docker build -t edge-classifier --build-arg MODEL=models/mobilenet_v2_1.0_224.int8.onnx .

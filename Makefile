@@ -12,7 +12,7 @@ EXPORT ?=
 
 # Packages that `make wheels` has fetched elsewhere, for a machine without a network: make serve WHEELS=wheels
 WHEELS ?=
-.PHONY: help serve wheels model test lint bench load format image image-test screenshots alerts lock clean
+.PHONY: help serve wheels model test lint bench load format image image-test screenshots docs alerts lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -61,19 +61,25 @@ image-test: .venv/all image  ## runs it as a gateway does, and POSTs photos to i
 screenshots: .venv/all  ## the pictures of the web page in docs/
 	$(BIN)/python -m tests.e2e.screenshots
 
+docs: .venv/runtime  ## the documentation as a site, into site/
+	$(BIN)/python -m pip install $(LOCKED) -r requirements/docs.txt
+	$(BIN)/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 lock: UPGRADE := --upgrade
 lock: .venv/all  ## lock the newest allowed versions of everything
 	$(BIN)/python -m pip install $(LOCKED) -r requirements/lock.txt
 	for set in "all:pyproject.toml --all-extras" "build:pyproject.toml --extra build" "runtime:pyproject.toml" \
 	           "heic:pyproject.toml --extra heic" "signatures:pyproject.toml --extra signatures" \
-	           "traces:pyproject.toml --extra traces" "image:--group image" "lock:--group lock"; do \
+	           "traces:pyproject.toml --extra traces" "image:--group image" \
+	           "docs:--group docs" "lock:--group lock"; do \
 	  $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --custom-compile-command 'make lock' $${set#*:} \
 	    $$([ "$${set%%:*}" = all ] || echo --constraint requirements/all.txt) -o requirements/$${set%%:*}.txt || exit; \
 	done
 
 clean:  ## forget the environment and all caches; models stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis site
 
 # The three environments are one, filled as far as a target needs it; each set contains the one before.
 .venv/bin/python:

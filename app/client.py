@@ -43,7 +43,7 @@ class ProblemError(ClientError):
 
     Attributes:
         status: HTTP status code; 200 where the answer is not what the service answers with.
-        type: ``urn:edge-classifier:problem:...``, as the service's README lists them; ``about:blank`` if the answer
+        type: ``urn:edge-classifier:problem:...``, as ``docs/errors.md`` lists them; ``about:blank`` if the answer
             was not the service's own, but e.g. a proxy's.
         title: the type in words.
         detail: what happened and what to do about it; of an answer that does not say it, its beginning.

@@ -72,7 +72,9 @@ def misspelt(environment: Iterable[tuple[str, str]], known: Iterable[str]) -> li
             continue
         else:
             near = get_close_matches(rest, settings, n=1)
-        hint = f"did you mean {_PREFIX}{near[0]}?" if near else "the README has a table of those that there are"
+        hint = (
+            f"did you mean {_PREFIX}{near[0]}?" if near else "docs/configuration.md has a table of those that there are"
+        )
         lines.append(f"{given}: there is no such setting; {hint}")
     return lines
 
@@ -82,7 +84,7 @@ Several = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(mi
 
 
 class Settings(BaseSettings):
-    """Everything that can be configured. The descriptions are the README's configuration table (a test compares)."""
+    """Everything that can be configured. ``docs/configuration.md`` is made from it (a test compares)."""
 
     model_config = SettingsConfigDict(env_prefix="CLASSIFIER_", extra="ignore", frozen=True, hide_input_in_errors=True)
 

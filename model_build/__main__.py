@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from model_build.commands import cost, evaluate, export, sign, teach, train
 from model_build.errors import BuildError
@@ -9,9 +10,15 @@ from model_build.errors import BuildError
 COMMANDS = (export, train, teach, sign, evaluate, cost)
 
 
+def _called() -> str:
+    """How this is called: by the installed command, or as a module."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("edge-classifier") else "python -m model_build"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m model_build", description="Makes, checks and measures models.")
+    parser = argparse.ArgumentParser(prog=_called(), description="Makes, checks and measures models.")
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in COMMANDS:
         command.add_to(commands)
@@ -26,5 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """``edge-classifier-build``: ends with the command's exit code."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

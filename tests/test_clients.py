@@ -1,4 +1,4 @@
-"""docs/clients.md: its addresses exist, its Python runs, what it gives Home Assistant and Node-RED has their form."""
+"""docs/clients/: its addresses exist, its Python runs, what it gives Home Assistant and Node-RED has their form."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from app.settings import Settings
 from tests.conftest import ROOT
 from tests.photos import encode, quarters
 
-GUIDE = (ROOT / "docs/clients.md").read_text()
-FLOW = json.loads((ROOT / "docs/node-red-flow.json").read_text())
+GUIDE = "\n".join(path.read_text() for path in sorted((ROOT / "docs/clients").glob("*.md")))
+FLOW = json.loads((ROOT / "docs/clients/node-red-flow.json").read_text())
 
 
 def blocks(language: str) -> list[str]:

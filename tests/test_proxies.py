@@ -1,4 +1,4 @@
-"""docs/proxies.md: photos go through each proxy as it is configured there, sent as clients do by default."""
+"""docs/deployment/proxies.md: photos go through each proxy as it is configured there, sent as clients do by default."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from tests.conftest import ROOT, serving
 from tests.manifests.tools import tool
 from tests.photos import encode
 
-GUIDE = (ROOT / "docs/proxies.md").read_text()
+GUIDE = (ROOT / "docs/deployment/proxies.md").read_text()
 KEY = "0123456789abcdef"
 #: By proxy: its block in the guide, where it listens there, and what has to change to leave the prefix on.
 PROXIES = {

@@ -88,8 +88,8 @@ def test_a_path_prefix_has_one_form(value):
         ("classifier_prot", "did you mean CLASSIFIER_PORT?"),
         ("CLASSIFER_PORT", "did you mean CLASSIFIER_PORT?"),
         ("CLASSIFIERS_MAX_PIXELS", "did you mean CLASSIFIER_MAX_PIXELS?"),
-        ("CLASSIFIER_COFFEE_MUGS", "the README has a table of those that there are"),
-        ("CLASSIFIER_", "the README has a table of those that there are"),
+        ("CLASSIFIER_COFFEE_MUGS", "docs/configuration.md has a table of those that there are"),
+        ("CLASSIFIER_", "docs/configuration.md has a table of those that there are"),
         # systemd's own names have no prefix.
         ("CLASSIFIER_WATCHDOG_USEC", "no such setting"),
     ],

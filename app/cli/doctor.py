@@ -63,7 +63,7 @@ def findings() -> Iterator[Finding]:
         settings = Settings()
     except ValidationError as error:
         for line in wrong_settings(error):
-            yield Finding("settings", "fail", line, "set the variable as the README's table says")
+            yield Finding("settings", "fail", line, "set the variable as docs/configuration.md says")
         return
     for line in deprecated():
         yield Finding("settings", "warn", line, "rename the variable")

@@ -168,8 +168,6 @@ def _findings(answer: bytes) -> Findings:
 
 def _limit(memory: int, seconds: float) -> None:
     """Bounds what this process may take, beside what it has taken already."""
-    if sys.platform == "win32":
-        return
     import resource
 
     # It outlives its parent by this much at most, also while it holds the interpreter's lock.

@@ -1,4 +1,4 @@
-"""How much memory a service needs, as measured: docs/kubernetes.md, "Memory"."""
+"""How much memory a service needs, as measured: docs/deployment/kubernetes.md, "Memory"."""
 
 
 def needed_bytes(megapixels: float) -> float:

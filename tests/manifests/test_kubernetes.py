@@ -93,8 +93,8 @@ def test_every_document_is_valid(name, component, tmp_path):
 
 
 def test_the_documented_site_renders(tmp_path):
-    """The example in docs/kubernetes.md, with this checkout in the place of its neighbour."""
-    text = (ROOT / "docs/kubernetes.md").read_text().split("```yaml\n", 1)[1].split("```", 1)[0]
+    """The example in docs/deployment/kubernetes.md, with this checkout in the place of its neighbour."""
+    text = (ROOT / "docs/deployment/kubernetes.md").read_text().split("```yaml\n", 1)[1].split("```", 1)[0]
     site = tmp_path / "site"
     site.mkdir()
     text = text.replace("../edge-classifier/", f"{os.path.relpath(ROOT, site.resolve())}/")

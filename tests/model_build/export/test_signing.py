@@ -100,7 +100,7 @@ def test_what_earlier_versions_signed_at_the_end_stays_valid(tmp_path, keys):
 
 
 def test_openssl_agrees(tmp_path, keys):
-    """What docs/models.md says about checking a file by hand."""
+    """What docs/models/sign.md says about checking a file by hand."""
     private, _ = keys
     path = tiny_model.write(tmp_path / "m.onnx")
     assert main(["sign", str(path), "--key", str(private)]) == 0

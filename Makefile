@@ -6,13 +6,15 @@ BIN := .venv/bin
 CALIBRATION ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('skimage').submodule_search_locations[0])" 2>/dev/null)/data
 # What builds and runs the image; podman needs the image's whole format for its HEALTHCHECK.
 ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)))
-IMAGE ?= edge-classifier:0.1.0
+IMAGE ?= edge-classifier:$(VERSION)
+# The one place that states it; everything else reads it, or is held to it by tests/test_release.py.
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' app/__init__.py)
 # More options for the export, e.g. make model EXPORT="--alpha 0.35 --input-size 128"
 EXPORT ?=
 
 # Packages that `make wheels` has fetched elsewhere, for a machine without a network: make serve WHEELS=wheels
 WHEELS ?=
-.PHONY: help serve wheels model test lint bench load format image image-test screenshots docs alerts lock clean
+.PHONY: help serve wheels model test lint bench load format image image-test screenshots docs alerts lock version clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -52,7 +54,8 @@ bench-models:
 image:  ## the container image; MODEL=FILE.onnx, PLATFORM=linux/arm64, EXTRAS="heic ...", BUILD="<more options>"
 	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker --isolation chroot) \
 	  $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(MODEL),--build-arg MODEL=$(MODEL)) \
-	  --build-arg EXTRAS="$(EXTRAS)" --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) \
+	  --build-arg EXTRAS="$(EXTRAS)" --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) \
 	  $(BUILD) -t $(IMAGE) .
 
 image-test: .venv/all image  ## runs it as a gateway does, and POSTs photos to it
@@ -77,6 +80,9 @@ lock: .venv/all  ## lock the newest allowed versions of everything
 	    --no-emit-find-links --custom-compile-command 'make lock' $${set#*:} \
 	    $$([ "$${set%%:*}" = all ] || echo --constraint requirements/all.txt) -o requirements/$${set%%:*}.txt || exit; \
 	done
+
+version:  ## the version of this tree
+	@echo $(VERSION)
 
 clean:  ## forget the environment and all caches; models stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis site

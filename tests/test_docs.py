@@ -19,6 +19,7 @@ import skimage
 import yaml
 from PIL import Image
 
+from app import __version__
 from app.cli.commands import parse_args
 from app.http import problems
 from app.main import create_app
@@ -267,7 +268,7 @@ def check(words: list[str], monkeypatch) -> None:
         case ["docker", "compose", "up", *services]:
             assert set(services) <= set(yaml.safe_load((ROOT / "compose.yaml").read_text())["services"])
         case ["docker", "run", *arguments]:
-            (image,) = re.findall(r"^IMAGE \?= (.*)", MAKEFILE, re.MULTILINE)
+            image = f"edge-classifier:{__version__}"
             assert image in arguments
         case ["docker", "network", *_]:
             pass

@@ -14,7 +14,7 @@ EXPORT ?=
 
 # Packages that `make wheels` has fetched elsewhere, for a machine without a network: make serve WHEELS=wheels
 WHEELS ?=
-.PHONY: help serve wheels model test lint bench load format image image-test screenshots docs alerts lock version clean
+.PHONY: help serve wheels model test lint bench load format image image-test screenshots docs lock version clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12

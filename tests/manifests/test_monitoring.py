@@ -92,7 +92,7 @@ def test_a_misspelt_query_is_found(query, reported):
 
 def test_the_rule_for_kubernetes_is_the_same():
     made = yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())
-    assert made["spec"] == RULES, "run `make alerts`"
+    assert made["spec"] == RULES, "copy what alerts.yml has"
 
 
 def test_thresholds_follow_the_settings():

@@ -1,6 +1,6 @@
-"""``python -m docs.generate``: writes docs/configuration.md from ``Settings``; a test compares.
+"""``python -m docs.generate``: writes docs/configuration.md from ``Settings`` and the rooms into docs/architecture.md.
 
-It stands beside what it writes, and the site leaves it out.
+Tests compare. It stands beside what it writes, and the site leaves it out.
 """
 
 from pathlib import Path
@@ -12,8 +12,20 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from app.settings import Settings
+from docs.rooms import drawing
 
 PAGE: Final = Path(__file__).with_name("configuration.md")
+
+ARCHITECTURE: Final = Path(__file__).with_name("architecture.md")
+
+#: The rooms of the two packages.
+ROOMS: Final = {
+    "app": (
+        "errors", "settings", "client", "runtime", "inference", "registry", "telemetry", "http", "http.protocols",
+        "main", "cli",
+    ),
+    "model_build": ("errors", "terminal", "network", "dataset", "export", "training", "evaluation", "commands"),
+}  # fmt: skip
 
 #: Every setting in exactly one group, in the order of the page.
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
@@ -133,5 +145,16 @@ def configuration() -> str:
     return "\n".join(parts)
 
 
+def architecture() -> str:
+    """The page about the architecture, with the rooms as they are in the code."""
+    page = ARCHITECTURE.read_text()
+    for package, rooms in ROOMS.items():
+        begin, end = f"<!-- rooms of {package} -->", f"<!-- end of the rooms of {package} -->"
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n\n{drawing(package, rooms)}\n\n{end}{rest.partition(end)[2]}"
+    return page
+
+
 if __name__ == "__main__":
     PAGE.write_text(configuration())
+    ARCHITECTURE.write_text(architecture())

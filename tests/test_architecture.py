@@ -2,10 +2,11 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
+from docs import generate
+from docs.rooms import arrows, inside, modules, packages, room
 from tests.conftest import ROOT
 
 #: Which rooms of the service each one may import, beside itself and ``errors``. ``docs/architecture.md`` has the same
@@ -33,69 +34,10 @@ BUILDER = {
     "evaluation": {"dataset"},
     "commands": {"dataset", "network", "export", "training", "evaluation", "terminal"},
 }
-#: What both may use of everywhere: the errors, and the version and such in the package itself.
-EVERYBODYS = {"errors", ""}
 #: What the model builder may use of the service.
 SHARED = {"inference", "runtime", "errors", "client", ""}
 HEAVY = {"tensorflow", "keras", "tf2onnx", "onnx", "model_build", "h5py", "scipy", "skimage", "matplotlib"}
 HTTP = {"fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "prometheus_client", "httptools", "httpx"}
-
-
-def modules(package: str) -> dict[str, Path]:
-    """The modules of a package by their dotted names, without the package's own name."""
-    found = {}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        parts = path.relative_to(ROOT / package).with_suffix("").parts
-        found[".".join(part for part in parts if part != "__init__")] = path
-    return found
-
-
-def room(module: str, rooms: dict[str, set[str]]) -> str:
-    """The room that a module stands in; "" for the package's own two files."""
-    if module in {"", "__main__"}:
-        return ""
-    fitting = [name for name in rooms if module == name or module.startswith(f"{name}.")]
-    assert fitting, f"{module} stands in no room"
-    return max(fitting, key=len)
-
-
-def imports(path: Path) -> set[str]:
-    """Everything that a file imports, wherever in it, by absolute dotted names."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) + 1 - node.level] if node.level else ()
-            module = ".".join([*start, *([node.module] if node.module else [])])
-            found |= {f"{module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def packages(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in imports(path)}
-
-
-def inside(package: str, path: Path) -> set[str]:
-    """The modules of ``package`` that a file imports, without the package's name."""
-    known, found = modules(package), set()
-    for name in imports(path):
-        if name != package and not name.startswith(f"{package}."):
-            continue
-        rest = name.removeprefix(package).removeprefix(".")
-        # The last part may be something in a module.
-        found.add(rest if rest in known else rest.rpartition(".")[0])
-    return found
-
-
-def arrows(package: str, rooms: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The rooms that the code of each room really imports."""
-    found: dict[str, set[str]] = {name: set() for name in rooms}
-    for module, path in modules(package).items():
-        if here := room(module, rooms):
-            found[here] |= {room(other, rooms) for other in inside(package, path)} - {here} - EVERYBODYS
-    return found
 
 
 CASES = [("app", ROOMS), ("model_build", BUILDER)]
@@ -121,6 +63,17 @@ def test_there_is_no_cycle(package, rooms):
         free = {name for name, others in left.items() if not others & left.keys()}
         assert free, f"a cycle between {sorted(left)}"
         left = {name: others for name, others in left.items() if name not in free}
+
+
+def test_a_module_in_no_room_is_found():
+    with pytest.raises(LookupError, match="stands in no room"):
+        room("helpers", ROOMS)
+
+
+def test_the_drawing_is_of_the_code():
+    assert generate.ARCHITECTURE.read_text() == generate.architecture(), "run python -m docs.generate"
+    assert list(generate.ROOMS["app"]) == list(ROOMS)
+    assert list(generate.ROOMS["model_build"]) == list(BUILDER)
 
 
 def test_the_top_is_small():

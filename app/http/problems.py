@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from .. import errors
 from ..telemetry.request_record import MORE_CAME, RequestRecord
-from .schemas import Problem
+from .schemas.problem import Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
 #: Where the OpenAPI document has the Problem schema.

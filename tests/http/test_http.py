@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.http.schemas import PredictResponse
+from app.http.schemas.predict import PredictResponse
 from tests.conftest import assert_problem
 from tests.photos import encode, png_bomb, quarters, solid
 

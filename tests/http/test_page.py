@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 
 from app.http.routes import page
-from app.http.schemas import TINY_PNG
+from app.http.schemas.common import TINY_PNG
 from app.registry.source import BUNDLED
 from tests.conftest import ROOT, assert_problem, serving
 

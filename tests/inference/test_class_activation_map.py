@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from app.errors import InvalidParameter, NotExplainable
-from app.http.schemas import ExplainResponse
+from app.http.schemas.explain import ExplainResponse
 from app.inference import class_activation_map
 from app.inference.classifier import Classifier
 from app.inference.decode_budget import DecodeBudget

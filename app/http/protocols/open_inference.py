@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ... import __version__, errors
 from .. import problems
-from ..schemas import TINY_PNG
+from ..schemas.common import TINY_PNG
 from ..service import Service
 from .base import NAME, REFUSALS, VERSION, model, score
 from .open_inference_tensors import ENCODED, EXTENSIONS, PIXELS, SCORES, Inference

@@ -16,7 +16,7 @@ from ... import errors
 from ...inference.contract import Contract
 from .. import problems
 from ..encodings import begins_as_picture, from_base64, json_object, picture, pixels
-from ..schemas import TINY_PNG
+from ..schemas.common import TINY_PNG
 from ..service import Service
 from .base import NAME, REFUSALS, VERSION, Picture, model, score
 

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from ... import errors
 from .. import problems
-from ..schemas import ModelQuery, ReloadResponse, UpdateOut
+from ..schemas.common import ModelQuery
+from ..schemas.models import ReloadResponse, UpdateOut
 from ..service import Service
 
 _LOCKED: Final = (

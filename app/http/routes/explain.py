@@ -12,7 +12,8 @@ from ...inference.class_activation_map import Explanation
 from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..body_reader import Body
-from ..schemas import Box, ExplainQuery, ExplainResponse, ModelRef, PredictionOut, timing
+from ..schemas.common import ModelRef, PredictionOut, timing
+from ..schemas.explain import Box, ExplainQuery, ExplainResponse
 from ..service import Service
 from .predict import ERRORS, PHOTO
 

@@ -4,7 +4,9 @@ from time import monotonic
 
 from fastapi import APIRouter, Request, Response
 
-from ..schemas import CpusOut, Health, InputSize, ModelRef, Probe, UpdateOut
+from ..schemas.common import ModelRef
+from ..schemas.health import CpusOut, Health, InputSize, Probe
+from ..schemas.models import UpdateOut
 from ..service import Service
 
 router = APIRouter(tags=["health"])

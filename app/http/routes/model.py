@@ -6,7 +6,8 @@ from fastapi import APIRouter, Query, Request
 
 from ... import errors
 from .. import problems
-from ..schemas import LabelOut, LabelsResponse, ModelOut, ModelQuery, ModelRef
+from ..schemas.common import ModelQuery, ModelRef
+from ..schemas.models import LabelOut, LabelsResponse, ModelOut
 from ..service import Service
 
 router = APIRouter(tags=["model"])

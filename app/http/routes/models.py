@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request
 
-from ..schemas import ModelsResponse, ServedOut
+from ..schemas.models import ModelsResponse, ServedOut
 from ..service import Service
 
 router = APIRouter(tags=["model"])

@@ -12,17 +12,8 @@ from ... import errors
 from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..body_reader import FIELD
-from ..schemas import (
-    TINY_PNG,
-    BatchProblem,
-    BatchResponse,
-    BatchResult,
-    ModelRef,
-    PredictQuery,
-    PredictResponse,
-    predictions,
-    timing,
-)
+from ..schemas.common import TINY_PNG, ModelRef, timing
+from ..schemas.predict import BatchProblem, BatchResponse, BatchResult, PredictQuery, PredictResponse, predictions
 from ..service import Service
 
 router = APIRouter(tags=["predict"])

@@ -1,0 +1,95 @@
+"""``/predict`` and ``/predict/batch``."""
+
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
+
+from ...inference.classifier import Result
+from .common import ModelQuery, ModelRef, PredictionOut, Timing
+from .problem import Problem
+
+_PREDICTIONS = [
+    {"label": "school bus", "index": 779, "id": "n04146614", "score": 0.9312},
+    {"label": "minibus", "index": 654, "id": "n03769881", "score": 0.0121},
+]
+
+
+_CACHED = "The scores are those of an earlier, near-identical frame of the same camera (`CLASSIFIER_CACHE_SECONDS`)."
+
+
+_UNKNOWN = "The best score is below the model's own threshold: the photo shows none of its classes."
+
+
+class PredictQuery(ModelQuery):
+    """What ``/predict`` can be asked."""
+
+    top_k: int = Field(
+        5, ge=1, description="How many classes to return at most, best first; from 1 to the number of classes."
+    )
+    min_score: float = Field(0.0, ge=0.0, le=1.0, description="Leave out classes with a lower score.")
+    camera: str | None = Field(
+        None,
+        max_length=64,
+        description="Whose earlier frames the photo may be like, where such frames are remembered; default: the "
+        "client's address.",
+    )
+
+
+class PredictResponse(BaseModel):
+    """The answer for one photo."""
+
+    model: ModelRef
+    predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
+    unknown: bool = Field(examples=[False], description=_UNKNOWN)
+    cached: bool = Field(examples=[False], description=_CACHED)
+    timing_ms: Timing
+    request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
+
+    @staticmethod
+    def encode(result: Result, queued_s: float, request_id: str) -> bytes:
+        """The answer's JSON from the core's result; ``queued_s`` in seconds.
+
+        Not by way of the models: what the core computed needs no validation, and every photo waits for it. A test
+        holds the two against each other.
+        """
+        contract = result.contract
+        return to_json(
+            {
+                "model": {"name": contract.name, "version": contract.version},
+                "predictions": result.predictions,
+                "unknown": result.unknown,
+                "cached": result.cached,
+                "timing_ms": {
+                    "queue": round(queued_s * 1e3, 3),
+                    "decode": round(result.decode_s * 1e3, 3),
+                    "infer": round(result.infer_s * 1e3, 3),
+                },
+                "request_id": request_id,
+            }
+        )
+
+
+class BatchResult(BaseModel):
+    """The answer for one photo of a batch."""
+
+    predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
+    unknown: bool = Field(examples=[False], description=_UNKNOWN)
+    timing_ms: Timing
+
+
+class BatchProblem(BaseModel):
+    """What is wrong with one photo of a batch, alone."""
+
+    problem: Problem
+
+
+class BatchResponse(BaseModel):
+    """One result per photo, in the order in which they were sent."""
+
+    model: ModelRef
+    results: list[BatchResult | BatchProblem]
+    request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
+
+
+def predictions(result: Result) -> list[PredictionOut]:
+    """The ranked classes as they go over the wire."""
+    return [PredictionOut(label=p.label, index=p.index, id=p.id, score=p.score) for p in result.predictions]

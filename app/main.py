@@ -258,12 +258,14 @@ def request_limits(settings: Settings, free: int | None) -> Limits:
         free: bytes of memory that may still be taken; None: nobody knows.
     """
     # What remains of it is for what grows under load: threads, buffers, the allocator's gaps, a second model.
-    held = settings.max_buffered_bytes or (_MOST_BUFFERED if free is None else min(_MOST_BUFFERED, max(0, free) // 4))
+    buffered = settings.max_buffered_bytes or (
+        _MOST_BUFFERED if free is None else min(_MOST_BUFFERED, max(0, free) // 4)
+    )
     decoding = _MOST_DECODING if free is None else min(_MOST_DECODING, max(_LEAST_DECODING, free // 2))
     return Limits(
-        body_bytes=min(settings.max_body_bytes, held),
+        body_bytes=min(settings.max_body_bytes, buffered),
         body_timeout_s=settings.body_timeout_seconds,
-        buffered_bytes=held,
+        buffered_bytes=buffered,
         decode_bytes=settings.max_decode_bytes or decoding,
         batch_images=settings.max_batch_images,
     )

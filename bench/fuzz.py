@@ -50,7 +50,7 @@ SMALL = replace(
 
 
 def images(data: bytes) -> None:
-    """A picture: its header, its pixels, the part that the model sees, the overview."""
+    """A picture: its header, its pixels, the part that the model sees, the preview."""
     try:
         imaging.load(data, RULE, DECODE_BUDGET)
         imaging.crop_box(data, RULE)

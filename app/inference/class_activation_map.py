@@ -92,7 +92,7 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, ex
         classifier: whose model is asked.
         data: the image file's bytes.
         index: the class; None: the best one.
-        alone: no other photo is being worked on, so this one may use all CPUs.
+        exclusive: no other photo is being worked on, so this one may use all CPUs.
 
     Raises:
         NotExplainable: as ``Model.evidence`` does.
@@ -126,7 +126,7 @@ def overlay(data: bytes, explanation: Explanation, decode_budget: DecodeBudget) 
     Args:
         data: the photo that was explained.
         explanation: what came of it.
-        room: as ``imaging.load`` takes it.
+        decode_budget: as ``imaging.load`` takes it.
 
     Returns:
         A PNG file, upright, its longer side ``LONGEST`` pixels or less.

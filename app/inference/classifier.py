@@ -73,8 +73,8 @@ class Classifier:
 
         Args:
             model: the loaded model.
-            room: how large photos may be.
-            wide: the same model with more threads, for a photo that has the machine to itself.
+            decode_budget: how large photos may be.
+            multithreaded: the same model with more threads, for a photo that has the machine to itself.
         """
         self.model = model
         self.multithreaded = multithreaded or model
@@ -96,7 +96,7 @@ class Classifier:
             data: the image file's bytes.
             k: how many classes at most, best first.
             min_score: classes below it are left out.
-            alone: no other photo is being worked on, so this one may use all CPUs.
+            exclusive: no other photo is being worked on, so this one may use all CPUs.
             camera: where the photo comes from, if a near-identical one from there need not be computed again.
 
         Raises:
@@ -129,7 +129,7 @@ class Classifier:
 
         Args:
             picture: an image file's bytes, or ``uint8 [H, W, 3]`` RGB pixels of the model's own size.
-            alone: no other photo is being worked on, so this one may use all CPUs.
+            exclusive: no other photo is being worked on, so this one may use all CPUs.
 
         Returns:
             ``float32 [C]``, and how long decoding and inference took, in seconds.

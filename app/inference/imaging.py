@@ -147,7 +147,7 @@ def load(data: bytes, resize: Resize, decode_budget: DecodeBudget) -> NDArray[np
     Args:
         data: an encoded image in one of ``FORMATS``.
         resize: the model's resize rule.
-        room: how large it may be; compared with its header before anything is decoded.
+        decode_budget: how large it may be; compared with its header before anything is decoded.
 
     Returns:
         ``uint8 [resize.height, resize.width, 3]``, RGB, 0 to 255.
@@ -167,7 +167,7 @@ def preview(data: bytes, longest: int, decode_budget: DecodeBudget) -> NDArray[n
     Args:
         data: an encoded image in one of ``FORMATS``.
         longest: the most pixels on its longer side; a larger photo is scaled down.
-        room: how large it may be before.
+        decode_budget: how large it may be before.
 
     Returns:
         ``uint8 [height, width, 3]``, RGB, 0 to 255.

@@ -1,10 +1,10 @@
 """A model file's bytes, before anything is computed with them: complete, unchanged and, where a key says so, signed.
 
-A sealed file is its body, any ONNX model, and behind it a trailer whose every byte follows from the body and the key.
-The trailer is one or two more entries of the model's ``metadata_props`` (field 14 of ModelProto in onnx.proto), so the
-whole is an ONNX model too: ``sha256``, the SHA-256 of the body in hexadecimal, and ``signature``, an Ed25519 signature
-(RFC 8032) of that hash's 32 bytes, in base64. Nothing here reads ONNX: what stands before the trailer is hashed as it
-is, and whatever a reader finds in it was signed.
+A file with a checksum is its body, any ONNX model, and behind it a trailer whose every byte follows from the body and
+the key. The trailer is one or two more entries of the model's ``metadata_props`` (field 14 of ModelProto in
+onnx.proto), so the whole is an ONNX model too: ``sha256``, the SHA-256 of the body in hexadecimal, and ``signature``,
+an Ed25519 signature (RFC 8032) of that hash's 32 bytes, in base64. Nothing here reads ONNX: what stands before the
+trailer is hashed as it is, and whatever a reader finds in it was signed.
 """
 
 import base64
@@ -37,7 +37,7 @@ class ModelFile:
     Attributes:
         path: where it was read from.
         digest: SHA-256 of its body, 32 bytes: the same for the same model, wherever it lies.
-        sealed: whether it carries its checksum.
+        has_checksum: whether it carries its checksum.
     """
 
     path: Path
@@ -78,7 +78,7 @@ class Seal:
     Attributes:
         body: number of bytes before the trailer; all of them, where there is none.
         digest: SHA-256 of these, 32 bytes.
-        sealed: whether a trailer is there.
+        has_checksum: whether a trailer is there.
         signature: the signature in it, 64 bytes; None where there is none.
         fits: False if the trailer is not byte for byte the one that belongs to the body.
     """

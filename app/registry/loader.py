@@ -31,7 +31,7 @@ class Loader:
     """Makes a file ready to serve, or says why not.
 
     Attributes:
-        room: how large photos may be.
+        decode_budget: how large photos may be.
         exclusive_threads: of the second session, which the default model has; 1: it has none.
         budget_s: the queue's; a model that needs more for one photo could never answer.
         max_slowdown: how many times as long as the model that it replaces a new one may take.
@@ -120,7 +120,7 @@ def start(
         precision: ``fp32``, ``int8``, ``auto`` (the faster one on this CPU) or None.
         default: name of the default model; None: the first by name.
         max_models: the most models that may be served.
-        room: how large photos may be.
+        decode_budget: how large photos may be.
 
     Returns:
         The models, the default one first, and the files that were left out. Those of a folder have classified their

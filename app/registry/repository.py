@@ -20,7 +20,7 @@ class LoadedModel:
     Attributes:
         classifier: computes the answers.
         path: the file that it was loaded from; something else may lie there by now.
-        digest: of that file, see ``modelfile``.
+        digest: of that file, see ``model_file``.
         source: why this file.
         precision_reason: why this precision.
         loaded_at: seconds since the epoch.

@@ -77,7 +77,7 @@ class Metrics:
         self._service = Gauge(
             "classifier_worker_seconds", "Moving average of a photo's time in its worker.", registry=self._registry
         )
-        self._held = Gauge("classifier_buffered_bytes", "Request bodies in memory.", registry=self._registry)
+        self._buffered = Gauge("classifier_buffered_bytes", "Request bodies in memory.", registry=self._registry)
         self._buffered_limit = Gauge(
             "classifier_buffered_bytes_limit", "Above it, bodies are refused.", registry=self._registry
         )
@@ -95,7 +95,7 @@ class Metrics:
         models: Callable[[], Iterable[tuple[str, str, str]]],
         depth: Callable[[], int],
         service_s: Callable[[], float],
-        held: Callable[[], int],
+        buffered: Callable[[], int],
         buffered_limit: int,
         dropped: Callable[[], int],
     ) -> None:
@@ -105,14 +105,14 @@ class Metrics:
             models: name, version and precision of each model that is served.
             depth: photos that wait.
             service_s: moving average of a photo's time in its worker, in seconds.
-            held: bytes of request bodies in memory.
+            buffered: bytes of request bodies in memory.
             buffered_limit: above so many, bodies are refused.
             dropped: log lines that were not written.
         """
         self._models = models
         self._depth.set_function(depth)
         self._service.set_function(service_s)
-        self._held.set_function(held)
+        self._buffered.set_function(buffered)
         self._buffered_limit.set(buffered_limit)
         self._registry.register(
             _Counted("classifier_log_lines_dropped", "Log lines that nobody took in time.", dropped)

@@ -1,4 +1,4 @@
-"""What is known about one request: its id, sizes and timings. Routes fill it in, ``observer`` reports it."""
+"""What is known about one request: its id, sizes and timings. Routes fill it in, ``middleware`` reports it."""
 
 import random
 import re

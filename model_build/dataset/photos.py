@@ -16,7 +16,7 @@ from model_build.dataset.labels import Labels, of_folder
 from model_build.errors import InputError
 
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
-#: A workshop reads files that its owner chose; the limit is there for decompression bombs among them.
+#: The builder reads files that its owner chose; the limit is there for decompression bombs among them.
 DECODE_BUDGET: Final = DecodeBudget(200_000_000)
 
 

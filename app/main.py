@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from . import __version__
-from .errors import SettingsError
+from .errors import ModelError, SettingsError
 from .http import access, problems
 from .http.body_reader import BodyReader
 from .http.encodings import bound_numbers
@@ -45,7 +45,7 @@ from .runtime.worker_pool import WorkerPool
 from .settings import Settings, deprecated
 from .telemetry import logs
 from .telemetry.metrics import Metrics
-from .telemetry.middleware import TelemetryMiddleware
+from .telemetry.middleware import TelemetryMiddleware, write_refusal
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,10 @@ def create_server(settings: Settings, on_listening: Callable[[], None] = lambda:
         if systemd is not None:
             systemd.leaving()
 
+    def refuse(kind: problems.ProblemType, request_id: str) -> None:
+        app.state.service.metrics.count_refusal(kind.slug, kind.status)
+        write_refusal(kind.slug, kind.status, request_id)
+
     tls = None
     if settings.tls_certificate and settings.tls_key:
         from .http.tls import context
@@ -122,6 +126,7 @@ def create_server(settings: Settings, on_listening: Callable[[], None] = lambda:
         on_listening=arrive,
         on_drain=leave,
         on_stop=app.state.trials.close,
+        on_refusal=refuse,
     )
 
 
@@ -131,10 +136,12 @@ def create_app(settings: Settings) -> FastAPI:
     Starting up raises ModelError where there is no model that classifies its golden photo correctly.
 
     Raises:
-        SettingsError: the API keys cannot be used, or traces are on and cannot be made.
+        SettingsError: the API keys or the models' public key cannot be used, or traces are on and cannot be made.
     """
-    counted = Metrics((kind.slug for kind in (*problems.PROBLEM_TYPES.values(), problems.INTERNAL)), OUTCOMES)
+    known = (*problems.PROBLEM_TYPES.values(), problems.INTERNAL, *problems.BELOW)
+    counted = Metrics((kind.slug for kind in known), OUTCOMES)
     keys = _keys(settings)
+    _check_public_key(settings)
     trials = Trials(settings.max_pixels)
     traces = None
     if settings.traces == "on":
@@ -288,6 +295,15 @@ def model_source(settings: Settings, trials: Trials) -> Source:
 def planned_cpus(settings: Settings) -> Cpus:
     """How many workers to run, and why so many."""
     return Cpus(settings.workers, f"CLASSIFIER_WORKERS={settings.workers}") if settings.workers else usable_cpus()
+
+
+def _check_public_key(settings: Settings) -> None:
+    """Says at once what is wrong with it, as of every setting."""
+    try:
+        if settings.model_public_key:
+            public_key(settings.model_public_key)
+    except ModelError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _keys(settings: Settings) -> access.Keys | None:

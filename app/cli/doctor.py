@@ -17,7 +17,6 @@ from ..errors import ModelError, SettingsError
 from ..inference.classifier import Classifier, fastest
 from ..inference.decode_budget import DecodeBudget
 from ..inference.model import Model
-from ..inference.model_file import public_key
 from ..main import create_server, planned_cpus, request_limits
 from ..runtime.cpus import cgroup_quota
 from ..runtime.memory import free_bytes
@@ -93,11 +92,9 @@ def findings() -> Iterator[Finding]:
 def files(settings: Settings) -> Finding:
     """Whether what the settings name can be used: keys, certificates, the packages that traces need."""
     try:
-        if settings.model_public_key:
-            public_key(settings.model_public_key)
         # As the service does it, but for the port, which is a check of its own.
         create_server(settings.model_copy(update={"host": "127.0.0.1", "port": 0})).socket.close()
-    except (ModelError, SettingsError) as error:
+    except SettingsError as error:
         return Finding("settings", "fail", str(error), "mend the file that it names, or unset the variable")
     return Finding("settings", "ok", "every variable is right, and what they name can be used")
 
@@ -186,8 +183,8 @@ def memory(settings: Settings, workers: int, free: int) -> Finding:
     """Whether there is memory for photos, with the model loaded."""
     limits = request_limits(settings, free)
     decoding = min(limits.decode_bytes, workers * settings.max_pixels * _MOST_A_PIXEL)
-    held_mb, decoding_mb = limits.buffered_bytes / 1e6, decoding / 1e6
-    found = f"{free / 1e6:.0f} MB are free: {held_mb:.0f} for request bodies, {decoding_mb:.0f} for decoding"
+    buffered_mb, decoding_mb = limits.buffered_bytes / 1e6, limits.decode_bytes / 1e6
+    found = f"{free / 1e6:.0f} MB are free: {buffered_mb:.0f} for request bodies, {decoding_mb:.0f} for decoding"
     if limits.buffered_bytes + decoding > free:
         fix = "allow the service more memory, or lower CLASSIFIER_MAX_BUFFERED_BYTES and CLASSIFIER_MAX_DECODE_BYTES"
         return Finding("memory", "fail", found, fix)

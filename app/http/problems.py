@@ -66,6 +66,8 @@ NOT_HTTP: Final = ProblemType(400, "not-http", "Not HTTP")
 HEADERS_TOO_SLOW: Final = ProblemType(408, "header-timeout", "Request headers too slow")
 HEADERS_TOO_LARGE: Final = ProblemType(431, "headers-too-large", "Request headers too large")
 TOO_MANY_CONNECTIONS: Final = ProblemType(503, "too-many-connections", "Too many connections")
+#: What the server answers itself, before there is a request.
+BELOW: Final = (NOT_HTTP, HEADERS_TOO_SLOW, HEADERS_TOO_LARGE, TOO_MANY_CONNECTIONS)
 NOT_FOUND: Final = ProblemType(404, "not-found", "Not found")
 METHOD: Final = ProblemType(405, "method-not-allowed", "Method not allowed")
 INTERNAL: Final = ProblemType(500, "internal-error", "Internal error")

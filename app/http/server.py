@@ -80,11 +80,16 @@ class State(ServerState):
     """What all connections share."""
 
     def __init__(
-        self, header_timeout_s: float, send_timeout_s: float, headers: tuple[tuple[bytes, bytes], ...]
+        self,
+        header_timeout_s: float,
+        send_timeout_s: float,
+        headers: tuple[tuple[bytes, bytes], ...],
+        on_refusal: Callable[[ProblemType, str], None],
     ) -> None:
         self.header_timeout_s = header_timeout_s
         self.send_timeout_s = send_timeout_s
         self.headers = headers
+        self.on_refusal = on_refusal
         self.draining = False
         self.most_connections = _most_connections()
         #: Connections without a complete request, the one that has been so for longest first.
@@ -482,6 +487,7 @@ class Protocol(HttpToolsProtocol):
         if cycle is None or not cycle.more_body or not cycle.response_started:
             # Not into the middle of an answer, nor after one to the same request.
             request_id = new_request_id()
+            self.server_state.on_refusal(kind, request_id)
             body = problem(kind, detail, request_id).model_dump_json().encode()
             headers = (
                 *self.server_state.default_headers,
@@ -567,6 +573,7 @@ class Server(uvicorn.Server):
         on_listening: Callable[[], None],
         on_drain: Callable[[], None],
         on_stop: Callable[[], None],
+        on_refusal: Callable[[ProblemType, str], None],
     ) -> None:
         """Binds the address.
 
@@ -582,6 +589,7 @@ class Server(uvicorn.Server):
             on_listening: called when connections are taken.
             on_drain: called at SIGTERM; readiness turns from then on.
             on_stop: called before that, also while the application still starts up.
+            on_refusal: told the problem and the request id of each answer that the application does not give.
 
         Raises:
             OSError: the address cannot be bound.
@@ -597,7 +605,7 @@ class Server(uvicorn.Server):
             lifespan="on",
         )
         super().__init__(config)
-        self.server_state = State(header_timeout_s, send_timeout_s, headers)
+        self.server_state = State(header_timeout_s, send_timeout_s, headers, on_refusal)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # "::" is every address, as people expect of it; Linux lets an IPv6 socket take IPv4 clients too.
         both = host == "::" and socket.has_dualstack_ipv6()

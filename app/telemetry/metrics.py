@@ -132,6 +132,11 @@ class Metrics:
         if record.problem:
             self._problems.labels(record.problem).inc()
 
+    def count_refusal(self, problem: str, status: int) -> None:
+        """Counts what was answered before it was a request: not HTTP, too slow, too large."""
+        self._requests.labels("unmatched", status).inc()
+        self._problems.labels(problem).inc()
+
     def count_swap(self, outcome: str) -> None:
         """Counts what became of a new model file."""
         self._swaps.labels(outcome).inc()

@@ -98,6 +98,11 @@ class TelemetryMiddleware:
             record.unexpected = None
 
 
+def write_refusal(problem: str, status: int, request_id: str) -> None:
+    """One log line for what was answered before it was a request: no method and no path are known of it."""
+    log.info("request", extra={"fields": {"request_id": request_id, "status": status, "problem": problem}})
+
+
 def _write(scope: Scope, record: RequestRecord, duration_s: float) -> None:
     fields: dict[str, Any] = {
         "request_id": record.request_id,

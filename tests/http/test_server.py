@@ -1,6 +1,7 @@
 """Slow, rude and leaving clients, and a server that goes away without losing a photo."""
 
 import asyncio
+import re
 import signal
 import socket
 import threading
@@ -121,6 +122,37 @@ def test_not_http(impatient):
     with connect(impatient) as connection:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         assert everything(connection).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "slug"),
+    [
+        (b"\x16\x03\x01 hello\r\n\r\n", 400, "not-http"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431, "headers-too-large"),
+        (b"GET /hea", 408, "header-timeout"),
+    ],
+)
+def test_what_the_application_does_not_see_is_counted_and_logged(impatient, caplog, sent, status, slug):
+    def counted(text: str) -> tuple[str, ...]:
+        return tuple(
+            re.search(rf"^{re.escape(name)} (\S+)", text, re.MULTILINE)[1] if name in text else "0"
+            for name in (
+                f'classifier_problems_total{{type="{slug}"}}',
+                f'classifier_requests_total{{route="unmatched",status="{status}"}}',
+            )
+        )
+
+    before = counted(impatient.get("/metrics").text)
+    with caplog.at_level("INFO", logger="app.request"), connect(impatient) as connection:
+        connection.sendall(sent)
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    after = counted(impatient.get("/metrics").text)
+    assert [float(b) - float(a) for a, b in zip(before, after, strict=True)] == [1.0, 1.0]
+    noted = [record.fields for record in caplog.records if record.name == "app.request"]
+    (line,) = [fields for fields in noted if fields.get("problem") == slug]
+    assert line["status"] == status
+    assert line["request_id"].encode() in answer
 
 
 def test_bodies_in_memory_are_bounded(tiny):

@@ -563,6 +563,9 @@ def test_the_signature_counts_at_the_start_too(tmp_path, keys):
     path = write(tmp_path / "m.onnx", 1)
     assert "is not signed" in failure(COMMANDS["module"], model=path, model_public_key=public)
     assert "is not a public key" in failure(COMMANDS["module"], model=path, model_public_key=path)
+    process = start(COMMANDS["module"], model=path, model_public_key=path, port=0)
+    process.communicate(timeout=60)
+    assert process.returncode == 2, "as of every wrong setting"
 
 
 def test_a_file_that_is_written_in_place_is_served_when_it_is_complete(tmp_path):

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from ..errors import SettingsError
 from ..http.encodings import bound_numbers
-from ..http.server import bound_handshakes
 from ..main import create_server
 from ..settings import Settings, deprecated
 from ..telemetry import logs
@@ -38,8 +37,6 @@ def serve(*, tell: bool) -> None:
     bound_numbers()
     for line in deprecated():
         log.warning(line)
-    if settings.tls_certificate:
-        bound_handshakes()
 
     def listening() -> None:
         if tell and sys.stdout:

@@ -54,9 +54,6 @@ _MOST_CONNECTIONS: Final = 512
 _FEW_CONNECTIONS: Final = 64
 #: Descriptors that are not for connections: models, logs, keys, and what is accepted before another one is closed.
 _DESCRIPTORS: Final = 64
-#: Descriptors with TLS: uvloop shows a connection to nobody before its handshake is complete, and 2,000 that never will
-#: be take 100 MB.
-_MOST_HANDSHAKES: Final = 2000
 #: Requests that a client may send before it has the first one's answer.
 _MAX_PIPELINED: Final = 16
 _SEND_BUFFER_BYTES: Final = 131_072
@@ -543,17 +540,6 @@ def _most_connections() -> int:
     return max(1, most)
 
 
-def bound_handshakes() -> None:
-    """Lets this process have no more descriptors than TLS handshakes that never end may take; others are not accepted.
-
-    Containers often have a million.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_HANDSHAKES + _DESCRIPTORS
-    if soft == resource.RLIM_INFINITY or soft > most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
 class Server(uvicorn.Server):
     """Serves one application until SIGTERM or SIGINT, then drains and ends with exit code 0."""
 
@@ -625,27 +611,21 @@ class Server(uvicorn.Server):
         if self.lifespan.should_exit:
             # Who is told to stop has not failed to start.
             sys.exit(0 if self._told.is_set() else STARTUP_FAILURE)
-        timeouts: dict[str, Any] = {}
-        if self._tls is not None:
-            # A client that does not say goodbye must not keep the process from ending.
-            timeouts = {
-                "ssl_handshake_timeout": self.server_state.header_timeout_s,
-                "ssl_shutdown_timeout": _LAST_CALL_S,
-            }
         # What the kernel keeps of answers is memory too; by itself it takes megabytes for a client that reads nothing.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        listening = await self.loop.create_server(
-            lambda: Protocol(self.config, self.server_state, self.lifespan.state),
-            sock=self.socket,
-            ssl=self._tls,
-            backlog=self.config.backlog,
-            **timeouts,
-        )
-        self.servers = [listening]
+        self.servers = [await self._listen(lambda: Protocol(self.config, self.server_state, self.lifespan.state))]
         self.started = True
         host, port = self.socket.getsockname()[:2]
         log.info("listening", extra={"fields": {"host": host, "port": port, "tls": self._tls is not None}})
         self._on_listening()
+
+    async def _listen(self, protocol: Callable[[], Protocol]) -> Any:
+        if self._tls is None:
+            return await self.loop.create_server(protocol, sock=self.socket, backlog=self.config.backlog)
+        from .tls import Listener
+
+        # A client that does not say goodbye must not keep the process from ending.
+        return Listener(self.socket, self._tls, protocol, self.server_state.header_timeout_s, _LAST_CALL_S)
 
     async def main_loop(self) -> None:
         """Sleeps until a signal comes, then stops taking connections without losing one."""

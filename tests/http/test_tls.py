@@ -1,5 +1,7 @@
 """TLS on a real socket, with a certificate made on the spot."""
 
+import asyncio
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -11,6 +13,7 @@ import threading
 
 import httpx
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -124,7 +127,11 @@ def test_versions(secure, files, version, spoken):
             assert connection.version() == spoken
 
 
-@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
+#: The beginning of what a client says first.
+CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+
+@pytest.mark.parametrize("sent", [b"", CLIENT_HELLO])
 def test_a_handshake_that_never_ends(secure, sent):
     """Given up after the headers' deadline, while others are served."""
     with connect(secure) as slow:
@@ -247,15 +254,70 @@ def test_the_log_says_tls(tiny, files):
     assert listening["tls"] is True
 
 
-@pytest.mark.parametrize("given", [(100, 200), (100_000, 100_000)])
-def test_handshakes_that_never_end_have_a_bound(tiny, files, given):
-    """Each has a descriptor and some memory, and nobody is told of it."""
+@pytest.fixture
+def crowded(tiny, files):
+    """A service with few descriptors, and no end to its patience with handshakes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    given = tuple(limit if hard == resource.RLIM_INFINITY else min(limit, hard) for limit in given)
-    command = ["prlimit", f"--nofile={given[0]}:{given[1]}", *COMMANDS["module"]]
-    process = start(command, model=tiny, host="127.0.0.1", port=0, drain_seconds=0, **files)
+    port = free_port()
+    command = ["prlimit", f"--nofile=400:{hard}", *COMMANDS["module"]]
+    process = start(
+        command, model=tiny, host="127.0.0.1", port=port, drain_seconds=0, header_timeout_seconds=600, **files
+    )
     assert any('"listening"' in line for line in process.stdout)
-    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (min(given[0], 2064), given[1])
+    # Nobody reads on; the service does not wait for that.
+    yield port
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("sent", [b"", CLIENT_HELLO])
+def test_handshakes_that_never_end_lock_nobody_out(crowded, files, sent):
+    """Twice as many as the service has descriptors, all kept open; then others come, one after the other."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(800):
+            silent = stack.enter_context(socket.create_connection(("127.0.0.1", crowded)))
+            with contextlib.suppress(OSError):
+                silent.sendall(sent)
+        for _ in range(5):
+            with httpx.Client(base_url=f"https://127.0.0.1:{crowded}", timeout=30, verify=trusting(files)) as client:
+                assert client.get("/health/live").status_code == 200
+                assert client.post("/predict", content=RED).status_code == 200
+
+
+def test_clients_keep_their_handshakes_while_another_has_most(tiny, files):
+    """Addresses count: whoever has most of them gives way."""
+
+    async def outcome() -> tuple[bool, int]:
+        loop = asyncio.get_running_loop()
+        listening = socket.create_server(("127.0.0.1", 0))
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(files["tls_certificate"], files["tls_key"])
+        address = listening.getsockname()
+        listener = tls.Listener(listening, context, asyncio.Protocol, 600, 1)
+
+        def connected(host: str) -> socket.socket:
+            return socket.create_connection(address, source_address=(host, 0))
+
+        alone = await loop.run_in_executor(None, connected, "127.0.0.9")
+        crowd = [await loop.run_in_executor(None, connected, "127.0.0.1") for _ in range(tls._MOST_HANDSHAKES + 5)]
+        await asyncio.sleep(0.2)
+        alone.setblocking(False)
+        try:
+            still_open = alone.recv(1) != b""
+        except BlockingIOError:
+            still_open = True
+        ended = 0
+        for connection in crowd:
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                ended += connection.recv(1) == b""
+        listener.close()
+        for connection in (alone, *crowd):
+            connection.close()
+        await listener.wait_closed()
+        return still_open, ended
+
+    still_open, ended = uvloop.run(outcome())
+    assert still_open
+    assert ended == 6

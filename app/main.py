@@ -66,8 +66,8 @@ def __getattr__(name: str) -> FastAPI:
     settings = Settings()
     if settings.tls_certificate:
         raise SettingsError(
-            "CLASSIFIER_TLS_CERTIFICATE: uvicorn does not read it. Start the service with 'python -m app', or give "
-            "uvicorn --ssl-certfile and --ssl-keyfile instead."
+            "CLASSIFIER_TLS_CERTIFICATE: uvicorn does not read it. Start the service with 'python -m "
+            f"{__package__}', or give uvicorn --ssl-certfile and --ssl-keyfile instead."
         )
     logs.configure(settings.log_level)
     bound_numbers()

@@ -308,6 +308,22 @@ def test_chunks_of_a_byte_without_end(client, path):
     assert cut_off(client, sent, b"1\r\nx\r\n" * 2000)
 
 
+@pytest.mark.parametrize(("chunks", "statuses"), [(900, [415]), (1100, [431])])
+def test_how_many_chunks_of_a_byte_a_body_may_have(client, chunks, statuses):
+    """They cost a hundred times what their bytes cost in one piece."""
+    sent = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert exchange(client, sent + chunked(b"x" * chunks, 1))[0] == statuses
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 7])
+def test_large_headers_ahead_of_a_photo(client, ahead):
+    """What comes at once is parsed in parts, between which others have their turn; nothing of it is lost."""
+    head = b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + b"X-A: " + b"y" * 30_000 + b"\r\n\r\n"
+    head += b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(RED) + RED
+    statuses, _ = exchange(client, head * ahead + post(CLOSE))
+    assert statuses == [200, 200] * ahead + [200]
+
+
 @pytest.mark.parametrize("size", [8, 64, 1460])
 def test_a_photo_in_small_chunks(client, size):
     photo = encode(solid((240, 9, 9), (900, 900)), "BMP")[:900_000]

@@ -76,7 +76,7 @@ USED = {
         "transport": None,
         "waiting_for_100_continue": None,
     },
-    FlowControl: {"resume_reading": "(self)"},
+    FlowControl: {"pause_reading": "(self)", "resume_reading": "(self)"},
     Config: {"backlog": None},
     LifespanOn: {"should_exit": None, "startup": "async (self)", "state": None},
     Server: {

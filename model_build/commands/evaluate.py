@@ -1,6 +1,7 @@
 """``python -m model_build evaluate``."""
 
 import argparse
+import contextlib
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -53,6 +54,12 @@ def add_to(commands: Any) -> None:
     )
     evaluate.add_argument("--compare", metavar="OTHER", help="a second file or service, measured on the same photos")
     evaluate.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="file that holds the key of the services that are asked; sent to both where there are two",
+    )
+    evaluate.add_argument(
         "--html", type=Path, metavar="FILE", help="write a report with diagrams, and the photos they disagree on"
     )
     evaluate.add_argument("--json", metavar="FILE", help="write everything as JSON; - is standard output, alone")
@@ -64,9 +71,15 @@ def run(options: argparse.Namespace) -> int:
     from model_build.evaluation.evaluate import compare, measure
     from model_build.evaluation.targets import target
 
-    # All of them first: a wrong argument should not cost a measurement.
-    targets = [target(model) for model in (options.model, options.compare) if model]
-    measured = [measure(asked, options.photos, partial(track, description=asked.name)) for asked in targets]
+    api_key = _api_key(options.api_key_file) if options.api_key_file else None
+    with contextlib.ExitStack() as stack:
+        # All of them first: a wrong argument should not cost a measurement.
+        targets = [
+            stack.enter_context(contextlib.closing(target(model, api_key)))
+            for model in (options.model, options.compare)
+            if model
+        ]
+        measured = [measure(asked, options.photos, partial(track, description=asked.name)) for asked in targets]
     compared = compare(*measured) if len(measured) == 2 else None
     if options.json != "-":
         _print(measured, compared)
@@ -75,6 +88,16 @@ def run(options: argparse.Namespace) -> int:
     if options.html:
         _write_html(options.html, options.photos, measured, compared)
     return 0
+
+
+def _api_key(path: Path) -> str:
+    try:
+        keys = path.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--api-key-file: {path} cannot be read: {error}") from error
+    if len(keys) != 1:
+        raise InputError(f"--api-key-file: {path} has to hold one key and nothing else")
+    return keys[0]
 
 
 def _print(measured: "list[Measured]", compared: "Comparison | None") -> None:

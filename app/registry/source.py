@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from .. import BUILDER
 from ..errors import ModelError
 from ..inference.model_file import MOST_BYTES, ModelFile, Verify
 from ..runtime.memory import free_bytes
@@ -252,7 +253,7 @@ class Source:
             raise ModelError(
                 f"{file.path} cannot be served: it does not end in a checksum, so nobody can tell whether it has "
                 "arrived whole: it is truncated, not yet complete, something else, or from an earlier version; "
-                "`python -m model_build sign FILE` adds one"
+                f"`{BUILDER} sign FILE` adds one"
             )
         try:
             return self.trials(data)

@@ -20,7 +20,7 @@ BEST: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was said about one photo.
+    """What a target answered about one photo.
 
     Attributes:
         ranked: the best classes, best first, at most ``BEST``.
@@ -83,8 +83,8 @@ class InProcess:
         """Nothing is held that the end of the object would not release."""
 
 
-def target(model: str, api_key: str | None = None) -> Target:
-    """``http://`` and ``https://`` are running services, anything else is a file.
+def open_target(model: str, api_key: str | None = None) -> Target:
+    """Opens a running service (``http://`` or ``https://``) or, for anything else, a model file.
 
     Args:
         model: an address or a path.

@@ -56,13 +56,13 @@ def made(classes, said, confidence=None, labels=("a", "b", "c")) -> Evaluation:
 def test_figures_by_hand():
     found = made([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 0])
     assert found.top1 == pytest.approx(3 / 6)
-    assert found.confusion().tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
+    assert found.confusion_matrix().tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
     assert [(row.label, row.photos, row.precision, row.recall) for row in found.per_class()] == [
         ("a", 3, 0.5, pytest.approx(2 / 3)),
         ("b", 2, 0.5, 0.5),
         ("c", 1, None, 0.0),
     ]
-    assert found.confused() == [(0, 1, 1), (1, 0, 1), (2, 0, 1)]
+    assert found.mistakes() == [(0, 1, 1), (1, 0, 1), (2, 0, 1)]
 
 
 def test_classes_without_photos():
@@ -115,7 +115,7 @@ def test_a_folder_through_the_serving_code(tiny, folder):
     made = found.evaluation
     assert len(made.classes) == 8
     assert made.top1 == pytest.approx(7 / 8)
-    assert made.confused() == [(2, 1, 1)]
+    assert made.mistakes() == [(2, 1, 1)]
     expected = max(tiny_model.scores_of(20, 140, 120))
     assert made.confidence[2] == pytest.approx(expected, abs=1e-5)
     assert set(found.latency_ms()) == {"decode", "infer"}
@@ -125,8 +125,8 @@ def test_unknown_photos_are_counted(tmp_path, folder):
     path = tiny_model.write(tmp_path / "t.onnx", tiny_model.contract(unknown_below=0.95))
     figures = measure(InProcess(path), folder).figures()
     # The greenish one of eight, and the yellow one.
-    assert figures["taken for none of the classes"] == "12.5%, 100.0% of the others"
-    assert figures["others: no class, or one the model has not"] == "1, not in the accuracy"
+    assert figures["classified as unknown"] == "12.5%, 100.0% of the others"
+    assert figures["others: photos of none of the model's classes"] == "1, not in the accuracy"
 
 
 def test_over_http_as_in_process(tiny, folder):
@@ -193,7 +193,7 @@ def test_two_models_are_compared_by_label(tiny, other, folder):
     # The greenish photo of a blue thing is the second's one merit; it has no ids, so n3_blue.png does not count.
     assert (found.only_first, found.only_second) == (4, 1)
     # Five heads or tails, at most one of a kind: 2 * (1 + 5) / 32.
-    assert found.chance == pytest.approx(12 / 32)
+    assert found.p_value == pytest.approx(12 / 32)
     greenish = next(d for d in found.disagreements if "greenish" in d.file)
     assert (greenish.shows, greenish.first[0], greenish.second[0]) == ("blue", "green", "blue")
 
@@ -230,7 +230,7 @@ def test_the_command_compares(tiny, other, folder, tmp_path, capsys):
     for part in (
         "photos 8 7",
         "top-1 accuracy 87.5% 42.9%",
-        "others: no class, or one the model has not 1, not in the accuracy 2, not in the accuracy",
+        "others: photos of none of the model's classes 1, not in the accuracy 2, not in the accuracy",
         "same top-1 33.3% of 9 photos",
         "blue/greenish.png blue green",
     ):

@@ -216,9 +216,11 @@ class _Calls(Generic[Pool]):
             lambda: self._http.build_request(method, path, **options), read, accepted, self._attempts, self._total_s
         )
 
-    def _predict(self, photo: bytes, top_k: int | None, min_score: float, model: str | None) -> _Call[Result]:
+    def _predict(
+        self, photo: bytes, top_k: int | None, min_score: float, model: str | None, camera: str | None
+    ) -> _Call[Result]:
         headers = {"Content-Type": "application/octet-stream"}
-        params = _parameters(top_k, min_score, model)
+        params = _parameters(top_k, min_score, model, camera)
         return self._call("POST", "/predict", _result, params=params, content=photo, headers=headers)
 
     def _predict_batch(
@@ -250,7 +252,13 @@ class Client(_Calls[httpx.Client]):
     _pool = httpx.Client
 
     def predict(
-        self, photo: Photo, top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
+        self,
+        photo: Photo,
+        top_k: int | None = None,
+        min_score: float = 0.0,
+        *,
+        model: str | None = None,
+        camera: str | None = None,
     ) -> Result:
         """What one photo shows.
 
@@ -259,8 +267,11 @@ class Client(_Calls[httpx.Client]):
             top_k: how many classes at most, best first; None leaves that to the service (5).
             min_score: classes below it are left out.
             model: name of the model to ask; None asks the default one.
+            camera: name of the camera that took the photo, at most 64 characters; where the service has its frame
+                cache on, a photo may get the scores of an earlier one of the same camera. None leaves it to the
+                service, which takes the client's address.
         """
-        return self._ask(self._predict(_bytes(photo), top_k, min_score, model))
+        return self._ask(self._predict(_bytes(photo), top_k, min_score, model, camera))
 
     def predict_batch(
         self, photos: Iterable[Photo], top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
@@ -305,11 +316,17 @@ class AsyncClient(_Calls[httpx.AsyncClient]):
     _pool = httpx.AsyncClient
 
     async def predict(
-        self, photo: Photo, top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
+        self,
+        photo: Photo,
+        top_k: int | None = None,
+        min_score: float = 0.0,
+        *,
+        model: str | None = None,
+        camera: str | None = None,
     ) -> Result:
         """What one photo shows; as ``Client.predict``."""
         data = await asyncio.to_thread(_bytes, photo)
-        return await self._ask(self._predict(data, top_k, min_score, model))
+        return await self._ask(self._predict(data, top_k, min_score, model, camera))
 
     async def predict_batch(
         self, photos: Iterable[Photo], top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
@@ -355,8 +372,8 @@ def _bytes(photo: Photo) -> bytes:
     return photo.read_bytes() if isinstance(photo, Path) else photo.read()
 
 
-def _parameters(top_k: int | None, min_score: float, model: str | None) -> dict[str, Any]:
-    given = {"top_k": top_k, "min_score": min_score or None, "model": model}
+def _parameters(top_k: int | None, min_score: float, model: str | None, camera: str | None = None) -> dict[str, Any]:
+    given = {"top_k": top_k, "min_score": min_score or None, "model": model, "camera": camera}
     return {name: value for name, value in given.items() if value is not None}
 
 

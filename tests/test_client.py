@@ -240,6 +240,13 @@ def test_the_key_and_the_model_are_sent(kind):
     assert heads[0].startswith("POST /predict?model=birds HTTP/1.1")
 
 
+@BOTH
+def test_the_camera_is_sent(kind):
+    with scripted(FINE) as (url, heads), kind(url) as classifier:
+        classifier.predict(RED, camera="yard")
+    assert heads[0].startswith("POST /predict?camera=yard HTTP/1.1")
+
+
 def answer(status: bytes, media_type: bytes | None, body: bytes, *more: bytes) -> bytes:
     lines = [b"HTTP/1.1 " + status, b"Connection: close", b"Content-Length: %d" % len(body), *more]
     lines += [] if media_type is None else [b"Content-Type: " + media_type]

@@ -283,7 +283,7 @@ import {}
 
 @pytest.mark.parametrize(
     "module",
-    ["app.inference.model", "app.main", "app.cli.doctor", "model_build.export.quantize", "model_build.export.exporter"],
+    ["app.inference.model", "app.main", "app.cli.doctor", "model_build.export.quantize", "model_build.export.pipeline"],
 )
 def test_telemetry_is_off_before_the_runtime_is_loaded(module):
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}

@@ -152,7 +152,7 @@ def _check_signature(seal: Seal, verify: Verify) -> None:
     if seal.signature is None:
         raise ModelError(
             "it does not end in a signature: it is not signed, truncated, not yet complete, or signed by an earlier "
-            f"version, which put the signature elsewhere; `python -m {BUILDER} sign FILE --key KEY` signs a whole one"
+            f"version, which put the signature elsewhere; `{BUILDER} sign FILE --key KEY` signs a whole one"
         )
     if not verify(seal.signature, seal.digest):
         raise ModelError("its signature was not made by the key that this service trusts")

@@ -253,7 +253,7 @@ class Source:
             raise ModelError(
                 f"{file.path} cannot be served: it does not end in a checksum, so nobody can tell whether it has "
                 "arrived whole: it is truncated, not yet complete, something else, or from an earlier version; "
-                f"`python -m {BUILDER} sign FILE` adds one"
+                f"`{BUILDER} sign FILE` adds one"
             )
         try:
             return self.trials(data)

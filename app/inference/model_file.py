@@ -166,7 +166,7 @@ def _bytes(path: Path, most: int) -> bytes:
         if not path.is_file():
             raise ModelError(f"{path} cannot be served: it is no regular file")
         # Another thing may lie there by now: without waiting for it.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):

@@ -35,8 +35,11 @@ collect_ignore = [] if "IMAGE" in os.environ else ["image"]
 
 
 @contextlib.contextmanager
-def serving(model: Path, verify: ssl.SSLContext | bool = True, **settings) -> Iterator[httpx.Client]:
-    """The service as it is run, on a free port in a thread, and a client for it; ``verify`` is the client's."""
+def serving(model: Path, verify: ssl.SSLContext | bool = False, **settings) -> Iterator[httpx.Client]:
+    """The service as it is run, on a free port in a thread, and a client for it.
+
+    ``verify`` is the client's; the authorities that httpx would read for plain HTTP too take it longer than the rest.
+    """
     server = create_server(Settings(**{"model": model, "host": "127.0.0.1", "port": 0, "drain_seconds": 0, **settings}))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [server.socket]}, daemon=True)
     thread.start()

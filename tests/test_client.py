@@ -18,7 +18,7 @@ from app.client import AsyncClient, Client, Label, ProblemError, Unreachable, _r
 from app.errors import Overloaded
 from tests.conftest import serving
 from tests.photos import encode, heic, solid
-from tests.test_startup import free_port
+from tests.processes import free_port
 from tests.tiny_model import LABELS, scores_of
 
 RED = encode(solid((240, 30, 9)), "PNG")

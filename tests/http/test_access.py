@@ -23,7 +23,7 @@ from app.main import _protected, create_app
 from app.settings import Settings
 from tests.conftest import assert_problem, serving
 from tests.photos import encode, solid
-from tests.test_startup import COMMANDS, failure, free_port, start, until_ready
+from tests.processes import COMMANDS, failure, free_port, start, until_ready
 
 RED = encode(solid((240, 9, 9)), "JPEG")
 KEY, OTHER, FILED = "the-kitchen-camera-1", "b2c3d4e5f6a7b8c9", "from+the/file=12345678"

@@ -17,7 +17,7 @@ from app.http.limits import Limits
 from app.http.server import MAX_HEAD_BYTES
 from tests.conftest import serving, worker_held
 from tests.photos import encode, solid
-from tests.test_startup import COMMANDS, free_port, start, until_ready
+from tests.processes import COMMANDS, free_port, start, until_ready
 
 RED = encode(solid((240, 9, 9)), "JPEG")
 

@@ -25,7 +25,7 @@ from model_build.export import publish
 from tests import tiny_model
 from tests.conftest import assert_problem, serving
 from tests.photos import encode, solid
-from tests.test_startup import COMMANDS, failure, free_port, start, until_ready
+from tests.processes import COMMANDS, failure, free_port, start, until_ready
 
 COLOUR = (140, 120, 20)
 PHOTO = encode(solid(COLOUR), "PNG")
@@ -861,6 +861,8 @@ def test_two_hundred_swaps_under_load(tmp_path):
                 except Exception as error:
                     wrong.append(error)
                     return
+                # The CPUs are needed for the trials too; what comes while a model is loaded waits all the same.
+                done.wait(0.05)
             connection.close()
 
         clients = [threading.Thread(target=ask) for _ in range(16)]

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from app.runtime.systemd import Manager
-from tests.test_startup import COMMANDS, failure, start
+from tests.processes import COMMANDS, failure, start
 
 
 @pytest.fixture(params=["path", "abstract"])

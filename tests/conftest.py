@@ -6,6 +6,7 @@ import os
 import signal
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from app.main import create_server
 from app.registry.source import BUNDLED
 from app.settings import Settings
 from tests import photos, tiny_model
+from tests.internals import service_of
 
 ROOT = Path(__file__).parent.parent
 # Labelled photos and pretrained weights, where a machine has them beside the checkout; nothing needs them.
@@ -56,6 +58,15 @@ def serving(model: Path, verify: ssl.SSLContext | bool = False, **settings) -> I
     assert not thread.is_alive(), "the service did not shut down"
 
 
+def wait_until(condition, timeout_s=30):
+    """What ``condition`` returns as soon as that is true."""
+    ends = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < ends, "it did not come"
+        time.sleep(0.005)
+    return found
+
+
 @contextlib.contextmanager
 def worker_held(client: httpx.Client) -> Iterator[threading.Event]:
     """The one worker of a service is busy until the event is set, or the block ends."""
@@ -65,7 +76,7 @@ def worker_held(client: httpx.Client) -> Iterator[threading.Event]:
         busy.set()
         assert free.wait(60)
 
-    workers = client.server.config.app.state.service.workers
+    workers = service_of(client).workers
     job = asyncio.run_coroutine_threadsafe(workers.submit(hold), client.server.loop)
     assert busy.wait(20)
     try:

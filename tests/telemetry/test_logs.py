@@ -18,6 +18,7 @@ from PIL import Image
 
 from app.telemetry.logs import Background, JsonFormatter
 from tests.conftest import ROOT
+from tests.internals import thread_of
 from tests.photos import encode, solid
 from tests.processes import free_port
 
@@ -108,9 +109,10 @@ def test_an_end_that_nobody_reads_is_an_end():
     while not handler.dropped:
         logger.info("line" * 99)
     handler.finish()
-    assert handler._thread.is_alive(), "it still waits, and is not waited for"
+    writer = thread_of(handler)
+    assert writer.is_alive(), "it still waits, and is not waited for"
     os.close(pipe.read)
-    handler._thread.join(30)
+    writer.join(30)
     os.close(pipe.write)
 
 

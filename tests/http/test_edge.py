@@ -7,8 +7,9 @@ import time
 import pytest
 
 from app.http.server import MAX_HEAD_BYTES, MAX_HEADERS
-from tests.conftest import ROOT, serving, worker_held
-from tests.http.test_server import connect, wait_until
+from tests.conftest import ROOT, serving, wait_until, worker_held
+from tests.http.connections import connect
+from tests.internals import service_of
 from tests.photos import encode, solid
 
 RED = encode(solid((240, 9, 9)), "JPEG")
@@ -422,7 +423,7 @@ def test_fields_are_counted(client, fields):
 def test_a_client_that_leaves_a_large_photo(tiny):
     """The server still notices although it had stopped reading: nothing is decoded for whoever has left."""
     with serving(tiny, workers=1) as client, worker_held(client) as free:
-        service = client.server.config.app.state.service
+        service = service_of(client)
         body = b"\xff\xd8" + b"\0" * 2_000_000
         connections = [connect(client) for _ in range(10)]
         for connection in connections:

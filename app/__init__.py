@@ -6,7 +6,7 @@ from typing import Final
 __version__ = "0.1.0"
 
 #: How the model builder is called: the one beside this package in a checkout, or the one that the wheel installs.
-BUILDER: Final = "python -m model_build" if __name__ == "app" else "python -m edge_classifier_build"
+BUILDER: Final = f"python -m {'model_build' if __name__ == 'app' else 'edge_classifier_build'}"
 
 # Linux wheels of ONNX Runtime 1.29 and later carry an uploader that is on by default; it reads this when it is
 # imported, which happens in several modules. The pinned release has none, an installed one might.

@@ -197,6 +197,14 @@ class Measured:
         confidence = np.array([answer.score for answer in self.answers], np.float64)
         return Evaluation(self.labels.labels, self.classes[known], ranked[known], confidence[known])
 
+    @property
+    def group_right(self) -> NDArray[np.bool_] | None:
+        """``bool``, one for each known photo: whether the best group is its class's; None where the model has none."""
+        if (groups := self.labels.groups) is None:
+            return None
+        answered = zip(self.classes.tolist(), self.answers, strict=True)
+        return np.array([answer.group == groups[shown] for shown, answer in answered if shown >= 0])
+
     def latency_ms(self) -> dict[str, dict[str, float]]:
         """Median and 95th percentile of decoding and of inference, in milliseconds."""
         times = {"decode": [a.decode_s for a in self.answers], "infer": [a.infer_s for a in self.answers]}
@@ -208,8 +216,13 @@ class Measured:
         unknown = np.array([answer.unknown for answer in self.answers])
         others = int((~self.known).sum())
         taken = f"{unknown[self.known].mean():.1%}"
+        grouped = {}
+        if (right := self.group_right) is not None:
+            low, high = wilson(int(right.sum()), len(right))
+            grouped["group right (95 %, Wilson)"] = f"{right.mean():.1%} ({low:.1%} to {high:.1%})"
         return {
             **self.evaluation.figures(),
+            **grouped,
             "taken for none of the classes": f"{taken}, {unknown[~self.known].mean():.1%} of the others"
             if others
             else taken,
@@ -224,10 +237,13 @@ class Measured:
     def as_json(self) -> dict[str, Any]:
         """Everything, for a machine."""
         rows = zip(self.files, self.classes.tolist(), self.answers, strict=True)
+        right = self.group_right
         return {
             "model": self.name,
             "labels": list(self.labels.labels),
             **self.evaluation.as_json(),
+            "group": None if right is None else float(right.mean()),
+            "group_interval": None if right is None else list(wilson(int(right.sum()), len(right))),
             "others": int((~self.known).sum()),
             "skipped": list(self.skipped),
             "latency_ms": self.latency_ms(),
@@ -236,6 +252,7 @@ class Measured:
                     "file": file,
                     "class": shown if shown >= 0 else None,
                     "ranked": list(answer.ranked),
+                    "group": answer.group or None,
                     "score": answer.score,
                     "unknown": answer.unknown,
                 }

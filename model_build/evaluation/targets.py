@@ -32,6 +32,7 @@ class Answer:
         ranked: the best classes, best first, at most ``BEST``.
         score: that of the best one.
         unknown: whether the score is below the model's own threshold.
+        group: the best group; "" where the model has none.
         decode_s: seconds from bytes to pixels.
         infer_s: seconds from pixels to ranked scores.
     """
@@ -41,6 +42,7 @@ class Answer:
     unknown: bool
     decode_s: float
     infer_s: float
+    group: str = ""
 
 
 class Target(Protocol):
@@ -74,13 +76,14 @@ class InProcess:
             raise InputError(str(error)) from error
         contract = self._classifier.contract
         self.name = f"{contract.name} {contract.version} {contract.precision} ({path})"
-        self.labels = Labels(contract.labels, contract.ids)
+        self.labels = Labels(contract.labels, contract.ids, contract.groups)
 
     def __call__(self, photo: bytes) -> Answer:
         """Classifies one photo."""
         result = self._classifier(photo, BEST)
         ranked = tuple(prediction.index for prediction in result.predictions)
-        return Answer(ranked, result.predictions[0].score, result.unknown, result.decode_s, result.infer_s)
+        best = result.predictions[0].score
+        return Answer(ranked, best, result.unknown, result.decode_s, result.infer_s, result.group)
 
 
 class RemoteTarget:
@@ -105,8 +108,14 @@ class RemoteTarget:
             self._model = {key: model[key] for key in ("name", "version")}
             self.name = f"{model['name']} {model['version']} {model['precision']} ({self._url})"
             rows = labels["labels"]
-            self.labels = Labels(tuple(row["label"] for row in rows), tuple(row["id"] for row in rows))
-        except (KeyError, TypeError) as error:
+            # A service that is older than this has no groups.
+            groups = tuple(row.get("group") for row in rows)
+            self.labels = Labels(
+                tuple(row["label"] for row in rows),
+                tuple(row["id"] for row in rows),
+                None if None in groups else groups,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{self._url} does not answer as this service does: {error!r}") from error
 
     def __call__(self, photo: bytes) -> Answer:
@@ -132,7 +141,8 @@ class RemoteTarget:
             predictions, timing = answer["predictions"], answer["timing_ms"]
             ranked = tuple(prediction["index"] for prediction in predictions)
             decode_s, infer_s = timing["decode"] / 1e3, timing["infer"] / 1e3
-            return Answer(ranked, predictions[0]["score"], answer["unknown"], decode_s, infer_s)
+            group = answer["groups"][0]["label"] if answer.get("groups") else ""
+            return Answer(ranked, predictions[0]["score"], answer["unknown"], decode_s, infer_s, group)
         except (KeyError, TypeError, IndexError) as error:
             raise InputError(f"{self._url} does not answer as this service does: {error!r}") from error
 

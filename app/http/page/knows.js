@@ -10,17 +10,18 @@ const element = (id) => document.getElementById(id);
 /** `{name, classes}` of each group; of a model without groups, each class by itself. */
 let groups = [];
 
-/** How to send a photo to this very service from a terminal. */
-export function showCurl() {
+/** How to send a photo to this very service from a terminal; `keyed`: it asks for a key. */
+export function showCurl(keyed = false) {
   const address = new URL("predict", document.baseURI);
   address.search = address.hash = "";
-  const { href } = address;
-  element("curl").textContent = `curl -F file=@photo.jpg ${/^[\w.:/%~[\]-]+$/.test(href) ? href : `'${href.replaceAll("'", "%27")}'`}`;
+  const quoted = /^[\w.:/%~[\]-]+$/.test(address.href) ? address.href : `'${address.href.replaceAll("'", "%27")}'`;
+  element("curl").textContent = `curl ${keyed ? '-H "Authorization: Bearer $KEY" ' : ""}-F file=@photo.jpg ${quoted}`;
 }
 
 /** Lists what the model can name; nothing where the service does not say, as without its key. */
 export async function sayWhatItKnows() {
-  const { labels = [] } = await read("labels").catch(() => ({}));
+  const { labels = [], status } = await read("labels").catch(() => ({}));
+  if (status === 401) showCurl(true);
   if (!labels.length) return;
   const byName = new Map();
   for (const { label, group } of labels) {

@@ -127,7 +127,7 @@ function render() {
   }
   element("labels").replaceChildren(...predictions.map(labelRow));
   element("other-groups").hidden = !others.length;
-  element("other-groups").textContent = `Rather than: ${others.map((other) => `${other.label}, ${percent(other.score)}`).join("; ")}`;
+  element("other-groups").textContent = `Less likely: ${others.map((other) => `${other.label}, ${percent(other.score)}`).join("; ")}`;
   element("timing").replaceChildren(
     ...Object.entries({ Queue: timing.queue, Decode: timing.decode, Infer: timing.infer, "Round trip": roundTripMs }).map(timingItem),
   );

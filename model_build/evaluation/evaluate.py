@@ -197,6 +197,16 @@ class Measured:
         confidence = np.array([answer.score for answer in self.answers], np.float64)
         return Evaluation(self.labels.labels, self.classes[known], ranked[known], confidence[known])
 
+    def per_group(self) -> list[dict[str, Any]]:
+        """By group of which there are known photos: how many, and on how many of them the group is right."""
+        if (right := self.group_right) is None or self.labels.groups is None:
+            return []
+        shown = np.array([self.labels.groups[index] for index in self.classes[self.known]])
+        return [
+            {"group": str(group), "photos": int((shown == group).sum()), "right": int(right[shown == group].sum())}
+            for group in np.unique(shown)
+        ]
+
     @property
     def group_right(self) -> NDArray[np.bool_] | None:
         """``bool``, one for each known photo: whether the best group is its class's; None where the model has none."""
@@ -244,6 +254,7 @@ class Measured:
             **self.evaluation.as_json(),
             "group": None if right is None else float(right.mean()),
             "group_interval": None if right is None else list(wilson(int(right.sum()), len(right))),
+            "per_group": self.per_group(),
             "others": int((~self.known).sum()),
             "skipped": list(self.skipped),
             "latency_ms": self.latency_ms(),

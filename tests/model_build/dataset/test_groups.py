@@ -29,8 +29,8 @@ def test_every_class_of_imagenet_is_in_one_group():
     assert len({member.partition("_")[0] for member in counts}) == 1000
     assert 100 <= len(found) <= 150
     assert all(found.values())
-    # Dogs are a tenth of ImageNet; no other group is a heap.
-    assert [name for name, members in found.items() if len(members) > 45] == ["dog"]
+    # Dogs are a tenth of ImageNet, birds a twentieth; no other group is a heap.
+    assert [name for name, members in found.items() if len(members) > 40] == ["bird", "dog"]
 
 
 def test_words_that_mean_two_things():
@@ -46,7 +46,7 @@ def test_words_that_mean_two_things():
         "n03804744_nail": "tool, rope or hardware",
         "n03954731_plane": "tool, rope or hardware",
         "n03929855_pickelhaube": "hat, helmet or wig",
-        "n03929660_pick": "guitar",
+        "n03929660_pick": "guitar, violin or harp",
         "n13052670_hen-of-the-woods": "mushroom",
         "n02123597_Siamese_cat": "cat",
         "n02497673_Madagascar_cat": "monkey, ape or lemur",

@@ -26,12 +26,12 @@ class BuildHook(BuildHookInterface[Any]):
     """Adds the model builder to a wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Writes the rewritten modules to a folder that lives as long as this hook."""
+        """Writes the rewritten modules, and the data beside them, to a folder that lives as long as this hook."""
         self._folder = tempfile.TemporaryDirectory()
         root = Path(self.root)
-        for path in sorted((root / "model_build").rglob("*.py")):
+        for path in sorted(path for path in (root / "model_build").rglob("*") if path.suffix in (".py", ".json")):
             inside = path.relative_to(root / "model_build")
             made = Path(self._folder.name) / inside
             made.parent.mkdir(parents=True, exist_ok=True)
-            made.write_text(rewritten(path.read_text()))
+            made.write_text(rewritten(path.read_text()) if path.suffix == ".py" else path.read_text())
             build_data["force_include"][str(made)] = f"{_NAMES['model_build']}/{inside}"

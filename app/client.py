@@ -83,6 +83,14 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Classes that go by one everyday name, and the sum of their scores, 0 to 1."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Where the service's time went, in milliseconds."""
 
@@ -93,13 +101,18 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer for one photo; ``unknown`` says that it shows none of the model's classes."""
+    """The answer for one photo.
+
+    ``unknown`` says that it shows none of the model's classes. ``groups`` is empty where the model, or a service that
+    is older than this client, has none.
+    """
 
     model: ModelRef
     predictions: tuple[Prediction, ...]
     unknown: bool
     timing_ms: Timing
     request_id: str
+    groups: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +128,12 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One class of the model."""
+    """One class of the model; ``group`` is the everyday name that it belongs under, None where the model has none."""
 
     index: int
     label: str
     id: str | None
+    group: str | None = None
 
 
 class _Call(Generic[T]):
@@ -217,17 +231,23 @@ class _Calls(Generic[Pool]):
         )
 
     def _predict(
-        self, photo: bytes, top_k: int | None, min_score: float, model: str | None, camera: str | None
+        self,
+        photo: bytes,
+        top_k: int | None,
+        min_score: float,
+        model: str | None,
+        camera: str | None,
+        by_group: bool,
     ) -> _Call[Result]:
         headers = {"Content-Type": "application/octet-stream"}
-        params = _parameters(top_k, min_score, model, camera)
+        params = _parameters(top_k, min_score, model, by_group, camera)
         return self._call("POST", "/predict", _result, params=params, content=photo, headers=headers)
 
     def _predict_batch(
-        self, photos: Iterable[bytes], top_k: int | None, min_score: float, model: str | None
+        self, photos: Iterable[bytes], top_k: int | None, min_score: float, model: str | None, by_group: bool
     ) -> _Call[list[Result | ProblemError]]:
         files = [("file", ("photo", photo, "application/octet-stream")) for photo in photos]
-        params = _parameters(top_k, min_score, model)
+        params = _parameters(top_k, min_score, model, by_group)
         return self._call("POST", "/predict/batch", _results, params=params, files=files)
 
     def _health(self) -> _Call[Health]:
@@ -259,25 +279,33 @@ class Client(_Calls[httpx.Client]):
         *,
         model: str | None = None,
         camera: str | None = None,
+        by_group: bool = False,
     ) -> Result:
         """What one photo shows.
 
         Args:
             photo: the image file's bytes, where it is, or an open binary file, which is read to its end.
-            top_k: how many classes at most, best first; None leaves that to the service (5).
-            min_score: classes below it are left out.
+            top_k: how many classes, and how many groups, at most; best first. None leaves that to the service (5).
+            min_score: classes and groups below it are left out.
             model: name of the model to ask; None asks the default one.
             camera: name of the camera that took the photo, at most 64 characters; where the service has its frame
                 cache on, a photo may get the scores of an earlier one of the same camera. None leaves it to the
                 service, which takes the client's address.
+            by_group: of the classes, only those of the best group, where the model has groups.
         """
-        return self._ask(self._predict(_bytes(photo), top_k, min_score, model, camera))
+        return self._ask(self._predict(_bytes(photo), top_k, min_score, model, camera, by_group))
 
     def predict_batch(
-        self, photos: Iterable[Photo], top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
+        self,
+        photos: Iterable[Photo],
+        top_k: int | None = None,
+        min_score: float = 0.0,
+        *,
+        model: str | None = None,
+        by_group: bool = False,
     ) -> list[Result | ProblemError]:
         """What several photos show, in their order; a photo that cannot be read has its ProblemError in its place."""
-        return self._ask(self._predict_batch([_bytes(photo) for photo in photos], top_k, min_score, model))
+        return self._ask(self._predict_batch([_bytes(photo) for photo in photos], top_k, min_score, model, by_group))
 
     def health(self) -> Health:
         """Whether the service answers photos now."""
@@ -323,17 +351,24 @@ class AsyncClient(_Calls[httpx.AsyncClient]):
         *,
         model: str | None = None,
         camera: str | None = None,
+        by_group: bool = False,
     ) -> Result:
         """What one photo shows; as ``Client.predict``."""
         data = await asyncio.to_thread(_bytes, photo)
-        return await self._ask(self._predict(data, top_k, min_score, model, camera))
+        return await self._ask(self._predict(data, top_k, min_score, model, camera, by_group))
 
     async def predict_batch(
-        self, photos: Iterable[Photo], top_k: int | None = None, min_score: float = 0.0, *, model: str | None = None
+        self,
+        photos: Iterable[Photo],
+        top_k: int | None = None,
+        min_score: float = 0.0,
+        *,
+        model: str | None = None,
+        by_group: bool = False,
     ) -> list[Result | ProblemError]:
         """What several photos show; as ``Client.predict_batch``."""
         data = [await asyncio.to_thread(_bytes, photo) for photo in photos]
-        return await self._ask(self._predict_batch(data, top_k, min_score, model))
+        return await self._ask(self._predict_batch(data, top_k, min_score, model, by_group))
 
     async def health(self) -> Health:
         """Whether the service answers photos now."""
@@ -372,12 +407,16 @@ def _bytes(photo: Photo) -> bytes:
     return photo.read_bytes() if isinstance(photo, Path) else photo.read()
 
 
-def _parameters(top_k: int | None, min_score: float, model: str | None, camera: str | None = None) -> dict[str, Any]:
-    given = {"top_k": top_k, "min_score": min_score or None, "model": model, "camera": camera}
+def _parameters(
+    top_k: int | None, min_score: float, model: str | None, by_group: bool, camera: str | None = None
+) -> dict[str, Any]:
+    view = "groups" if by_group else None
+    given = {"top_k": top_k, "min_score": min_score or None, "model": model, "camera": camera, "view": view}
     return {name: value for name, value in given.items() if value is not None}
 
 
-# Members that a newer service adds are left out, so that an older client can talk to it.
+# Members that a newer service adds are left out, so that an older client can talk to it; what an older service does not
+# have is as it is for a model that has none.
 def _result(body: Mapping[str, Any]) -> Result:
     return Result(
         model=_model(body),
@@ -385,6 +424,7 @@ def _result(body: Mapping[str, Any]) -> Result:
         unknown=body["unknown"],
         timing_ms=Timing(*(body["timing_ms"][stage] for stage in ("queue", "decode", "infer"))),
         request_id=body["request_id"],
+        groups=tuple(Group(group["label"], group["score"]) for group in body.get("groups", ())),
     )
 
 
@@ -398,7 +438,7 @@ def _health(body: Mapping[str, Any]) -> Health:
 
 
 def _labels(body: Mapping[str, Any]) -> tuple[Label, ...]:
-    return tuple(Label(one["index"], one["label"], one["id"]) for one in body["labels"])
+    return tuple(Label(one["index"], one["label"], one["id"], one.get("group")) for one in body["labels"])
 
 
 def _model(body: Mapping[str, Any]) -> ModelRef:

@@ -63,14 +63,16 @@ def run(options: argparse.Namespace) -> int:
     found = photos.find(options.photos)
     if not found and not options.watch:
         raise FileNotFoundError(f"there are no photos in {', '.join(options.photos)}")
-    form = Csv(options.top_k or _TOP_K) if options.csv else JsonLines()
+    form = Csv(options.top_k or _TOP_K, options.groups) if options.csv else JsonLines()
     counts = _Counts()
     code = 0
     with contextlib.ExitStack() as stack:
         if options.out:
             write, done = stack.enter_context(append_to(options.out, form))
         else:
-            lines: OutputFormat = form if options.csv or options.json else Table(options.top_k or _SHOWN, found)
+            lines: OutputFormat = (
+                form if options.csv or options.json else Table(options.top_k or _SHOWN, found, options.groups)
+            )
             # File names need not be UTF-8.
             sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
             print(lines.header, end="")
@@ -162,10 +164,10 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
 
     def ask(photo: Photo) -> Row:
         try:
-            result = classifier(photo.read(), options.top_k or _TOP_K)
+            result = classifier(photo.read(), options.top_k or _TOP_K, by_group=options.groups)
         except (RequestError, OSError) as error:
             return Row(photo, contract.name, contract.version, error=str(error))
-        return Row(photo, contract.name, contract.version, result.predictions, result.unknown)
+        return Row(photo, contract.name, contract.version, result.predictions, result.unknown, groups=result.groups)
 
     from ..main import planned_cpus
 
@@ -182,7 +184,7 @@ def _remote(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
 
         def ask(photo: Photo) -> Row:
             try:
-                result = service.predict(photo.read(), options.top_k)
+                result = service.predict(photo.read(), options.top_k, by_group=options.groups)
             except OSError as error:
                 return Row(photo, error=str(error))
             except ProblemError as error:
@@ -191,7 +193,14 @@ def _remote(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
                 return Row(photo, error=error.detail)
             except Unreachable as error:
                 raise RunAborted(f"no answer from {error}") from error
-            return Row(photo, result.model.name, result.model.version, result.predictions, result.unknown)
+            return Row(
+                photo,
+                result.model.name,
+                result.model.version,
+                result.predictions,
+                result.unknown,
+                groups=result.groups,
+            )
 
         yield ask, _ASKED_AT_ONCE
 

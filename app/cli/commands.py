@@ -52,6 +52,9 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     classify.add_argument("--url", help="the service to ask, e.g. http://gateway:8000")
     classify.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds the service's key")
     classify.add_argument("--top-k", type=_count, metavar="N", help="classes of a photo at most")
+    classify.add_argument(
+        "--groups", action="store_true", help="the everyday name first, and its classes alone; where the model has any"
+    )
     form = classify.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true", help="comma-separated values")

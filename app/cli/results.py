@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of one photo: predictions, best first, or an error."""
+    """What came of one photo: predictions and groups, best first, or an error."""
 
     photo: Photo
     model: str = ""
@@ -27,6 +27,7 @@ class Row:
     predictions: "Sequence[classifier.Prediction | client.Prediction]" = ()
     unknown: bool = False
     error: str = ""
+    groups: "Sequence[classifier.Group | client.Group]" = ()
 
 
 class ResultsFileError(Exception):
@@ -43,16 +44,19 @@ class OutputFormat(Protocol):
 
 
 class Table:
-    """For a person: as many classes as were asked for, in columns as far as names allow."""
+    """For a person: as many classes as were asked for, in columns as far as names allow; ``groups``: a group first."""
 
-    def __init__(self, top_k: int, photos: Iterable[Photo]) -> None:
+    def __init__(self, top_k: int, photos: Iterable[Photo], groups: bool = False) -> None:
         self.header = ""
         self._top_k = top_k
+        self._groups = groups
         self._width = max((len(photo.path) for photo in photos), default=0)
 
     def line(self, row: Row) -> str:
         """The path, and scores in percent with their labels."""
         best = ", ".join(f"{p.score:6.1%} {p.label}" for p in row.predictions[: self._top_k]) or "nothing"
+        if self._groups and row.groups:
+            best = f"{row.groups[0].score:6.1%} {row.groups[0].label}: {best.strip()}"
         said = f"error: {row.error}" if row.error else f"unknown ({best.strip()})" if row.unknown else best
         return f"{row.photo.path:{self._width}}  {said}\n"
 
@@ -72,6 +76,7 @@ class JsonLines:
             "model": row.model,
             "version": row.version,
             "unknown": row.unknown,
+            "groups": [asdict(group) for group in row.groups],
             "predictions": [asdict(prediction) for prediction in row.predictions],
             "error": row.error or None,
         }
@@ -91,10 +96,19 @@ _FIXED: Final = ("path", "size", "mtime_ns", "model", "version", "unknown", "err
 
 
 class Csv:
-    """Comma-separated values (RFC 4180) with a header; a label, an id and a score for each of the ``top_k`` classes."""
+    """Comma-separated values (RFC 4180) with a header; a label, an id and a score for each of the ``top_k`` classes.
 
-    def __init__(self, top_k: int) -> None:
-        self._columns = [*_FIXED, *(f"{name}_{n}" for n in range(1, top_k + 1) for name in ("label", "id", "score"))]
+    With ``groups``, the best group and its score stand before them.
+    """
+
+    def __init__(self, top_k: int, groups: bool = False) -> None:
+        self._groups = groups
+        group = ("group", "group_score") if groups else ()
+        self._columns = [
+            *_FIXED,
+            *group,
+            *(f"{name}_{n}" for n in range(1, top_k + 1) for name in ("label", "id", "score")),
+        ]
         self.header = self.start = _csv(self._columns)
 
     def line(self, row: Row) -> str:
@@ -102,6 +116,8 @@ class Csv:
         photo = row.photo
         unknown = "" if row.error else str(row.unknown).lower()
         cells: list[object] = [photo.path, photo.size, photo.mtime_ns, row.model, row.version, unknown, row.error]
+        if self._groups:
+            cells += [row.groups[0].label, f"{row.groups[0].score:.6f}"] if row.groups else ["", ""]
         for prediction in row.predictions:
             cells += [prediction.label, prediction.id or "", f"{prediction.score:.6f}"]
         return _csv(cells + [""] * (len(self._columns) - len(cells)))

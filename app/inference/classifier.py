@@ -16,7 +16,7 @@ from .decode_budget import DecodeBudget
 from .frame_cache import CameraCache
 from .imaging import load
 from .model import Model
-from .ranking import top_k
+from .ranking import Groups, top_k
 
 #: Rounds of a speed comparison; the median leaves out the first, which warms up.
 _TRIALS: Final = 9
@@ -33,9 +33,19 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Classes that go by one everyday name, and the sum of their scores (0 to 1)."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What the model says about one photo, and how long each step took, in seconds.
 
+    ``groups`` is empty where the model has none. ``group`` is the best group's name whatever ``min_score`` left out,
+    and "" where the model has none.
     ``unknown`` says that the best score is below the model's own threshold: the photo shows none of its classes.
     ``cached`` says that the scores are those of an earlier, near-identical frame of the same camera.
     """
@@ -46,6 +56,8 @@ class Result:
     cached: bool
     decode_s: float
     infer_s: float
+    groups: tuple[Group, ...] = ()
+    group: str = ""
 
 
 def fastest(models: list[Model]) -> tuple[Model, str]:
@@ -80,6 +92,7 @@ class Classifier:
         self.multithreaded = multithreaded or model
         self.contract = model.contract
         self.decode_budget = decode_budget
+        self.groups = None if self.contract.groups is None else Groups(self.contract.groups)
 
     def __call__(
         self,
@@ -89,15 +102,17 @@ class Classifier:
         *,
         exclusive: bool = False,
         camera: CameraCache | None = None,
+        by_group: bool = False,
     ) -> Result:
         """Classifies one encoded photo.
 
         Args:
             data: the image file's bytes.
-            k: how many classes at most, best first.
-            min_score: classes below it are left out.
+            k: how many classes, and how many groups, at most; best first.
+            min_score: classes and groups below it are left out.
             exclusive: no other photo is being worked on, so this one may use all CPUs.
             camera: where the photo comes from, if a near-identical one from there need not be computed again.
+            by_group: of the classes, only those of the best group, where the model has groups.
 
         Raises:
             NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
@@ -111,6 +126,15 @@ class Classifier:
         else:
             scores, cached = camera.scores(self.contract, pixels, lambda: model(pixels[np.newaxis])[0])
         ranked = top_k(scores, k, min_score)
+        groups: tuple[Group, ...] = ()
+        group = ""
+        if self.groups is not None:
+            sums = self.groups.sums(scores)
+            names, best = self.groups.names, int(sums.argmax())
+            group = names[best]
+            groups = tuple(Group(names[i], score) for i, score in top_k(sums, k, min_score))
+            if by_group:
+                ranked = self.groups.members(scores, best, k, min_score)
         inferred = time.perf_counter()
         labels, ids = self.contract.labels, self.contract.ids
         return Result(
@@ -120,6 +144,8 @@ class Classifier:
             cached=cached,
             decode_s=decoded - started,
             infer_s=inferred - decoded,
+            groups=groups,
+            group=group,
         )
 
     def scores(
@@ -142,6 +168,14 @@ class Classifier:
         decoded = time.perf_counter()
         scores = (self.multithreaded if exclusive else self.model)(pixels[np.newaxis])[0]
         return scores, decoded - started, time.perf_counter() - decoded
+
+    def best_group(self, scores: NDArray[np.float32]) -> str:
+        """The name of the best group, by ``float32 [C]`` scores; "" where the model has no groups."""
+        return "" if self.groups is None else self.groups.names[int(self.groups.sums(scores).argmax())]
+
+    def is_unknown(self, scores: NDArray[np.float32]) -> bool:
+        """Whether a photo shows none of the classes, by its scores; they are ``float32 [C]``."""
+        return bool(scores.max() < self.contract.unknown_below)
 
     def check_k(self, k: int) -> None:
         """Raises InvalidParameter if ``k`` is more than the model has classes."""

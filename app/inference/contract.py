@@ -34,6 +34,8 @@ _KEYS: Final = (
     "provenance",
     "measured",
 )
+#: What a contract may have beside these; files without it are as good as ever.
+_OPTIONAL: Final = ("groups",)
 
 #: What a model may be stored in; how it is called in a contract.
 PRECISIONS: Final = ("fp32", "int8")
@@ -49,7 +51,7 @@ _LOOSEST: Final = 0.25
 _MOST_COUNT: Final = 2**53
 _DEEPEST: Final = 20
 #: Characters of what is written as JSON: lists with an entry a class and the golden sample, and everything else.
-_LISTS: Final = ("labels", "ids", "golden")
+_LISTS: Final = ("labels", "ids", "groups", "golden")
 _MOST_LISTED: Final = 10_000_000
 _MOST_WRITTEN: Final = 1_000_000
 #: Control characters, line and paragraph separators, halves of characters.
@@ -95,6 +97,8 @@ class Contract:
         parameters: number of trained values.
         provenance: where the weights came from, their SHA-256, the versions of the tools that wrote the file.
         measured: what parity and accuracy checks found when it was built.
+        groups: the everyday name that each class belongs under, by index ("cat" for a tabby); None where the model has
+            no groups.
     """
 
     name: str
@@ -110,6 +114,7 @@ class Contract:
     parameters: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    groups: tuple[str, ...] | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """The contract as ONNX ``metadata_props``: strings, the same for the same contract."""
@@ -138,6 +143,8 @@ class Contract:
             "provenance": self.provenance,
             "measured": self.measured,
         }
+        if self.groups is not None:
+            documents["groups"] = self.groups
         return values | {key: json.dumps(value, ensure_ascii=False) for key, value in documents.items()}
 
     @classmethod
@@ -154,7 +161,7 @@ class Contract:
             raise ModelError(f"the model's contract has schema {schema}; this service reads {SCHEMA!r}")
         if missing := [key for key in _KEYS if key not in metadata]:
             raise ModelError(f"the model's contract lacks {', '.join(missing)}")
-        for key in _KEYS:
+        for key in (*_KEYS, *(key for key in _OPTIONAL if key in metadata)):
             most = _MOST_LISTED if key in _LISTS else _MOST_WRITTEN
             if len(metadata[key]) > most:
                 raise ModelError(f"the contract's {key} has {len(metadata[key])} characters; {most} are allowed")
@@ -179,6 +186,7 @@ class Contract:
                 parameters=int(metadata["parameters"]),
                 provenance=json.loads(metadata["provenance"]),
                 measured=json.loads(metadata["measured"]),
+                groups=_entries(metadata["groups"]) if "groups" in metadata else None,
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ModelError(f"the model's contract cannot be read: {_shown(error)}") from error
@@ -219,6 +227,14 @@ class Contract:
         for wnid in self.ids:
             if wnid is not None and not _is_text(wnid, _MOST_NAME):
                 raise ModelError(f"the contract has the id {_shown(wnid)}; an id has 1 to {_MOST_NAME} characters")
+        if self.groups is not None and len(self.groups) != len(self.labels):
+            raise ModelError(f"the contract has {len(self.labels)} labels but puts {len(self.groups)} into groups")
+        for group in self.groups or ():
+            if not _is_text(group, _MOST_LABEL) or not group.strip():
+                raise ModelError(
+                    f"the contract has the group {_shown(group)}; a group has 1 to {_MOST_LABEL} characters, none of "
+                    "them a control character"
+                )
         classes = set(zip(self.labels, self.ids, strict=True))
         if len(classes) != len(self.labels):
             raise ModelError(f"the contract has {len(self.labels)} labels, but names only {len(classes)} classes")
@@ -268,7 +284,7 @@ def _entries(text: str) -> tuple[Any, ...]:
     """A JSON list; TypeError where it is something else that can be gone through."""
     found = json.loads(text)
     if not isinstance(found, list):
-        raise TypeError("labels and ids must be lists")
+        raise TypeError("labels, ids and groups must be lists")
     return tuple(found)
 
 

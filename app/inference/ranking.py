@@ -1,4 +1,6 @@
-"""Scores to the top-k classes."""
+"""Scores to the top-k classes, and to the top-k groups of classes."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,3 +24,38 @@ def top_k(scores: NDArray[np.float32], k: int, min_score: float = 0.0) -> list[t
     order = np.lexsort((candidates, -values))
     pairs = zip(candidates[order].tolist(), values[order].tolist(), strict=True)
     return [(index, score) for index, score in pairs if score >= min_score]
+
+
+class Groups:
+    """Which classes belong together, prepared once a model so that a photo's scores are summed in one pass.
+
+    Attributes:
+        names: the groups' names, each once, in the order of their first classes; ``G`` of them.
+        of: ``int64 [C]``, by class the index of its group in ``names``.
+    """
+
+    def __init__(self, group_of_class: Sequence[str]) -> None:
+        """Takes the name of each class's group, by class index."""
+        self.names = tuple(dict.fromkeys(group_of_class))
+        position = {name: index for index, name in enumerate(self.names)}
+        self.of: NDArray[np.int64] = np.array([position[name] for name in group_of_class], np.int64)
+
+    def sums(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``float32 [G]``, by group the sum of its classes' scores; ``scores`` is ``float32 [C]``."""
+        summed = np.bincount(self.of, weights=scores, minlength=len(self.names))
+        # Scores are rounded one by one, so that all of them together may exceed 1 by a little.
+        return np.minimum(summed, 1.0).astype(np.float32)
+
+    def members(
+        self, scores: NDArray[np.float32], group: int, k: int, min_score: float = 0.0
+    ) -> list[tuple[int, float]]:
+        """The best classes of one group, as ``top_k`` gives those of all.
+
+        Args:
+            scores: ``float32 [C]``, of all classes.
+            group: index in ``names``.
+            k: how many at most.
+            min_score: classes below it are left out.
+        """
+        inside = np.flatnonzero(self.of == group)
+        return [(int(inside[index]), score) for index, score in top_k(scores[inside], k, min_score)]

@@ -14,6 +14,9 @@ from .request_record import RequestRecord
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 #: A photo's way through the service.
 STAGES: Final = ("read", "queue", "decode", "infer", "draw")
+#: Names of groups that get a time series each, over all models that are served one after the other; what is beyond is
+#: counted under "", as a model without groups is.
+MOST_GROUPS: Final = 256
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -61,6 +64,13 @@ class Metrics:
         # Looked up once: finding a child by its labels costs more than observing.
         self._by_stage = {stage: self._stages.labels(stage) for stage in STAGES}
         self._photos = Counter("classifier_photos", "Photos answered.", registry=self._registry)
+        self._predictions = Counter(
+            "classifier_predictions",
+            "Photos by their best group, and by whether they are unknown.",
+            ["group", "unknown"],
+            registry=self._registry,
+        )
+        self._groups: set[str] = set()
         self._cache = Counter(
             "classifier_cache_requests",
             "Photos by whether they got an earlier frame's scores, where frames are remembered.",
@@ -125,12 +135,22 @@ class Metrics:
         self._duration.labels(route).observe(duration_s)
         if record.images:
             self._photos.inc(record.images)
+            # Within: what a refused batch had got as far as is not answered.
+            for group, unknown in record.answers:
+                self._predictions.labels(self._bounded(group), str(unknown).lower()).inc()
         if record.cached is not None:
             self._cache.labels("cached" if record.cached else "computed").inc()
         for stage, seconds in record.timings_s.items():
             self._by_stage[stage].observe(seconds)
         if record.problem:
             self._problems.labels(record.problem).inc()
+
+    def _bounded(self, group: str) -> str:
+        if group not in self._groups:
+            if len(self._groups) == MOST_GROUPS:
+                return ""
+            self._groups.add(group)
+        return group
 
     def count_refusal(self, problem: str, status: int) -> None:
         """Counts what was answered before it was a request: not HTTP, too slow, too large."""

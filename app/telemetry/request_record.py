@@ -36,6 +36,8 @@ class RequestRecord:
         bytes_out: size of the answer's body.
         route: the pattern that matched, for the metrics.
         images: photos answered.
+        answers: of each photo that was given labels or scores, its best group ("" where the model has none), and
+            whether it is unknown.
         timings_s: seconds by stage (read, queue, decode, infer, draw).
         cached: whether an earlier frame's scores were given; None where frames are not remembered.
         problem: kind of problem that was answered with, if any.
@@ -50,6 +52,7 @@ class RequestRecord:
     bytes_out: int = 0
     route: str = ""
     images: int = 0
+    answers: list[tuple[str, bool]] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)
     problem: str | None = None
     unexpected: BaseException | None = None

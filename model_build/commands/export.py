@@ -68,6 +68,13 @@ def add_to(commands: Any) -> None:
         help="what the classes are called: a text file with one a line (or id<TAB>label), or JSON",
     )
     source.add_argument(
+        "--groups",
+        type=Path,
+        metavar="FILE",
+        help='everyday names and their classes, as JSON: {"cat": ["tabby", "Egyptian cat"], ...}; every class in one '
+        "(default: for ImageNet's classes those that come along, else none)",
+    )
+    source.add_argument(
         "--pixel-range",
         choices=["auto", "-1..1", "0..1", "0..255"],
         default="auto",
@@ -118,6 +125,7 @@ def run(options: argparse.Namespace) -> int:
         input_size=options.input_size,
         classes=options.classes,
         labels=options.labels,
+        groups=options.groups,
         precision=options.precision,
         calibration=options.calibration,
         pixel_range=options.pixel_range,

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -14,7 +14,7 @@ from app.errors import RequestError
 from app.inference import imaging
 from app.inference.imaging import Resize
 from model_build.dataset.labels import Labels, of_folder
-from model_build.dataset.photos import DECODE_BUDGET, images_in
+from model_build.dataset.photos import DECODE_BUDGET, images_in, is_image
 from model_build.errors import InputError
 
 T = TypeVar("T")
@@ -80,8 +80,10 @@ def find(root: Path) -> ImageFolder:
     """Finds the classes and pictures of a folder; nothing is decoded yet.
 
     The classes are the sub-folders of ``root``, or, where it has ``train/`` and one of ``val/``, ``validation/`` and
-    ``test/``, those of ``train/``; the other one's pictures are then held out. A picture that is there twice is used
-    once; one that lies in two classes, or in both parts, is not learned from.
+    ``test/``, those of ``train/``; the other one's pictures are then held out. A sub-folder without pictures of its
+    own, but with sub-folders that have some, is no class but a group of classes (``<group>/<class>/x.jpg``); a class
+    beside groups is in a group of its own. A picture that is there twice is used once; one that lies in two classes,
+    or in both parts, is not learned from.
 
     Raises:
         InputError: the folder cannot be read, or has fewer than two classes.
@@ -91,7 +93,8 @@ def find(root: Path) -> ImageFolder:
         test = next((folders[name] for name in _TEST if name in folders), None)
         divided = _TRAIN in folders and test is not None
         parts = [(folders[_TRAIN], False), (test, True)] if divided and test else [(root, False)]
-        names = [path.name for path in _folders(parts[0][0])]
+        grouped = frozenset(path.name for path in _folders(parts[0][0]) if _is_group(path))
+        names = _classes(parts[0][0], grouped)
     except OSError as error:
         raise InputError(f"{root} cannot be read: {error}") from error
     if len(names) < 2:
@@ -100,7 +103,7 @@ def find(root: Path) -> ImageFolder:
             f"{root} needs one sub-folder with pictures for each of two or more classes; it has {found}. "
             "To tell one thing from everything else, add a folder with pictures of everything else."
         )
-    folder = ImageFolder(root, of_folder(names), [], divided)
+    folder = ImageFolder(root, _labels(names, grouped), [], divided)
     classes = list(zip(folder.labels.ids, folder.labels.labels, strict=True))
     if same := [name for name, named in zip(names, classes, strict=True) if classes.count(named) > 1]:
         raise InputError(f"{root} has sub-folders whose names mean the same class: {', '.join(same)}")
@@ -109,9 +112,10 @@ def find(root: Path) -> ImageFolder:
         unused = [name for name in _TEST if name in folders and name != test.name]
         folder.left_out += [f"{name}/: not used, {test.name}/ is there to test with" for name in unused]
     for part, held_out in parts:
-        if extra := sorted({path.name for path in _folders(part)} - set(names)):
+        if extra := sorted(set(_classes(part, grouped)) - set(names)):
             raise InputError(f"{part} has classes that {parts[0][0]} has not: {', '.join(extra[:5])}")
-        loose = [path for path in images_in(part) if path.parent == part]
+        outside = {part, *(part / group for group in grouped)}
+        loose = [path for path in images_in(part) if path.parent in outside]
         folder.found += len(loose)
         folder.left_out += [f"{path.relative_to(root)}: in no class's folder" for path in loose]
         for label, name in enumerate(names):
@@ -217,6 +221,32 @@ def split(folder: ImageFolder, validation: float, test: float, seed: int) -> dic
 def _folders(root: Path) -> list[Path]:
     """The sub-folders, by name, without hidden ones (thumbnails, checkpoints)."""
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _is_group(folder: Path) -> bool:
+    """Whether it has no pictures itself, but sub-folders that have some."""
+    return not any(is_image(path) for path in folder.iterdir()) and any(images_in(path) for path in _folders(folder))
+
+
+def _classes(part: Path, grouped: frozenset[str]) -> list[str]:
+    """The folders of the classes, relative to ``part``, by name."""
+    return [
+        name
+        for folder in _folders(part)
+        for name in (
+            [f"{folder.name}/{inner.name}" for inner in _folders(folder)] if folder.name in grouped else [folder.name]
+        )
+    ]
+
+
+def _labels(names: list[str], grouped: frozenset[str]) -> Labels:
+    """What the classes are called, and where there are groups, which one each is in."""
+    paths = [Path(name) for name in names]
+    labels = of_folder([path.name for path in paths])
+    if not grouped:
+        return labels
+    groups = of_folder([path.parts[0] for path in paths]).labels
+    return replace(labels, groups=groups)
 
 
 def _sha256(path: Path) -> str:

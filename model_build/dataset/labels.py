@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +16,15 @@ _WORDNET: Final = re.compile(r"(n\d{8})(?:_(.*))?")
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels and WordNet ids (None where unknown) by class index."""
+    """Labels and WordNet ids (None where unknown) by class index.
+
+    ``groups`` has the everyday name that each class belongs under, by index; None where nobody has said. Whether two
+    models have the same classes does not depend on it.
+    """
 
     labels: tuple[str, ...]
     ids: tuple[str | None, ...]
+    groups: tuple[str, ...] | None = field(default=None, compare=False)
 
     def index_of(self, name: str) -> int | None:
         """The class that ``name`` (an id or a label) stands for, or None."""

@@ -48,6 +48,11 @@ class Photos:
         return np.concatenate([pixels, pixels[:, :, ::-1]]) if 2 * len(pixels) <= most else pixels
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file's name says that it is an image."""
+    return path.suffix.lower() in _SUFFIXES
+
+
 def images_in(folder: Path) -> list[Path]:
     """The image files in a folder and its sub-folders, by name.
 
@@ -57,7 +62,7 @@ def images_in(folder: Path) -> list[Path]:
     try:
         if not folder.is_dir():
             raise NotADirectoryError(f"{folder} is not a folder")
-        return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        return sorted(path for path in folder.rglob("*") if is_image(path))
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error}") from error
 

@@ -197,6 +197,24 @@ class Measured:
         confidence = np.array([answer.score for answer in self.answers], np.float64)
         return Evaluation(self.labels.labels, self.classes[known], ranked[known], confidence[known])
 
+    def per_group(self) -> list[dict[str, Any]]:
+        """By group of which there are known photos: how many, and on how many of them the group is right."""
+        if (right := self.group_right) is None or self.labels.groups is None:
+            return []
+        shown = np.array([self.labels.groups[index] for index in self.classes[self.known]])
+        return [
+            {"group": str(group), "photos": int((shown == group).sum()), "right": int(right[shown == group].sum())}
+            for group in np.unique(shown)
+        ]
+
+    @property
+    def group_right(self) -> NDArray[np.bool_] | None:
+        """``bool``, one for each known photo: whether the best group is its class's; None where the model has none."""
+        if (groups := self.labels.groups) is None:
+            return None
+        answered = zip(self.classes.tolist(), self.answers, strict=True)
+        return np.array([answer.group == groups[shown] for shown, answer in answered if shown >= 0])
+
     def latency_ms(self) -> dict[str, dict[str, float]]:
         """Median and 95th percentile of decoding and of inference, in milliseconds."""
         times = {"decode": [a.decode_s for a in self.answers], "infer": [a.infer_s for a in self.answers]}
@@ -208,8 +226,13 @@ class Measured:
         unknown = np.array([answer.unknown for answer in self.answers])
         others = int((~self.known).sum())
         share = f"{unknown[self.known].mean():.1%}"
+        grouped = {}
+        if (right := self.group_right) is not None:
+            low, high = wilson(int(right.sum()), len(right))
+            grouped["group right (95 %, Wilson)"] = f"{right.mean():.1%} ({low:.1%} to {high:.1%})"
         return {
             **self.evaluation.figures(),
+            **grouped,
             "classified as unknown": f"{share}, {unknown[~self.known].mean():.1%} of the others" if others else share,
             "others: photos of none of the model's classes": f"{others}, not in the accuracy",
             "not answered": str(len(self.skipped)),
@@ -222,10 +245,14 @@ class Measured:
     def as_json(self) -> dict[str, Any]:
         """Everything, in JSON's types."""
         rows = zip(self.files, self.classes.tolist(), self.answers, strict=True)
+        right = self.group_right
         return {
             "model": self.name,
             "labels": list(self.labels.labels),
             **self.evaluation.as_json(),
+            "group": None if right is None else float(right.mean()),
+            "group_interval": None if right is None else list(wilson(int(right.sum()), len(right))),
+            "per_group": self.per_group(),
             "others": int((~self.known).sum()),
             "skipped": list(self.skipped),
             "latency_ms": self.latency_ms(),
@@ -234,6 +261,7 @@ class Measured:
                     "file": file,
                     "class": true if true >= 0 else None,
                     "ranked": list(answer.ranked),
+                    "group": answer.group or None,
                     "score": answer.score,
                     "unknown": answer.unknown,
                 }

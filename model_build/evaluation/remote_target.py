@@ -43,7 +43,13 @@ class RemoteTarget:
             raise self._failed(error) from error
         self._model = health.model
         self.name = f"{health.model.name} {health.model.version} {health.precision} ({self._url})"
-        self.labels = Labels(tuple(row.label for row in labels), tuple(row.id for row in labels))
+        # A service that is older than this has no groups.
+        groups = tuple(row.group for row in labels if row.group is not None)
+        self.labels = Labels(
+            tuple(row.label for row in labels),
+            tuple(row.id for row in labels),
+            groups if len(groups) == len(labels) else None,
+        )
 
     def __call__(self, photo: bytes) -> Answer:
         """Sends one photo as it is, again while the service is busy.
@@ -70,7 +76,9 @@ class RemoteTarget:
             raise InputError(f"{self._url} does not answer as this service does: there are no predictions")
         ranked = tuple(prediction.index for prediction in result.predictions)
         timing = result.timing_ms
-        return Answer(ranked, result.predictions[0].score, result.unknown, timing.decode / 1e3, timing.infer / 1e3)
+        group = result.groups[0].label if result.groups else ""
+        decode_s, infer_s = timing.decode / 1e3, timing.infer / 1e3
+        return Answer(ranked, result.predictions[0].score, result.unknown, decode_s, infer_s, group)
 
     def close(self) -> None:
         """Closes the connection."""

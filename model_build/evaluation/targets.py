@@ -26,6 +26,7 @@ class Answer:
         ranked: the best classes, best first, at most ``BEST``.
         score: that of the best one.
         unknown: whether the score is below the model's own threshold.
+        group: the best group; "" where the model has none.
         decode_s: seconds from bytes to pixels.
         infer_s: seconds from pixels to ranked scores.
     """
@@ -35,6 +36,7 @@ class Answer:
     unknown: bool
     decode_s: float
     infer_s: float
+    group: str = ""
 
 
 class Target(Protocol):
@@ -71,13 +73,14 @@ class InProcess:
             raise InputError(str(error)) from error
         contract = self._classifier.contract
         self.name = f"{contract.name} {contract.version} {contract.precision} ({path})"
-        self.labels = Labels(contract.labels, contract.ids)
+        self.labels = Labels(contract.labels, contract.ids, contract.groups)
 
     def __call__(self, photo: bytes) -> Answer:
         """Classifies one photo."""
         result = self._classifier(photo, BEST)
         ranked = tuple(prediction.index for prediction in result.predictions)
-        return Answer(ranked, result.predictions[0].score, result.unknown, result.decode_s, result.infer_s)
+        best = result.predictions[0].score
+        return Answer(ranked, best, result.unknown, result.decode_s, result.infer_s, result.group)
 
     def close(self) -> None:
         """Nothing is held that the end of the object would not release."""

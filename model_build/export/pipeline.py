@@ -19,7 +19,7 @@ import tf2onnx
 
 from app.inference.contract import Contract, Golden
 from app.inference.imaging import Resize
-from model_build.dataset import labels, photos
+from model_build.dataset import groups, labels, photos
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
 from model_build.errors import InputError
@@ -56,6 +56,7 @@ class Request:
     input_size: int | None
     classes: int | None
     labels: Path | None
+    groups: Path | None
     precision: str
     calibration: Path | None
     pixel_range: str
@@ -121,7 +122,7 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
     height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
     resize = Resize(height, width, request.crop, request.filter)
-    names = _labels(request, source, say)
+    names = groups.fill(_labels(request, source, say), request.groups)
     pictures = _pictures(request.calibration, resize, names, track, say)
     target = Target(
         precision="fp32" if pictures.generated else request.precision,
@@ -279,6 +280,7 @@ def _initial_contract(fp32: onnx.ModelProto, source: Source, names: Labels, resi
             **({"training": dict(source.training)} if source.training else {}),
             "tools": {"python": platform.python_version()} | {tool: _installed(tool) for tool in _TOOLS},
         },
+        groups=names.groups,
     )
 
 

@@ -106,6 +106,7 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
             "seed": request.seed,
             "tools": {"python": platform.python_version()} | {tool: installed(tool) for tool in _TOOLS},
         },
+        groups=folder.labels.groups,
     )
     with tempfile.TemporaryDirectory() as scratch:
         model, contract = publish.with_golden(proto, draft, Path(scratch))

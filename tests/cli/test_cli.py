@@ -126,6 +126,33 @@ def test_for_a_person(tmp_path, tiny):
         assert line.split("% ")[1].startswith(label)
 
 
+def test_groups_first(tmp_path, tiny):
+    made = contract(groups=("warm", "cool", "cool"))
+    model = write(tmp_path / "tiny.fp32.onnx", made)
+    photo = tmp_path / "a.png"
+    photo.write_bytes(encode(solid((120, 115, 110)), "PNG"))
+    code, out, _ = run("classify", photo, "--groups", model=model)
+    assert code == 0
+    best, members = out.split(": ")
+    assert best.endswith("% cool")
+    assert [member.split("% ")[1].strip() for member in members.split(", ")] == ["green", "blue"]
+    _, out, _ = run("classify", photo, "--groups", "--json", model=model)
+    row = json.loads(out)
+    assert [group["label"] for group in row["groups"]] == ["cool", "warm"]
+    assert [prediction["label"] for prediction in row["predictions"]] == ["green", "blue"]
+    with serving(model) as client:
+        for url in ((), ("--url", client.base_url)):
+            _, out, _ = run("classify", photo, "--groups", "--csv", "--top-k", 2, *url, model=model)
+            (cells,) = csv.DictReader(io.StringIO(out))
+            assert (cells["group"], cells["label_1"], cells["label_2"]) == ("cool", "green", "blue")
+            assert 0.5 < float(cells["group_score"]) < 0.7
+    _, out, _ = run("classify", photo, "--json", model=model)
+    assert json.loads(out)["predictions"][0]["label"] == "red"
+    # A model without groups has nothing to put first.
+    _, out, _ = run("classify", photo, "--groups", model=tiny)
+    assert out.split("% ")[1].startswith("red")
+
+
 def test_one_photo_from_standard_input(tiny):
     photo = encode(solid(COLOURS["green"]), "PNG")
     code, out, error = run("classify", "-", "--json", given=photo, model=tiny)

@@ -327,7 +327,7 @@ def test_a_list_loses_nothing_while_the_service_restarts(opened, tiny):
                 route.continue_()
 
         held = []
-        page.route("**/predict", slowly)
+        page.route("**/predict?view=groups", slowly)
         drop(page, *((f"{number}.png", red) for number in range(12)))
         expect(page.locator("#count")).to_have_text("4 answered, 8 to go")
     gate.set()
@@ -355,7 +355,7 @@ def test_what_failed_is_tried_again(opened, tiny):
             else:
                 route.continue_()
 
-        page.route("**/predict", now_and_then)
+        page.route("**/predict?view=groups", now_and_then)
         drop(page, *((f"{number}.png", red) for number in range(6)))
         expect(page.locator("#count")).to_have_text("4 answered, 2 failed")
         first = page.locator("#rows tr").first
@@ -405,7 +405,7 @@ HTML = {"body": "<html><h1>413 Request Entity Too Large</h1>nginx</html>", "cont
 def test_errors_are_told_in_a_persons_words(opened, box, status, answer, words):
     page = opened(box, status)
     page.clock.install()
-    page.route("**/predict", lambda route: route.fulfill(status=status, **answer))
+    page.route("**/predict?view=groups", lambda route: route.fulfill(status=status, **answer))
     drop(page, ("a.png", b"not empty"))
     while page.locator("#error-text").inner_text() == "":
         page.clock.run_for(500)
@@ -546,7 +546,7 @@ def test_a_key_is_asked_for_where_one_is_wanted(opened, box):
         else:
             route.fulfill(status=401, json={"title": "Unauthorized", "status": 401, "detail": "No API key."})
 
-    page.route("**/predict", gate)
+    page.route("**/predict?view=groups", gate)
     page.set_input_files("#files", CHELSEA)
     page.wait_for_selector("#key-form:visible")
     page.keyboard.type("open sesame")

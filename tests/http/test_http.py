@@ -39,7 +39,8 @@ def test_every_form_gives_the_same_answer(client):
 
 def test_the_answer(client):
     body = client.post("/predict?top_k=2", content=GREEN, headers={"x-request-id": "abc-1"}).json()
-    assert set(body) == {"model", "predictions", "unknown", "cached", "timing_ms", "request_id"}
+    assert set(body) == {"model", "groups", "predictions", "unknown", "cached", "timing_ms", "request_id"}
+    assert body["groups"] == []
     assert body["model"] == {"name": "tiny", "version": "1"}
     assert [set(p) for p in body["predictions"]] == [{"label", "index", "id", "score"}] * 2
     assert body["predictions"][0] == {"label": "green", "index": 1, "id": None, "score": pytest.approx(1, abs=0.01)}
@@ -175,7 +176,7 @@ def test_the_contract_can_be_read(client):
     model = client.get("/model").json()
     assert (model["name"], model["classes"], model["multiply_adds"]) == ("tiny", 3, 9)
     assert model["resize"] == {"height": 32, "width": 32, "crop": 0.875, "filter": "bilinear"}
-    assert client.get("/labels").json()["labels"][2] == {"index": 2, "label": "blue", "id": "n3"}
+    assert client.get("/labels").json()["labels"][2] == {"index": 2, "label": "blue", "id": "n3", "group": None}
 
 
 def test_openapi_describes_every_form_and_error(client):

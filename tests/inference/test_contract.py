@@ -14,6 +14,33 @@ def test_it_survives_the_metadata():
     assert all(isinstance(value, str) for value in made.to_metadata().values())
 
 
+def test_groups_are_in_it_where_there_are_any():
+    made = tiny_model.contract(groups=("warm", "cool", "cool"))
+    assert Contract.from_metadata(made.to_metadata()) == made
+    without = tiny_model.contract()
+    assert "groups" not in without.to_metadata()
+    assert Contract.from_metadata(without.to_metadata()).groups is None
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        "{}",
+        "[]",
+        "null",
+        '["warm"]',
+        '["warm", "cool", ""]',
+        '["warm", "cool", " "]',
+        '["warm", "cool", "a\\nb"]',
+        '["warm", "cool", 3]',
+        '["warm", "cool", null]',
+    ],
+)
+def test_groups_that_are_refused(groups):
+    with pytest.raises(ModelError, match="group"):
+        Contract.from_metadata(tiny_model.contract().to_metadata() | {"groups": groups})
+
+
 def test_a_file_without_one():
     with pytest.raises(ModelError, match="no contract"):
         Contract.from_metadata({})

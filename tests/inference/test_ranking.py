@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.inference.ranking import top_k
+from app.inference.ranking import Groups, top_k
 
 SCORES = np.array([0.1, 0.4, 0.2, 0.3], np.float32)
 
@@ -23,3 +23,23 @@ def test_as_sorting_everything_would(scores, k):
     array = np.array(scores, np.float32)
     expected = sorted(array.tolist(), reverse=True)[:k]
     assert [score for _, score in top_k(array, k)] == expected
+
+
+def test_groups_are_summed():
+    groups = Groups(["cat", "dog", "cat", "car"])
+    assert groups.names == ("cat", "dog", "car")
+    assert groups.sums(SCORES) == pytest.approx([0.3, 0.4, 0.3])
+    assert groups.sums(SCORES).dtype == np.float32
+    assert groups.members(SCORES, 0, 5) == [(2, pytest.approx(0.2)), (0, pytest.approx(0.1))]
+    assert [index for index, _ in groups.members(SCORES, 0, 1)] == [2]
+    assert groups.members(SCORES, 1, 5, 0.5) == []
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.sampled_from("abc")), min_size=1, max_size=50))
+def test_as_adding_one_by_one_would(pairs):
+    groups = Groups([name for _, name in pairs])
+    scores = np.array([score for score, _ in pairs], np.float32)
+    sums = dict.fromkeys(groups.names, 0.0)
+    for score, name in pairs:
+        sums[name] += score
+    assert groups.sums(scores) == pytest.approx([min(1.0, value) for value in sums.values()])

@@ -71,7 +71,7 @@ async function work() {
         note("The service is away; waiting.");
       };
       try {
-        const sent = await send("predict", entry.file, { signal: run.signal, onWait, onAway });
+        const sent = await send("predict?view=groups", entry.file, { signal: run.signal, onWait, onAway });
         if (run.signal.aborted) return;
         settle(entry, sent);
         note("");
@@ -145,7 +145,7 @@ function settle(entry, { answer, roundTripMs, error }) {
 }
 
 function best(entry) {
-  return entry.answer.predictions[0];
+  return entry.answer.groups[0] ?? entry.answer.predictions[0];
 }
 
 function row(entry, onOpen) {
@@ -196,11 +196,13 @@ function fill(entry, label, score = "") {
 
 /** RFC 4180. */
 function csv() {
-  const head = ["file", "label", "id", "score", "unknown", "model", "version", "error"];
+  const grouped = entries.some(({ answer }) => answer?.groups.length);
+  const head = ["file", ...(grouped ? ["group", "group_score"] : []), "label", "id", "score", "unknown", "model", "version", "error"];
   const lines = entries.map(({ name, answer, error }) => {
     const { label, id, score } = answer?.predictions[0] ?? {};
     const why = error && (error.problem?.detail ?? error.message);
-    return [name, label, id, score, answer?.unknown, answer?.model.name, answer?.model.version, why];
+    const group = answer?.groups[0];
+    return [name, ...(grouped ? [group?.label, group?.score] : []), label, id, score, answer?.unknown, answer?.model.name, answer?.model.version, why];
   });
   return [head, ...lines].map((cells) => cells.map(cell).join(",") + "\r\n").join("");
 }

@@ -3,6 +3,7 @@
 import { read, rememberKey, send } from "./api.js";
 import { offerExport, percent, runBatch, update } from "./batch.js";
 import { offerCamera } from "./camera.js";
+import { sayWhatItKnows, showCurl } from "./knows.js";
 import { drawMap, thumbnail } from "./photo.js";
 import { Failure } from "./words.js";
 
@@ -46,7 +47,7 @@ async function classify(entry) {
   const onWait = (seconds) => wait(`The service is busy. Trying again in ${seconds} s.`);
   const onAway = () => wait("The service is away; waiting.");
   try {
-    Object.assign(entry, { error: null }, await send("predict", entry.file, { signal, onWait, onAway }));
+    Object.assign(entry, { error: null }, await send("predict?view=groups", entry.file, { signal, onWait, onAway }));
     remember(entry);
   } catch (error) {
     if (signal.aborted) return;
@@ -113,19 +114,34 @@ function render() {
   element("waiting").hidden = true;
   element("result").ariaBusy = "false";
   if (error) return fail(error.message, error.said, () => classify(current));
-  const { predictions, unknown, timing_ms: timing } = answer;
+  const { groups, predictions, unknown, timing_ms: timing } = answer;
+  const [group, ...others] = groups;
   element("answer").hidden = false;
   element("unknown").hidden = !unknown;
-  element("labels").classList.toggle("unsure", unknown);
+  element("answer").classList.toggle("unsure", unknown);
+  element("answer").classList.toggle("grouped", Boolean(group));
+  element("group").hidden = !group;
+  if (group) {
+    element("group").firstElementChild.textContent = group.label;
+    element("group").lastElementChild.textContent = percent(group.score);
+  }
   element("labels").replaceChildren(...predictions.map(labelRow));
+  element("other-groups").hidden = !others.length;
+  element("other-groups").textContent = `Less likely: ${others.map((other) => `${other.label}, ${percent(other.score)}`).join("; ")}`;
   element("timing").replaceChildren(
     ...Object.entries({ Queue: timing.queue, Decode: timing.decode, Infer: timing.infer, "Round trip": roundTripMs }).map(timingItem),
   );
-  element("photo").alt = `${current.name}: ${unknown ? "unknown" : predictions[0]?.label}`;
-  say((unknown ? "Unknown. Best guesses: " : "") + predictions.map((p) => `${p.label}, ${percent(p.score)}`).join("; "));
+  element("photo").alt = `${current.name}: ${nameOf(answer)}`;
+  const best = [...(group ? [group] : []), ...predictions];
+  say((unknown ? "Unknown. Best guesses: " : "") + best.map((one) => `${one.label}, ${percent(one.score)}`).join("; "));
   element("map-note").textContent = "";
   element("show-map").disabled = false;
   if (element("show-map").checked) showMap(predictions[0]);
+}
+
+/** What an answer comes to, in a word or two. */
+function nameOf({ groups, predictions, unknown }) {
+  return unknown ? "unknown" : (groups[0] ?? predictions[0])?.label;
 }
 
 /** Says why there is no answer, with the service's own words folded away, and offers to try `again`. */
@@ -231,7 +247,7 @@ async function remember(entry) {
   const item = document.createElement("li");
   const button = document.createElement("button");
   button.type = "button";
-  button.ariaLabel = `${entry.name}: ${entry.answer.unknown ? "unknown" : entry.answer.predictions[0]?.label}`;
+  button.ariaLabel = `${entry.name}: ${nameOf(entry.answer)}`;
   button.title = button.ariaLabel;
   button.addEventListener("click", () => open(entry));
   button.append(await thumbnail(entry.file, 128));
@@ -287,9 +303,12 @@ element("key-form").addEventListener("submit", (event) => {
   element("key").value = "";
   element("key-form").hidden = true;
   onceKeyed();
+  sayWhatItKnows();
 });
 offerCamera((file) => classify(entryOf(file)), (message) => fail(message));
 offerExport();
+showCurl();
+sayWhatItKnows();
 
 read("health").then(({ model, precision, input_size: size }) => {
   if (model) element("model").textContent = `${model.name} · ${model.version} · ${precision} · ${size.width}\u00a0×\u00a0${size.height}`;

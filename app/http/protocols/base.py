@@ -124,4 +124,5 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
                 raise failed.exceptions[0] from None
             rows = [task.result() for task in tasks]
     record.images = len(rows)
+    record.answers += [(classifier.best_group(row), classifier.is_unknown(row)) for row in rows]
     return asked, np.stack(rows)

@@ -6,7 +6,7 @@ intelligencelayer/shared/scene.py); CodeProject.AI has taken over the routes, an
 
 import re
 from time import perf_counter
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -20,8 +20,9 @@ from .base import NAME, REFUSALS
 #: Names of the multipart fields that carry the photo and the API key.
 _FIELD: Final = "image"
 _KEY: Final = "api_key"
-#: DeepStack has one status for everything that is wrong with a picture, and its clients know only that one.
-_BAD_PICTURE: Final = (
+#: DeepStack has one status for everything that is wrong with a request, and its clients know only that one.
+_BAD_REQUEST: Final = (
+    errors.InvalidParameter,
     errors.UnsupportedBody,
     errors.NotAnImage,
     errors.BrokenImage,
@@ -31,7 +32,7 @@ _BAD_PICTURE: Final = (
 ERROR_FORMAT: Final = problems.ErrorFormat(
     re.compile(r"/v1/(vision|status|server)/"),
     lambda message, ms: {"success": False, "error": message, "duration": round(ms, 3)},
-    dict.fromkeys(_BAD_PICTURE, 400),
+    dict.fromkeys(_BAD_REQUEST, 400),
 )
 
 router = APIRouter(tags=["deepstack"])
@@ -43,17 +44,28 @@ class Scene(BaseModel):
     success: Literal[True]
     label: str = Field(
         examples=["school bus"],
-        description="The best class; empty where the photo shows none of the model's classes (`/predict`: `unknown`).",
+        description="The best class, or group; empty where the photo shows none of the model's classes (`/predict`: "
+        "`unknown`).",
     )
-    confidence: float = Field(examples=[0.9312], description="The best class's score, 0 to 1.")
+    confidence: float = Field(examples=[0.9312], description="Its score, 0 to 1.")
     duration: float = Field(examples=[12.3], description="Milliseconds from the request's headers to its answer.")
+
+
+_VIEW: Final[dict[str, Any]] = {
+    "name": "view",
+    "in": "query",
+    "required": False,
+    "schema": {"enum": ["classes", "groups"], "default": "classes"},
+    "description": "`groups`: the answer's label is the best group, where the model has groups.",
+}
 
 
 @router.post(
     "/v1/vision/scene",
     summary="Classify one photo, as DeepStack does",
-    responses=ERROR_FORMAT.responses(errors.UnsupportedBody, *REFUSALS),
+    responses=ERROR_FORMAT.responses(errors.UnsupportedBody, errors.InvalidParameter, *REFUSALS),
     openapi_extra={
+        "parameters": [_VIEW],
         "requestBody": {
             "required": True,
             "content": {
@@ -71,17 +83,20 @@ class Scene(BaseModel):
                     }
                 }
             },
-        }
+        },
     },
 )
 async def scene(request: Request) -> Scene:
-    """The photo as multipart field `image`; its best class.
+    """The photo as multipart field `image`; its best class, or with `?view=groups` its best group.
 
     DeepStack has no word for unknown: an empty label is no class's, and no failure that a client would try again.
     """
     started = perf_counter()
     service, record = Service.of(request), RequestRecord.of(request.scope)
     classifier = service.classifier
+    view = request.query_params.get("view", "classes")
+    if view not in _VIEW["schema"]["enum"]:
+        raise errors.InvalidParameter(f"view is {errors.quoted(view)}. Ask for classes or groups.")
     request = await service.let_in_by_form(request, _KEY)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
     client = service.client_of(request)
@@ -92,8 +107,9 @@ async def scene(request: Request) -> Scene:
             lambda: classifier(body.image(_FIELD), 1, exclusive=service.workers.exclusive), client
         )
     record.images = 1
+    record.answers.append((result.group, result.unknown))
     record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
-    best = result.predictions[0]
+    best = result.groups[0] if result.groups and view == "groups" else result.predictions[0]
     duration = round((perf_counter() - started) * 1e3, 3)
     return Scene(success=True, label="" if result.unknown else best.label, confidence=best.score, duration=duration)
 

@@ -11,7 +11,7 @@ from .. import problems
 from ..schemas.common import TINY_PNG
 from ..service import Service
 from .base import NAME, REFUSALS, VERSION, model, score
-from .open_inference_tensors import ENCODED, EXTENSIONS, PIXELS, SCORES, Inference
+from .open_inference_tensors import ENCODED, EXTENSIONS, GROUPS, PIXELS, SCORES, Inference
 
 _HEADER: Final = "Inference-Header-Content-Length"
 ERROR_FORMAT: Final = problems.ErrorFormat(re.compile(r"/v2(/|$)"), lambda message, _ms: {"error": message})
@@ -58,7 +58,7 @@ class TensorMetadata(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """A model's inputs, of which a request has one, and its output."""
+    """A model's inputs, of which a request has one, and its outputs; `groups` where the model has any."""
 
     name: str = Field(examples=["everyday_202"])
     versions: list[str] = Field(examples=[["d0214f85d9d4"]])
@@ -126,12 +126,12 @@ _BODY: Final = {
                     },
                     "outputs": {
                         "type": "array",
-                        "maxItems": 1,
+                        "maxItems": 2,
                         "items": {
                             "type": "object",
                             "required": ["name"],
                             "properties": {
-                                "name": {"const": SCORES},
+                                "name": {"enum": [SCORES, GROUPS]},
                                 "parameters": {
                                     "type": "object",
                                     "properties": {
@@ -204,8 +204,12 @@ async def server_ready(request: Request, response: Response) -> ServerReady:
 @router.get(_MODEL, summary="Model metadata", responses=_UNKNOWN, openapi_extra=_NAMED)
 @router.get(_VERSION, summary="Model metadata", responses=_UNKNOWN, openapi_extra=_VERSIONED)
 async def model_metadata(request: Request) -> ModelMetadata:
-    """The model's inputs, of which a request has one, and its output."""
-    contract = model(request).contract
+    """The model's inputs, of which a request has one, and its outputs."""
+    classifier = model(request)
+    contract = classifier.contract
+    outputs = [TensorMetadata(name=SCORES, datatype="FP32", shape=[-1, len(contract.labels)])]
+    if classifier.groups is not None:
+        outputs.append(TensorMetadata(name=GROUPS, datatype="FP32", shape=[-1, len(classifier.groups.names)]))
     size = [contract.resize.height, contract.resize.width, 3]
     return ModelMetadata(
         name=contract.name,
@@ -215,7 +219,7 @@ async def model_metadata(request: Request) -> ModelMetadata:
             TensorMetadata(name=PIXELS, datatype="UINT8", shape=[-1, *size]),
             TensorMetadata(name=ENCODED, datatype="BYTES", shape=[-1]),
         ],
-        outputs=[TensorMetadata(name=SCORES, datatype="FP32", shape=[-1, len(contract.labels)])],
+        outputs=outputs,
     )
 
 
@@ -244,13 +248,16 @@ async def model_ready(request: Request, response: Response) -> ModelReady:
     openapi_extra={"parameters": [NAME, VERSION, _LENGTH], "requestBody": _BODY},
 )
 async def infer(request: Request) -> Response:
-    """`image` (UINT8, the model's own size) or `bytes` (BYTES: encoded photos; in JSON as base64) to `scores`."""
+    """`image` (UINT8, the model's own size) or `bytes` (BYTES: encoded photos; in JSON as base64) to `scores`.
+
+    A model with groups has the output `groups` too, which is given to whoever names it.
+    """
     classifier, most = model(request), Service.of(request).limits.batch_images
     contract, header_length = classifier.contract, request.headers.get(_HEADER)
     asked, scores = await score(
         request, classifier, lambda body: Inference.parse(body.data, header_length, contract, most)
     )
-    content, json_length = asked.encode(contract, scores)
+    content, json_length = asked.encode(contract, scores, classifier.groups)
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={_HEADER: str(json_length)}, media_type="application/octet-stream")

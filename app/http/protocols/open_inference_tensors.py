@@ -6,6 +6,7 @@ extension_binary_data.md and extension_classification.md).
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -17,7 +18,7 @@ from pydantic_core import to_json
 
 from ...errors import MalformedBody, TooManyImages, quoted
 from ...inference.contract import Contract
-from ...inference.ranking import top_k
+from ...inference.ranking import Groups, top_k
 from ..encodings import from_base64, is_unicode, json_object, names, pixels
 
 #: The extensions that are spoken, by the names that Triton gives them.
@@ -25,12 +26,47 @@ EXTENSIONS: Final = ("binary_tensor_data", "classification")
 #: The inputs, of which a request has one: pixels of the model's own size, or encoded pictures of any size.
 PIXELS: Final = "image"
 ENCODED: Final = "bytes"
-#: The output: softmax scores.
+#: The outputs: softmax scores, and their sums by group where the model has groups.
 SCORES: Final = "scores"
+GROUPS: Final = "groups"
 
 #: Characters of a request's name that are given back.
 _MAX_ID: Final = 1000
 _HINT: Final = "GET /v2/models/<name> says what a model takes."
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output that is asked for.
+
+    Attributes:
+        name: ``SCORES`` or ``GROUPS``.
+        best: answer with this many best classes or groups, as text; 0: with the scores.
+        binary: answer with a binary tensor.
+    """
+
+    name: str
+    best: int
+    binary: bool
+
+    def encode(self, names: Sequence[str], scores: NDArray[np.float32]) -> tuple[dict[str, Any], bytes]:
+        """The output as JSON, and the bytes that follow the JSON.
+
+        Args:
+            names: what the columns are called.
+            scores: ``float32 [N, len(names)]``.
+        """
+        values: list[Any]
+        if self.best:
+            # Six digits after the point, as Triton writes them.
+            best = [[f"{score:f}:{i}:{names[i]}" for i, score in top_k(row, self.best)] for row in scores]
+            datatype, shape, values = "BYTES", (len(best), len(best[0])), list(chain.from_iterable(best))
+            raw = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, values))
+        else:
+            datatype, shape = "FP32", scores.shape
+            values, raw = ([], scores.astype("<f4").tobytes()) if self.binary else (scores.ravel().tolist(), b"")
+        contents = {"parameters": {"binary_data_size": len(raw)}} if self.binary else {"data": values}
+        return {"name": self.name, "datatype": datatype, "shape": shape, **contents}, raw if self.binary else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +76,12 @@ class Inference:
     Attributes:
         id: the client's own name for it, to be given back.
         pictures: image files' bytes, or ``uint8 [H, W, 3]`` pixels.
-        classes: answer with this many best classes, as text; 0: with the scores.
-        binary: answer with a binary tensor.
+        outputs: what is asked for, in the order of the answer.
     """
 
     id: str | None
     pictures: list[bytes] | list[NDArray[np.uint8]]
-    classes: int
-    binary: bool
+    outputs: tuple[Output, ...]
 
     @classmethod
     def parse(cls, data: bytes, header_length: str | None, contract: Contract, max_images: int) -> "Inference":
@@ -85,35 +119,36 @@ class Inference:
         tensors = _objects(request, "inputs")
         if len(tensors) != 1:
             raise MalformedBody(f'There are {len(tensors)} inputs. Send one, "{PIXELS}" or "{ENCODED}".')
-        classes, binary = _output(request, len(contract.labels))
-        return cls(request_id, _pictures(tensors[0], data, end, contract, max_images), classes, binary)
+        outputs = _outputs(request, contract)
+        return cls(request_id, _pictures(tensors[0], data, end, contract, max_images), outputs)
 
-    def encode(self, contract: Contract, scores: NDArray[np.float32]) -> tuple[bytes, int | None]:
+    def encode(
+        self, contract: Contract, scores: NDArray[np.float32], groups: Groups | None = None
+    ) -> tuple[bytes, int | None]:
         """The response's body, and the length of the JSON in it where a binary tensor follows.
 
         Args:
             contract: of the model that answered.
             scores: ``float32 [N, C]``.
+            groups: of that model; None where its contract has none.
         """
-        values: list[Any]
-        if self.classes:
-            # Six digits after the point, as Triton writes them.
-            best = [[f"{s:f}:{i}:{contract.labels[i]}" for i, s in top_k(row, self.classes)] for row in scores]
-            datatype, shape, values = "BYTES", (len(best), self.classes), list(chain.from_iterable(best))
-            raw = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, values))
-        else:
-            datatype, shape = "FP32", scores.shape
-            values, raw = ([], scores.astype("<f4").tobytes()) if self.binary else (scores.ravel().tolist(), b"")
-        contents = {"parameters": {"binary_data_size": len(raw)}} if self.binary else {"data": values}
+        encoded = [
+            output.encode(groups.names, np.stack([groups.sums(row) for row in scores]))
+            if groups is not None and output.name == GROUPS
+            else output.encode(contract.labels, scores)
+            for output in self.outputs
+        ]
         response: dict[str, Any] = {
             "model_name": contract.name,
             "model_version": contract.version,
-            "outputs": [{"name": SCORES, "datatype": datatype, "shape": shape, **contents}],
+            "outputs": [described for described, _ in encoded],
         }
         if self.id is not None:
             response["id"] = self.id
         document = to_json(response)
-        return (document + raw, len(document)) if self.binary else (document, None)
+        if not any(output.binary for output in self.outputs):
+            return document, None
+        return document + b"".join(raw for _, raw in encoded), len(document)
 
 
 def _objects(parent: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -132,22 +167,27 @@ def _parameters(parent: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _output(request: dict[str, Any], classes: int) -> tuple[int, bool]:
-    """How many classes are asked for (0: the scores), and whether the answer is to be binary."""
+def _outputs(request: dict[str, Any], contract: Contract) -> tuple[Output, ...]:
+    """What is asked for: the scores, where nothing is named."""
     asked = _objects(request, "outputs")
-    if len(asked) > 1 or any(item.get("name") != SCORES for item in asked):
-        found = names([item.get("name") for item in asked])
-        raise MalformedBody(
-            f'There is one output, "{SCORES}", and the request asks for {found}. Name it once, or none.'
-        )
-    parameters = _parameters(asked[0]) if asked else {}
+    there = (SCORES,) if contract.groups is None else (SCORES, GROUPS)
+    wanted = [item.get("name") for item in asked]
+    if any(wanted.count(name) > 1 or name not in there for name in wanted):
+        are = f'There is one output, "{SCORES}",' if len(there) == 1 else f'The outputs are "{SCORES}" and "{GROUPS}",'
+        raise MalformedBody(f"{are} and the request asks for {names(wanted)}. Name it once, or none.")
+    return tuple(_output(request, item, len(contract.labels)) for item in asked or [{"name": SCORES}])
+
+
+def _output(request: dict[str, Any], asked: dict[str, Any], classes: int) -> Output:
+    """One output: how many of the best are asked for (0: the scores), and whether the answer is to be binary."""
+    parameters = _parameters(asked)
     count = parameters.get("classification", 0)
     binary = parameters.get("binary_data", _parameters(request).get("binary_data_output", False))
     if type(count) is not int or count < 0:
         raise MalformedBody(f'"classification" is not a number of classes. Ask for 1 to {classes}.')
     if not isinstance(binary, bool):
         raise MalformedBody('"binary_data" and "binary_data_output" are true or false.')
-    return min(count, classes), binary
+    return Output(asked["name"], min(count, classes), binary)
 
 
 def _pictures(

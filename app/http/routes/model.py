@@ -23,10 +23,11 @@ async def model(request: Request, query: Asked) -> ModelOut:
 
 @router.get("/labels", summary="The model's classes", responses=_ERRORS)
 async def labels(request: Request, query: Asked) -> LabelsResponse:
-    """Every class by index, with its WordNet id where that is known."""
+    """Every class by index, with its WordNet id where that is known, and its group where the model has groups."""
     contract = Service.of(request).classifier_for(query.model).contract
-    pairs = zip(contract.labels, contract.ids, strict=True)
+    groups = contract.groups or (None,) * len(contract.labels)
+    classes = zip(contract.labels, contract.ids, groups, strict=True)
     return LabelsResponse(
         model=ModelRef(name=contract.name, version=contract.version),
-        labels=[LabelOut(index=i, label=label, id=wnid) for i, (label, wnid) in enumerate(pairs)],
+        labels=[LabelOut(index=i, label=label, id=wnid, group=group) for i, (label, wnid, group) in enumerate(classes)],
     )

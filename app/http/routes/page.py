@@ -24,6 +24,7 @@ ASSETS: Final = frozenset(
         "camera.js",
         "docs.js",
         "icon.svg",
+        "knows.js",
         "page.css",
         "page.js",
         "photo.js",

@@ -13,7 +13,15 @@ from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..body_reader import FIELD
 from ..schemas.common import TINY_PNG, ModelRef, timing
-from ..schemas.predict import BatchProblem, BatchResponse, BatchResult, PredictQuery, PredictResponse, predictions
+from ..schemas.predict import (
+    BatchProblem,
+    BatchResponse,
+    BatchResult,
+    PredictQuery,
+    PredictResponse,
+    groups,
+    predictions,
+)
 from ..service import Service
 
 router = APIRouter(tags=["predict"])
@@ -97,11 +105,17 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
         record.timings_s["read"] = perf_counter() - started
         result, queued_s = await service.workers.submit(
             lambda: classifier(
-                body.image(), query.top_k, query.min_score, exclusive=service.workers.exclusive, camera=camera
+                body.image(),
+                query.top_k,
+                query.min_score,
+                exclusive=service.workers.exclusive,
+                camera=camera,
+                by_group=query.view == "groups",
             ),
             client,
         )
     record.images = 1
+    record.answers.append((result.group, result.unknown))
     record.cached = result.cached if camera else None
     record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
     return Response(PredictResponse.encode(result, queued_s, record.request_id), media_type="application/json")
@@ -130,13 +144,19 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     async def one(image: bytes) -> BatchResult | BatchProblem:
         try:
             result, queued_s = await service.workers.submit(
-                lambda: classifier(image, query.top_k, query.min_score), client
+                lambda: classifier(image, query.top_k, query.min_score, by_group=query.view == "groups"), client
             )
         except (errors.Overloaded, errors.Draining):
             raise
         except errors.RequestError as error:
             return BatchProblem(problem=problems.describe(error, record.request_id))
-        return BatchResult(predictions=predictions(result), unknown=result.unknown, timing_ms=timing(result, queued_s))
+        record.answers.append((result.group, result.unknown))
+        return BatchResult(
+            groups=groups(result),
+            predictions=predictions(result),
+            unknown=result.unknown,
+            timing_ms=timing(result, queued_s),
+        )
 
     started = perf_counter()
     async with service.body_reader.read(request) as body:

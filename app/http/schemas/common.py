@@ -35,6 +35,13 @@ class PredictionOut(BaseModel):
     score: float = Field(examples=[0.9312], description="Softmax score, 0 to 1.")
 
 
+class GroupOut(BaseModel):
+    """Classes that go by one everyday name."""
+
+    label: str = Field(examples=["bus"])
+    score: float = Field(examples=[0.9433], description="The sum of its classes' scores, 0 to 1.")
+
+
 class Timing(BaseModel):
     """Where the time went, in milliseconds."""
 

@@ -28,6 +28,7 @@ class ModelOut(BaseModel):
     version: str
     precision: str
     classes: int = Field(examples=[1000])
+    groups: int = Field(examples=[146], description="How many groups the classes are in; 0: the model has none.")
     resize: ResizeOut
     temperature: float = Field(examples=[1.2], description="What the logits were divided by; inside the graph.")
     unknown_below: float = Field(examples=[0.31], description="Below this best score a photo counts as unknown.")
@@ -45,6 +46,7 @@ class ModelOut(BaseModel):
             version=contract.version,
             precision=contract.precision,
             classes=len(contract.labels),
+            groups=len(set(contract.groups or ())),
             resize=ResizeOut(height=resize.height, width=resize.width, crop=resize.crop, filter=resize.filter),
             temperature=contract.temperature,
             unknown_below=contract.unknown_below,
@@ -61,6 +63,9 @@ class LabelOut(BaseModel):
     index: int = Field(examples=[779])
     label: str = Field(examples=["school bus"])
     id: str | None = Field(examples=["n04146614"])
+    group: str | None = Field(
+        examples=["bus"], description="The everyday name it belongs under; null where the model has no groups."
+    )
 
 
 class LabelsResponse(BaseModel):

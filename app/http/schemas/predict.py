@@ -1,17 +1,24 @@
 """``/predict`` and ``/predict/batch``."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from ...inference.classifier import Result
-from .common import ModelQuery, ModelRef, PredictionOut, Timing
+from .common import GroupOut, ModelQuery, ModelRef, PredictionOut, Timing
 from .problem import Problem
 
 _PREDICTIONS = [
     {"label": "school bus", "index": 779, "id": "n04146614", "score": 0.9312},
     {"label": "minibus", "index": 654, "id": "n03769881", "score": 0.0121},
 ]
+_GROUPS = [{"label": "bus", "score": 0.9433}, {"label": "truck", "score": 0.0211}]
 
+_IN_GROUPS = (
+    "Everyday names, best first, each with the sum of its classes' scores: at most `top_k`, none below `min_score`; "
+    "empty where the model has no groups."
+)
 
 _CACHED = "The scores are those of an earlier, near-identical frame of the same camera (`CLASSIFIER_CACHE_SECONDS`)."
 
@@ -23,9 +30,16 @@ class PredictQuery(ModelQuery):
     """What ``/predict`` can be asked."""
 
     top_k: int = Field(
-        5, ge=1, description="How many classes to return at most, best first; from 1 to the number of classes."
+        5,
+        ge=1,
+        description="How many classes, and how many groups, to return at most, best first; from 1 to the number of "
+        "classes.",
     )
-    min_score: float = Field(0.0, ge=0.0, le=1.0, description="Leave out classes with a lower score.")
+    min_score: float = Field(0.0, ge=0.0, le=1.0, description="Leave out classes and groups with a lower score.")
+    view: Literal["classes", "groups"] = Field(
+        "classes",
+        description="`groups`: `predictions` has the classes of the best group alone; of a model without groups, all.",
+    )
     camera: str | None = Field(
         None,
         max_length=64,
@@ -38,6 +52,7 @@ class PredictResponse(BaseModel):
     """The answer for one photo."""
 
     model: ModelRef
+    groups: list[GroupOut] = Field(examples=[_GROUPS], description=_IN_GROUPS)
     predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
     unknown: bool = Field(examples=[False], description=_UNKNOWN)
     cached: bool = Field(examples=[False], description=_CACHED)
@@ -55,6 +70,7 @@ class PredictResponse(BaseModel):
         return to_json(
             {
                 "model": {"name": contract.name, "version": contract.version},
+                "groups": result.groups,
                 "predictions": result.predictions,
                 "unknown": result.unknown,
                 "cached": result.cached,
@@ -71,6 +87,7 @@ class PredictResponse(BaseModel):
 class BatchResult(BaseModel):
     """The answer for one photo of a batch."""
 
+    groups: list[GroupOut] = Field(examples=[_GROUPS], description=_IN_GROUPS)
     predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
     unknown: bool = Field(examples=[False], description=_UNKNOWN)
     timing_ms: Timing
@@ -88,6 +105,11 @@ class BatchResponse(BaseModel):
     model: ModelRef
     results: list[BatchResult | BatchProblem]
     request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
+
+
+def groups(result: Result) -> list[GroupOut]:
+    """The ranked groups as they go over the wire."""
+    return [GroupOut(label=group.label, score=group.score) for group in result.groups]
 
 
 def predictions(result: Result) -> list[PredictionOut]:

@@ -181,3 +181,44 @@ def test_the_digest_tells_contents_and_classes_apart(folder):
     moved = folder / "red_bin" / "05.png"
     moved.rename(folder / "n02123045_tabby" / "zz.png")
     assert image_folder.find(folder).digest != before
+
+
+def test_folders_in_folders_are_groups(tmp_path):
+    fill(tmp_path / "metal" / "n02747177_tin_can", 5, 1)
+    fill(tmp_path / "metal" / "foil", 6, 2)
+    fill(tmp_path / "red_glass", 7, 3)
+    fill(tmp_path / "red_glass" / "monday", 2, 4)
+    (tmp_path / "empty").mkdir()
+    found = image_folder.find(tmp_path)
+    assert found.labels.labels == ("empty", "foil", "tin can", "red glass")
+    assert found.labels.groups == ("empty", "metal", "metal", "red glass")
+    assert found.labels.ids[2] == "n02747177"
+    assert found.classes.tolist() == [1] * 6 + [2] * 5 + [3] * 9
+
+
+def test_no_folder_in_a_folder_no_groups(folder):
+    fill(folder / "red_bin" / "tuesday", 2, 5)
+    assert image_folder.find(folder).labels.groups is None
+
+
+def test_groups_of_a_divided_folder(tmp_path):
+    for part, count, level in (("train", 6, 1), ("test", 3, 4)):
+        fill(tmp_path / part / "metal" / "can", count, level)
+        fill(tmp_path / part / "metal" / "foil", count, level + 1)
+        fill(tmp_path / part / "paper", count, level + 2)
+    fill(tmp_path / "test" / "metal", 1, 9)
+    found, _ = decoded(tmp_path)
+    assert found.labels.labels == ("can", "foil", "paper")
+    assert found.labels.groups == ("metal", "metal", "paper")
+    assert sum(item.held_out for item in found.items) == 9
+    assert found.left_out == ["test/metal/00.png: in no class's folder"]
+    fill(tmp_path / "test" / "metal" / "tin", 1, 10)
+    with pytest.raises(InputError, match="metal/tin"):
+        image_folder.find(tmp_path)
+
+
+def test_one_class_name_in_two_groups(tmp_path):
+    fill(tmp_path / "metal" / "can", 5, 1)
+    fill(tmp_path / "plastic" / "can", 5, 2)
+    with pytest.raises(InputError, match="metal/can, plastic/can"):
+        image_folder.find(tmp_path)

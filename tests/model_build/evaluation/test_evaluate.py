@@ -141,6 +141,28 @@ def test_over_http_as_in_process(tiny, folder):
     assert compare(over_http, in_process).disagreements == ()
 
 
+def test_groups_that_are_right(tmp_path, tiny, folder):
+    path = tiny_model.write(tmp_path / "t.onnx", tiny_model.contract(groups=("warm", "cool", "cool")))
+    found = measure(InProcess(path), folder)
+    # The class is wrong on the greenish photo of a blue thing, its group is not.
+    assert found.evaluation.top1 == 7 / 8
+    low, high = wilson(8, 8)
+    assert found.figures()["group right (95 %, Wilson)"] == f"100.0% ({low:.1%} to {high:.1%})"
+    document = found.as_json()
+    assert (document["group"], document["group_interval"]) == (1.0, [low, high])
+    assert document["per_group"] == [
+        {"group": "cool", "photos": 6, "right": 6},
+        {"group": "warm", "photos": 2, "right": 2},
+    ]
+    with serving(path) as client:
+        served = measure(RemoteTarget(str(client.base_url)), folder)
+    assert [answer.group for answer in served.answers] == [answer.group for answer in found.answers]
+    without = measure(InProcess(tiny), folder)
+    assert (without.group_right, without.as_json()["group"], without.as_json()["per_group"]) == (None, None, [])
+    # Groups do not make other classes of them.
+    assert compare(found, without).disagreements == ()
+
+
 def test_what_the_service_refuses_is_skipped(tiny, tmp_path):
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "0.png").write_bytes(encode(solid(PURE["red"]), "PNG"))

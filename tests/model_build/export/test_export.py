@@ -1,6 +1,7 @@
 """Real exports: Keras's ImageNet weights where Keras has them, random ones elsewhere; and a fine-tuned Keras 2 file."""
 
 import gzip
+import json
 import os
 import re
 import subprocess
@@ -76,6 +77,9 @@ def test_the_file_is_complete_in_itself(built, precision):
     assert found.parameters == 3_538_984
     assert found.provenance["tools"]["keras"]
     assert found.measured["against"] == ("keras" if precision == "fp32" else "fp32")
+    assert (found.groups is None) == (not IMAGENET)
+    if found.groups:
+        assert found.groups[found.labels.index("tabby")] == "cat"
     Classifier(Model(built / name), DecodeBudget(10**8)).check_golden()
     assert sorted(path.name for path in built.iterdir()) == [
         "mobilenet_v2_1.0_224.fp32.onnx",
@@ -142,11 +146,14 @@ def test_a_fine_tuned_keras_2_model_serves(fine_tuned, tmp_path):
 
     names = [f"flower {i}" for i in range(19)]
     (tmp_path / "flowers.txt").write_text("\n".join(names))
+    (tmp_path / "groups.json").write_text(json.dumps({"first": names[:9], "last": names[9:]}))
     arguments = ["export", "--weights", str(fine_tuned), "--labels", str(tmp_path / "flowers.txt")]
+    arguments += ["--groups", str(tmp_path / "groups.json")]
     assert main([*arguments, "--precision", "fp32", "--output", str(tmp_path)]) == 0
     path = tmp_path / "flowers.fp32.onnx"
     found = contract_of(path)
     assert (found.labels, found.resize.height) == (tuple(names), 96)
+    assert found.groups == ("first",) * 9 + ("last",) * 10
     photo = (SKIMAGE / "coffee.png").read_bytes()
     original = weights.load(str(fine_tuned), 1.0, None, None).model
     logits = np.asarray(original(load(photo, found.resize, DecodeBudget(10**8))[np.newaxis].astype(np.float32)))[0]
@@ -167,6 +174,7 @@ def test_clear_errors_and_nothing_written(capsys, tmp_path, fine_tuned):
     (tmp_path / "text.h5").write_text("hello")
     (tmp_path / "text.keras").write_text("hello")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "groups.json").write_text('{"all": ["class 0", "class 20"]}')
     cases = [
         (["--weights", tmp_path / "absent.h5"], "there is no file"),
         (["--weights", tmp_path / "text.h5"], "is not a Keras file"),
@@ -177,6 +185,7 @@ def test_clear_errors_and_nothing_written(capsys, tmp_path, fine_tuned):
         (["--weights", fine_tuned, "--classes", "7"], "19 classes"),
         (["--weights", fine_tuned, "--input-size", "224"], "96x96"),
         (["--weights", fine_tuned, "--labels", tmp_path / "two.txt"], "2 labels, the model 19"),
+        (["--weights", fine_tuned, "--groups", tmp_path / "groups.json"], "the model has not: class 20"),
         (["--weights", fine_tuned, "--calibration", tmp_path / "absent"], "not a folder"),
         (["--weights", fine_tuned, "--calibration", tmp_path / "empty"], "no images"),
         (["--weights", fine_tuned, "--precision", "int8"], "--calibration DIR"),

@@ -142,6 +142,25 @@ def test_it_works_without_anything_heavy_and_says_what_it_did(taught, base):
     assert str(path) in done.stdout
 
 
+def test_folders_in_folders_are_groups(base, tmp_path):
+    folder = tmp_path / "bins"
+    for k, (name, colour) in enumerate(COLOURS.items()):
+        inside = folder / name if name == "red_bin" else folder / "other_bins" / name
+        inside.mkdir(parents=True)
+        for i in range(PICTURES):
+            (inside / f"{i:02}.png").write_bytes(photo(colour, 1000 * k + i))
+    assert main(["teach", str(base), str(folder), "--output", str(tmp_path)]) == 0
+    [path] = tmp_path.glob("bins.*.onnx")
+    contract = Model(path).contract
+    assert contract.labels == ("blue bin", "green bin", "yellow bin", "red bin")
+    assert contract.groups == ("other bins", "other bins", "other bins", "red bin")
+    with serving(path) as client:
+        answer = client.post("/predict?view=groups", content=photo(COLOURS["yellow_bin"], 9)).json()
+    assert answer["groups"][0]["label"] == "other bins"
+    assert answer["predictions"][0]["label"] == "yellow bin"
+    assert len(answer["predictions"]) == 3
+
+
 def test_the_same_folder_gives_the_same_bytes(taught, base, bins, tmp_path):
     assert main(["teach", str(base), str(bins), "--output", str(tmp_path)]) == 0
     assert (tmp_path / taught[0].name).read_bytes() == taught[0].read_bytes()

@@ -29,8 +29,8 @@ model: .venv/build  ## export Keras's MobileNetV2 to models/, fp32 and int8
 	$(BIN)/python -m model_build export --calibration $(CALIBRATION) $(EXPORT)
 
 test: .venv/all  ## all tests
-	@# The files that take longest come first, so that no core waits at the end.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/model_build tests
+	@# In the order of tests/conftest.py: what takes longest comes first.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lint: .venv/all  ## style and types
 	$(BIN)/ruff check .

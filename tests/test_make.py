@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import LONGEST, ROOT
 
 
 @pytest.fixture
@@ -57,3 +57,8 @@ def test_wheels_are_fetched_and_used_by_the_same_lock(checkout):
     for command in (fetched, used):
         assert "--require-hashes" in command
         assert "-r requirements/runtime.txt" in command
+
+
+def test_the_longest_files_are_there():
+    """A file that is renamed would lose its place among those that begin first."""
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []

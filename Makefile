@@ -72,10 +72,11 @@ docs: .venv/runtime  ## the documentation as a site, into site/
 lock: UPGRADE := --upgrade
 lock: .venv/all  ## lock the newest allowed versions of everything
 	$(BIN)/python -m pip install $(LOCKED) -r requirements/lock.txt
-	for set in "all:pyproject.toml --all-extras" "build:pyproject.toml --extra build" "runtime:pyproject.toml" \
-	           "heic:pyproject.toml --extra heic" "signatures:pyproject.toml --extra signatures" \
-	           "traces:pyproject.toml --extra traces" "image:--group image" \
-	           "docs:--group docs" "lock:--group lock"; do \
+	@# pytest needs colorama on Windows only.
+	for set in "all:pyproject.toml --all-extras --no-emit-package colorama" "runtime:pyproject.toml" \
+	           "build:pyproject.toml --extra build" "heic:pyproject.toml --extra heic" \
+	           "signatures:pyproject.toml --extra signatures" "traces:pyproject.toml --extra traces" \
+	           "image:--group image" "docs:--group docs" "lock:--group lock"; do \
 	  $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --custom-compile-command 'make lock' $${set#*:} \
 	    $$([ "$${set%%:*}" = all ] || echo --constraint requirements/all.txt) -o requirements/$${set%%:*}.txt || exit; \

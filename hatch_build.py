@@ -12,13 +12,14 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _NAMES = {"app": "edge_classifier", "model_build": "edge_classifier_build"}
-# An import at the beginning of a line, or how a command is called.
-_IMPORT = re.compile(r"(^\s*(?:from|import) |python -m )(app|model_build)\b", re.MULTILINE)
+# An import at the beginning of a line, how a command is called, or a name in a docstring.
+_NAME = re.compile(r"(^\s*(?:from|import) |python -m |``)(app|model_build)\b", re.MULTILINE)
 
 
 def rewritten(source: str) -> str:
-    """A module's source with the packages' installed names."""
-    return _IMPORT.sub(lambda found: found[1] + _NAMES[found[2]], source)
+    """A module's source with the packages' installed names; an extra is then one of the installed package."""
+    renamed = _NAME.sub(lambda found: found[1] + _NAMES[found[2]], source)
+    return renamed.replace("pip install '.[", "pip install 'edge-classifier[")
 
 
 class BuildHook(BuildHookInterface[Any]):

@@ -231,10 +231,16 @@ class _Calls(Generic[Pool]):
         )
 
     def _predict(
-        self, photo: bytes, top_k: int | None, min_score: float, model: str | None, by_group: bool
+        self,
+        photo: bytes,
+        top_k: int | None,
+        min_score: float,
+        model: str | None,
+        camera: str | None,
+        by_group: bool,
     ) -> _Call[Result]:
         headers = {"Content-Type": "application/octet-stream"}
-        params = _parameters(top_k, min_score, model, by_group)
+        params = _parameters(top_k, min_score, model, by_group, camera)
         return self._call("POST", "/predict", _result, params=params, content=photo, headers=headers)
 
     def _predict_batch(
@@ -272,6 +278,7 @@ class Client(_Calls[httpx.Client]):
         min_score: float = 0.0,
         *,
         model: str | None = None,
+        camera: str | None = None,
         by_group: bool = False,
     ) -> Result:
         """What one photo shows.
@@ -281,9 +288,12 @@ class Client(_Calls[httpx.Client]):
             top_k: how many classes, and how many groups, at most; best first. None leaves that to the service (5).
             min_score: classes and groups below it are left out.
             model: name of the model to ask; None asks the default one.
+            camera: name of the camera that took the photo, at most 64 characters; where the service has its frame
+                cache on, a photo may get the scores of an earlier one of the same camera. None leaves it to the
+                service, which takes the client's address.
             by_group: of the classes, only those of the best group, where the model has groups.
         """
-        return self._ask(self._predict(_bytes(photo), top_k, min_score, model, by_group))
+        return self._ask(self._predict(_bytes(photo), top_k, min_score, model, camera, by_group))
 
     def predict_batch(
         self,
@@ -340,11 +350,12 @@ class AsyncClient(_Calls[httpx.AsyncClient]):
         min_score: float = 0.0,
         *,
         model: str | None = None,
+        camera: str | None = None,
         by_group: bool = False,
     ) -> Result:
         """What one photo shows; as ``Client.predict``."""
         data = await asyncio.to_thread(_bytes, photo)
-        return await self._ask(self._predict(data, top_k, min_score, model, by_group))
+        return await self._ask(self._predict(data, top_k, min_score, model, camera, by_group))
 
     async def predict_batch(
         self,
@@ -396,9 +407,11 @@ def _bytes(photo: Photo) -> bytes:
     return photo.read_bytes() if isinstance(photo, Path) else photo.read()
 
 
-def _parameters(top_k: int | None, min_score: float, model: str | None, by_group: bool) -> dict[str, Any]:
+def _parameters(
+    top_k: int | None, min_score: float, model: str | None, by_group: bool, camera: str | None = None
+) -> dict[str, Any]:
     view = "groups" if by_group else None
-    given = {"top_k": top_k, "min_score": min_score or None, "model": model, "view": view}
+    given = {"top_k": top_k, "min_score": min_score or None, "model": model, "camera": camera, "view": view}
     return {name: value for name, value in given.items() if value is not None}
 
 

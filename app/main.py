@@ -66,8 +66,8 @@ def __getattr__(name: str) -> FastAPI:
     settings = Settings()
     if settings.tls_certificate:
         raise SettingsError(
-            "CLASSIFIER_TLS_CERTIFICATE: uvicorn does not read it. Start the service with 'python -m app', or give "
-            "uvicorn --ssl-certfile and --ssl-keyfile instead."
+            "CLASSIFIER_TLS_CERTIFICATE: uvicorn does not read it. Start the service with 'python -m "
+            f"{__package__}', or give uvicorn --ssl-certfile and --ssl-keyfile instead."
         )
     logs.configure(settings.log_level)
     bound_numbers()
@@ -348,5 +348,5 @@ async def _settle_in(default: LoadedModel, loader: Loader, source: Source, updat
     await updates.watch()
     # At a terminal it means that the terminal is gone, and the service has to go too.
     if not sys.stdin or not sys.stdin.isatty():
-        with contextlib.suppress(ValueError, RuntimeError, AttributeError):
+        with contextlib.suppress(ValueError, RuntimeError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, updates.request_reload)

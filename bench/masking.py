@@ -78,7 +78,7 @@ def measure(model: Model, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) 
     Raises:
         NotExplainable: as ``Model.evidence`` does.
     """
-    chance = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     rows = []
     for pixels in pictures:
         scores, evidence, _ = model.evidence(pixels[np.newaxis])
@@ -87,9 +87,9 @@ def measure(model: Model, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) 
         most = np.zeros(cells, np.bool_)
         most[np.argsort(-evidence[0], axis=None, kind="stable")[: round(SHARE * cells)]] = True
         masks = [most.reshape(shape)]
-        masks += [chance.permutation(most).reshape(shape) for _ in range(DRAWS)]
+        masks += [random.permutation(most).reshape(shape) for _ in range(DRAWS)]
         # By any distance but 0.
-        distances = chance.integers(1, cells, DRAWS)
+        distances = random.integers(1, cells, DRAWS)
         masks += [np.roll(masks[0], divmod(int(d), shape[1]), axis=(0, 1)) for d in distances]
         rows.append([scores[0, best], *(model(mask(pixels, m)[np.newaxis])[0, best] for m in masks)])
     found = np.array(rows, np.float32)

@@ -1,11 +1,11 @@
-"""What can go wrong in a build, each with the exit code that the command line ends with.
+"""The errors that end a command, each with its exit code.
 
 ::
 
     BuildError            1  anything else that ends a build with a clear sentence
     ├── InputError        2  an argument, a file or a folder that was given is not usable
     ├── WeightsUnavailable 3  the pretrained weights could be neither found nor downloaded
-    └── ParityError       4  the exported model does not say what its source says; nothing was written
+    └── ParityError       4  the exported model's scores are not its source's; nothing was written
 """
 
 
@@ -28,6 +28,6 @@ class WeightsUnavailable(BuildError):
 
 
 class ParityError(BuildError):
-    """An exported model is further from its source than the bar allows."""
+    """An exported model is further from its source than the limits allow."""
 
     exit_code = 4

@@ -6,6 +6,7 @@ import os
 import signal
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from app.main import create_server
 from app.registry.source import BUNDLED
 from app.settings import Settings
 from tests import photos, tiny_model
+from tests.internals import service_of
 
 ROOT = Path(__file__).parent.parent
 # Labelled photos and pretrained weights, where a machine has them beside the checkout; nothing needs them.
@@ -35,8 +37,11 @@ collect_ignore = [] if "IMAGE" in os.environ else ["image"]
 
 
 @contextlib.contextmanager
-def serving(model: Path, verify: ssl.SSLContext | bool = True, **settings) -> Iterator[httpx.Client]:
-    """The service as it is run, on a free port in a thread, and a client for it; ``verify`` is the client's."""
+def serving(model: Path, verify: ssl.SSLContext | bool = False, **settings) -> Iterator[httpx.Client]:
+    """The service as it is run, on a free port in a thread, and a client for it.
+
+    ``verify`` is the client's; the authorities that httpx would read for plain HTTP too take it longer than the rest.
+    """
     server = create_server(Settings(**{"model": model, "host": "127.0.0.1", "port": 0, "drain_seconds": 0, **settings}))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [server.socket]}, daemon=True)
     thread.start()
@@ -53,6 +58,15 @@ def serving(model: Path, verify: ssl.SSLContext | bool = True, **settings) -> It
     assert not thread.is_alive(), "the service did not shut down"
 
 
+def wait_until(condition, timeout_s=30):
+    """What ``condition`` returns as soon as that is true."""
+    ends = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < ends, "it did not come"
+        time.sleep(0.005)
+    return found
+
+
 @contextlib.contextmanager
 def worker_held(client: httpx.Client) -> Iterator[threading.Event]:
     """The one worker of a service is busy until the event is set, or the block ends."""
@@ -62,7 +76,7 @@ def worker_held(client: httpx.Client) -> Iterator[threading.Event]:
         busy.set()
         assert free.wait(60)
 
-    workers = client.server.config.app.state.service.workers
+    workers = service_of(client).workers
     job = asyncio.run_coroutine_threadsafe(workers.submit(hold), client.server.loop)
     assert busy.wait(20)
     try:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from app.client import AsyncClient, Client, Label, ProblemError, Unreachable, _retry_after_s
 from app.errors import Overloaded
 from tests.conftest import serving
+from tests.internals import service_of
 from tests.photos import encode, heic, solid
-from tests.test_startup import free_port
+from tests.processes import free_port
 from tests.tiny_model import LABELS, scores_of
 
 RED = encode(solid((240, 30, 9)), "PNG")
@@ -81,11 +82,11 @@ def test_health_and_labels(kind, client):
         health = classifier.health()
         assert (health.ready, health.model.name, health.precision) == (True, "tiny", "fp32")
         assert classifier.labels()[0] == Label(0, "red", "n1")
-        client.server.config.app.state.service.leaving = True
+        service_of(client).leaving = True
         try:
             assert not classifier.health().ready
         finally:
-            client.server.config.app.state.service.leaving = False
+            service_of(client).leaving = False
 
 
 @BOTH
@@ -119,7 +120,7 @@ def test_connections_are_reused(client):
 @contextlib.contextmanager
 def saturated(client):
     """Fills the workers with jobs that wait for the event that is given."""
-    workers, loop, gate = client.server.config.app.state.service.workers, client.server.loop, threading.Event()
+    workers, loop, gate = service_of(client).workers, client.server.loop, threading.Event()
 
     async def fill():
         tasks = []
@@ -238,6 +239,13 @@ def test_the_key_and_the_model_are_sent(kind):
         classifier.predict(RED, model="birds")
     assert "authorization: bearer secret" in heads[0].lower()
     assert heads[0].startswith("POST /predict?model=birds HTTP/1.1")
+
+
+@BOTH
+def test_the_camera_is_sent(kind):
+    with scripted(FINE) as (url, heads), kind(url) as classifier:
+        classifier.predict(RED, camera="yard")
+    assert heads[0].startswith("POST /predict?camera=yard HTTP/1.1")
 
 
 def answer(status: bytes, media_type: bytes | None, body: bytes, *more: bytes) -> bytes:

@@ -7,7 +7,7 @@ from app import settings
 from app.cli.doctor import findings
 from app.cli.local import wrong_settings
 from app.errors import ModelError
-from app.main import planned_cpus
+from app.main import planned_cpus, request_limits
 from app.registry import source
 from app.settings import Settings
 
@@ -192,3 +192,16 @@ def test_what_kubernetes_sets_for_a_service_of_our_name(monkeypatch, service):
 def test_lanes_can_be_set():
     assert planned_cpus(Settings(workers=3)).count == 3
     assert planned_cpus(Settings()).count >= 1
+
+
+def test_limits_follow_the_free_memory():
+    settings = Settings()
+    assert request_limits(settings, None).buffered_bytes == 64_000_000
+    tight = request_limits(settings, 20_000_000)
+    assert (tight.buffered_bytes, tight.decode_bytes) == (5_000_000, 10_000_000)
+    assert tight.body_bytes == 5_000_000
+    ample = request_limits(settings, 2_000_000_000)
+    assert (ample.buffered_bytes, ample.decode_bytes) == (64_000_000, 256 << 20)
+    assert request_limits(settings, 400_000_000).decode_bytes == 200_000_000
+    chosen = request_limits(Settings(max_buffered_bytes=5, max_decode_bytes=7), 10**9)
+    assert (chosen.buffered_bytes, chosen.decode_bytes) == (5, 7)

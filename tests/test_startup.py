@@ -18,51 +18,7 @@ from app.cli.serve import where
 from app.settings import Settings
 from tests.conftest import ROOT
 from tests.photos import encode, solid
-
-COMMANDS = {
-    "module": [sys.executable, "-m", "app"],
-    "uvicorn": [sys.executable, "-m", "uvicorn", "app.main:app", "--port", "0"],
-}
-
-
-def start(command, **variables) -> subprocess.Popen:
-    # Also without what says that this is CI, where ONNX Runtime's uploader would be silent by itself.
-    clean = {
-        k: v for k, v in os.environ.items() if not k.startswith(("CLASSIFIER_", "GITHUB_", "CI")) and k != "TF_BUILD"
-    }
-    environment = clean | {f"CLASSIFIER_{name.upper()}": str(value) for name, value in variables.items()}
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def failure(command, **variables) -> str:
-    # A port that is free, whatever else runs on this machine.
-    process = start(command, **{"port": 0, **variables})
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode not in (0, -signal.SIGSEGV)
-    assert "Traceback" not in output
-    return output
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def until_ready(process, port) -> httpx.Client:
-    """Reads the log until the service says that it is ready; no polling of the socket before."""
-    for line in process.stdout:
-        if '"listening"' in line:
-            return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-    raise AssertionError("the service ended without being ready")
+from tests.processes import COMMANDS, failure, free_port, start, until_ready
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -283,7 +239,7 @@ import {}
 
 @pytest.mark.parametrize(
     "module",
-    ["app.inference.model", "app.main", "app.cli.doctor", "model_build.export.quantize", "model_build.export.exporter"],
+    ["app.inference.model", "app.main", "app.cli.doctor", "model_build.export.quantize", "model_build.export.pipeline"],
 )
 def test_telemetry_is_off_before_the_runtime_is_loaded(module):
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}

@@ -105,14 +105,14 @@ def processor(machine: str, cpuinfo: Path) -> Finding:
         flags = set(cpuinfo.read_text().split())
     except OSError:
         flags = set()
-    if machine in ("x86_64", "AMD64"):
+    if machine == "x86_64":
         if vnni := sorted(flags & {"avx512_vnni", "avx_vnni"}):
             return Finding("processor", "ok", f"{', '.join(vnni)}, which int8 is made for")
         if "avx2" in flags:
             return Finding("processor", "ok", "AVX2 without VNNI: int8 gains less over fp32 than with it")
         fix = "let the virtual machine pass the host's CPU through, or use a CPU from 2013 or later"
         return Finding("processor", "warn", "no AVX2: inference takes its slow path", fix)
-    if machine in ("aarch64", "arm64"):
+    if machine == "aarch64":
         if fast := sorted(flags & {"asimddp", "i8mm"}):
             return Finding("processor", "ok", f"{', '.join(fast)}, which int8 is made for")
         fix = "CLASSIFIER_PRECISION=auto measures which precision is faster"

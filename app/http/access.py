@@ -120,7 +120,7 @@ class Access:
 
     def _check(self, scope: Scope) -> None:
         path = scope["path"]
-        if _PROBES.fullmatch(path):
+        if is_probe(path):
             return
         if self._hosts is not None and [_matches(host, self._hosts) for host in _values(scope, b"host")] != [True]:
             raise UnknownHost("The service is not known by this name. Use one that CLASSIFIER_ALLOWED_HOSTS lists.")
@@ -160,12 +160,12 @@ class OneHost:
 
 def needs_no_key(path: str) -> bool:
     """Whether a path is open to everybody: probes, and files that hold no photo."""
-    return bool(_PROBES.fullmatch(path) or _STATIC.fullmatch(path))
+    return is_probe(path) or _STATIC.fullmatch(path) is not None
 
 
 def is_probe(path: str) -> bool:
     """Whether it is a probe that asks."""
-    return bool(_PROBES.fullmatch(path))
+    return _PROBES.fullmatch(path) is not None
 
 
 def client_of(scope: Scope) -> Hashable:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..errors import SettingsError
+from ..runtime.files import file_stamp
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -42,13 +43,4 @@ class ReloadingValue(Generic[T]):
         return self._value
 
     def _stamps(self) -> list[tuple[int, ...] | None]:
-        return [_stamp(path) for path in self._paths]
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What differs once a file was written to, replaced, removed or closed to us. Follows links, as secrets need."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+        return [file_stamp(path) for path in self._paths]

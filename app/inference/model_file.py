@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from .. import BUILDER
 from ..errors import ModelError
 
 #: The trailer's keys in ``metadata_props``.
@@ -151,7 +152,7 @@ def _check_signature(seal: Seal, verify: Verify) -> None:
     if seal.signature is None:
         raise ModelError(
             "it does not end in a signature: it is not signed, truncated, not yet complete, or signed by an earlier "
-            "version, which put the signature elsewhere; `python -m model_build sign FILE --key KEY` signs a whole one"
+            f"version, which put the signature elsewhere; `{BUILDER} sign FILE --key KEY` signs a whole one"
         )
     if not verify(seal.signature, seal.digest):
         raise ModelError("its signature was not made by the key that this service trusts")
@@ -165,7 +166,7 @@ def _bytes(path: Path, most: int) -> bytes:
         if not path.is_file():
             raise ModelError(f"{path} cannot be served: it is no regular file")
         # Another thing may lie there by now: without waiting for it.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):

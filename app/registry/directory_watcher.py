@@ -1,7 +1,6 @@
 """Tells when something changes in a directory, without looking: Linux's inotify, read by the event loop.
 
-The libraries for it bring threads that wake up now and then (watchdog, watchfiles), or a layer of their own over the
-same three calls.
+docs/architecture.md says why no library does it.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ _ATTRIBUTES: Final = 0x4
 _IGNORED: Final = 0x8000
 _ONLYDIR: Final = 0x01000000
 _MASK: Final = _CLOSE_WRITE | _MOVED_TO | _CREATE | _DELETE | _MOVE_SELF | _ATTRIBUTES | _ONLYDIR
-_FLAGS: Final = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)  # IN_NONBLOCK | IN_CLOEXEC have the same values
+_FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK | IN_CLOEXEC have the same values
 #: struct inotify_event: watch, mask, cookie, length of the name that follows.
 _EVENT: Final = struct.Struct("iIII")
 
@@ -45,8 +44,6 @@ class DirectoryWatcher:
             OSError: this system has no inotify, or no more of it to give.
         """
         self._libc = ctypes.CDLL(None, use_errno=True)
-        if not hasattr(self._libc, "inotify_init1"):
-            raise OSError("this system has no inotify")
         self._fd = self._check(self._libc.inotify_init1(_FLAGS))
         self._changed = changed
         self._settle_s = settle_s

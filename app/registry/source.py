@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from .. import BUILDER
 from ..errors import ModelError
 from ..inference.model_file import MOST_BYTES, ModelFile, Verify
+from ..runtime.files import file_stamp
 from ..runtime.memory import free_bytes
 from .directory_watcher import directories_of
 from .trial import Findings, Trials
@@ -180,7 +182,7 @@ class Source:
         refused = []
         before, self._seen = self._seen, {}
         for path in self._paths():
-            stamp = _stamp(path)
+            stamp = file_stamp(path)
             # A served file that disappears is no news; that one that is asked for is missing, is.
             if stamp is None and not before:
                 refused.append((path, ModelError(f"there is no model file at {path}")))
@@ -252,18 +254,9 @@ class Source:
             raise ModelError(
                 f"{file.path} cannot be served: it does not end in a checksum, so nobody can tell whether it has "
                 "arrived whole: it is truncated, not yet complete, something else, or from an earlier version; "
-                "`python -m model_build sign FILE` adds one"
+                f"`{BUILDER} sign FILE` adds one"
             )
         try:
             return self.trials(data)
         except ModelError as error:
             raise ModelError(f"{file.path} cannot be served: {error}") from error
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What is different when the file at ``path`` is another one, its time of change last; None: there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns, found.st_mtime_ns

@@ -84,7 +84,8 @@ class Trials:
             "-s",
             "-P",
             "-m",
-            "app.registry.trial",
+            # Installed, the package has another name.
+            __name__,
             str(self._pixels),
             str(memory),
             str(PATIENCE_S),

@@ -1,1 +1,1 @@
-"""What the machine offers: CPUs, memory, threads to work in, systemd."""
+"""What the machine offers: CPUs, memory, files, threads to work in, systemd."""

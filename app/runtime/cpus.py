@@ -29,7 +29,7 @@ def usable_cpus(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup
 
     A quota of 1.5 CPUs gives 2: two threads can use it up, one cannot.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(0))
     quota = cgroup_quota(proc, cgroups)
     if quota is not None and math.ceil(quota) < affinity:
         return Cpus(max(1, math.ceil(quota)), f"cgroup quota of {quota:g} CPUs, {affinity} in the affinity mask")

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from starlette.types import Scope
 
-_KEY: Final = "classifier.observation"
+_KEY: Final = "classifier.request_record"
 #: In a request's scope: bytes that are no request have followed its body on the connection, so that its Content-Length
 #: may have been too small.
 MORE_CAME: Final = "classifier.more_came"
@@ -62,13 +62,13 @@ class RequestRecord:
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestRecord":
-        """The observation that belongs to a request's ASGI scope."""
+        """The record that belongs to a request's ASGI scope."""
         record: RequestRecord = scope[_KEY]
         return record
 
     @classmethod
     def begin(cls, scope: Scope) -> Self:
-        """Starts observing a request."""
+        """Begins the record of a request."""
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given.decode() if _ID.fullmatch(given) else new_request_id()
         record = cls(request_id)

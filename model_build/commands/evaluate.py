@@ -1,6 +1,7 @@
 """``python -m model_build evaluate``."""
 
 import argparse
+import contextlib
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Measure a model on photos whose classes are known, through the very code that serves it.
 
-MODEL is an ONNX file of ours, or the address of a running service, which then gets the photos as they are. Prints
+MODEL is an ONNX file that this command line wrote, or the address of a running service. Prints
 top-1 and top-5 accuracy with a 95 % interval, calibration error, precision and recall by class, the most frequent
 mistakes and latency. Photos of classes that the model does not know are counted and left out of the accuracy.
 
@@ -53,6 +54,12 @@ def add_to(commands: Any) -> None:
     )
     evaluate.add_argument("--compare", metavar="OTHER", help="a second file or service, measured on the same photos")
     evaluate.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="file that holds the key of the services that are asked; sent to both where there are two",
+    )
+    evaluate.add_argument(
         "--html", type=Path, metavar="FILE", help="write a report with diagrams, and the photos they disagree on"
     )
     evaluate.add_argument("--json", metavar="FILE", help="write everything as JSON; - is standard output, alone")
@@ -60,13 +67,19 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures, prints tables and writes what was asked for."""
+    """Measures, prints tables, and writes the report and the JSON."""
     from model_build.evaluation.evaluate import compare, measure
-    from model_build.evaluation.targets import target
+    from model_build.evaluation.targets import open_target
 
-    # All of them first: a wrong argument should not cost a measurement.
-    targets = [target(model) for model in (options.model, options.compare) if model]
-    measured = [measure(asked, options.photos, partial(track, description=asked.name)) for asked in targets]
+    api_key = _api_key(options.api_key_file) if options.api_key_file else None
+    with contextlib.ExitStack() as stack:
+        # All of them first: a wrong argument should not cost a measurement.
+        targets = [
+            stack.enter_context(contextlib.closing(open_target(model, api_key)))
+            for model in (options.model, options.compare)
+            if model
+        ]
+        measured = [measure(target, options.photos, partial(track, description=target.name)) for target in targets]
     compared = compare(*measured) if len(measured) == 2 else None
     if options.json != "-":
         _print(measured, compared)
@@ -75,6 +88,16 @@ def run(options: argparse.Namespace) -> int:
     if options.html:
         _write_html(options.html, options.photos, measured, compared)
     return 0
+
+
+def _api_key(path: Path) -> str:
+    try:
+        keys = path.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--api-key-file: {path} cannot be read: {error}") from error
+    if len(keys) != 1:
+        raise InputError(f"--api-key-file: {path} has to hold one key and nothing else")
+    return keys[0]
 
 
 def _print(measured: "list[Measured]", compared: "Comparison | None") -> None:
@@ -90,7 +113,7 @@ def _print(measured: "list[Measured]", compared: "Comparison | None") -> None:
         differ = compared.disagreements
         print_table(
             f"Where they disagree{_limit(len(differ))}",
-            ["photo", "shows", *(found.name for found in measured)],
+            ["photo", "true class", *(found.name for found in measured)],
             [
                 [d.file, d.shows or "-", *(f"{label} {score:.2f}" for label, score in (d.first, d.second))]
                 for d in differ[:_ROWS]
@@ -98,8 +121,10 @@ def _print(measured: "list[Measured]", compared: "Comparison | None") -> None:
         )
 
 
-def _print_classes(made: "Evaluation") -> None:
-    rows = sorted(made.per_class(), key=lambda row: (1.0 if row.recall is None else row.recall, row.precision or 0.0))
+def _print_classes(evaluation: "Evaluation") -> None:
+    rows = sorted(
+        evaluation.per_class(), key=lambda row: (1.0 if row.recall is None else row.recall, row.precision or 0.0)
+    )
     print_table(
         f"Classes, the worst first{_limit(len(rows))}",
         ["class", "photos", "precision", "recall"],
@@ -108,11 +133,14 @@ def _print_classes(made: "Evaluation") -> None:
             for row in rows[:_ROWS]
         ],
     )
-    mistakes = made.confused()
+    mistakes = evaluation.mistakes()
     print_table(
         f"Mistakes, the most frequent first{_limit(len(mistakes))}",
-        ["shows", "was said", "photos"],
-        [[made.labels[shown], made.labels[said], str(photos)] for shown, said, photos in mistakes[:_ROWS]],
+        ["true class", "predicted class", "photos"],
+        [
+            [evaluation.labels[true], evaluation.labels[predicted], str(photos)]
+            for true, predicted, photos in mistakes[:_ROWS]
+        ],
     )
 
 
@@ -137,7 +165,7 @@ def _write_json(target: str, measured: "list[Measured]", compared: "Comparison |
 
 def _write_html(path: Path, photos: Path, measured: "list[Measured]", compared: "Comparison | None") -> None:
     from model_build.evaluation import report
-    from model_build.evaluation.report import Said
+    from model_build.evaluation.report import Caption
 
     # One model may be asked twice, e.g. as a file and as a service; its names differ by where it is.
     sections = [report.figures({found.name: found.figures() for found in measured})]
@@ -146,9 +174,9 @@ def _write_html(path: Path, photos: Path, measured: "list[Measured]", compared: 
             (
                 photos / found.file,
                 [
-                    Said(f"shows {found.shows}" if found.shows else found.file),
+                    Caption(f"shows {found.shows}" if found.shows else found.file),
                     *(
-                        Said(f"{i}: {label} {score:.2f}", label == found.shows if found.shows else None)
+                        Caption(f"{i}: {label} {score:.2f}", label == found.shows if found.shows else None)
                         for i, (label, score) in enumerate((found.first, found.second), 1)
                     ),
                 ],

@@ -9,20 +9,20 @@ from model_build.network.architecture import LAYOUTS
 from model_build.terminal import fraction, print_table, say, track
 
 if TYPE_CHECKING:
-    from model_build.export.exporter import Exported
+    from model_build.export.pipeline import Exported
 
 _DESCRIPTION = """\
 Turn a Keras MobileNetV2 into the ONNX files that the service loads.
 
-The fp32 file is compared with Keras, the int8 file with fp32; below the bar the build fails with the figures and
-writes nothing. Labels, geometry, provenance and what was measured travel inside the file.
+The fp32 file is compared with Keras, the int8 file with fp32; outside the limits the build fails with the figures
+and writes nothing. Labels, geometry, provenance and what was measured travel inside the file.
 
 exit codes:
   0  every model was written
   1  something unexpected went wrong
   2  an argument, a file or a folder cannot be used
   3  the pretrained weights are neither cached nor downloadable
-  4  an exported model is further from its source than the bar allows
+  4  an exported model is further from its source than the limits allow
 """
 _EXAMPLES = """\
 examples:
@@ -80,7 +80,7 @@ def add_to(commands: Any) -> None:
         default="auto",
         help="what the model was trained on; auto: 0..255 if it has preprocessing layers, else -1..1 (default: auto)",
     )
-    target = export.add_argument_group("what to make of it")
+    target = export.add_argument_group("the files")
     target.add_argument("--precision", choices=["fp32", "int8", "both"], default="both", help="default: both")
     target.add_argument(
         "--calibration",
@@ -92,15 +92,16 @@ def add_to(commands: Any) -> None:
         "--crop",
         type=fraction,
         default=0.875,
-        help="side of the centred box that the model sees, 0 to 1 (default: 0.875)",
+        help="sides of the centred crop that the model sees, as a share of the largest one that fits, 0 to 1 "
+        "(default: 0.875)",
     )
     target.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="resampling (default: bilinear)")
     target.add_argument(
         "--min-agreement",
         type=fraction,
         default=0.98,
-        help="least share of the photos that fp32 is decided on (its best score leads by 0.2) on which int8 has the "
-        "same top-1 (default: 0.98)",
+        help="least share of photos on which int8 and fp32 have the same top-1, among those on which fp32 is decided: "
+        "its best score leads by 0.2 (default: 0.98)",
     )
     target.add_argument(
         "--max-drop", type=fraction, default=0.01, help="most accuracy that int8 may lose, as a share (default: 0.01)"
@@ -114,8 +115,8 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exports and prints a table."""
     say("Starting TensorFlow")
-    from model_build.export.exporter import Request, export
-    from model_build.export.parity import Int8Bar
+    from model_build.export.parity import Int8Limits
+    from model_build.export.pipeline import Request, export
 
     request = Request(
         weights=options.weights,
@@ -130,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
         pixel_range=options.pixel_range,
         crop=options.crop,
         filter=options.filter,
-        bar=Int8Bar(options.min_agreement, options.max_drop),
+        limits=Int8Limits(options.min_agreement, options.max_drop),
         output=options.output,
         name=options.name,
         version=options.version,
@@ -140,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_exported(made: "list[Exported]") -> None:
-    """The table at the end of whatever wrote model files."""
+    """Prints the table with which a command that wrote model files ends."""
     headings = ["file", "MB", "multiply-adds", "parameters", "compared with", "max difference", "same top-1"]
     print_table("Exported models", [*headings, "where decided", "accuracy"], [_row(item) for item in made])
 

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from model_build.training.teach import Taught
 
 _DESCRIPTION = """\
-Give a model that is served already new classes, from a folder with a sub-folder of pictures for each.
+Give a model file new classes, from a folder with a sub-folder of pictures for each.
 
-Needs neither TensorFlow nor a GPU: the network stays as it is, and a linear classifier is learned on the features
-that it computes. A fifth of each class chooses and calibrates, another fifth is only tested with; a folder that is
-divided into train/ and val/ or test/ itself is taken as it is. The new file is complete: labels, accuracy,
-temperature and the score below which a picture counts as none of the classes are in it.
+Needs neither TensorFlow nor a GPU: the network stays as it is, and a linear classifier is fitted to its features. A
+fifth of each class is for validation (it chooses and calibrates) and another fifth for the test; a folder that is
+divided into train/ and val/ or test/ keeps its own division. The new file is complete: it holds the labels, the
+accuracy, the temperature and the score below which a picture is classified as unknown.
 
 exit codes:
   0  the model was written
@@ -43,20 +43,20 @@ def add_to(commands: Any) -> None:
     teach.add_argument("folder", type=Path, metavar="DIR", help="a sub-folder with pictures for each class")
     teach.add_argument("--output", type=Path, default=Path("models"), metavar="DIR", help="default: models")
     teach.add_argument("--name", help="default: the folder's name")
-    teach.add_argument("--seed", type=int, default=0, help="divides the pictures (default: 0)")
+    teach.add_argument("--seed", type=int, default=0, help="of the random division of the pictures (default: 0)")
     teach.add_argument(
         "--unknown-share",
         type=fraction,
         default=0.05,
         metavar="SHARE",
-        help="how many held-out pictures of the classes may be taken for none of them, 0 to 1; more finds more of "
-        "those that are none (default: 0.05)",
+        help="share of the validation pictures that may be classified as unknown, 0 to 1; a larger one finds more "
+        "pictures of other things (default: 0.05)",
     )
     teach.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Teaches and says what came of it."""
+    """Teaches, and prints a summary."""
     try:
         from model_build.training.teach import Request, teach
     except ModuleNotFoundError as error:
@@ -83,7 +83,7 @@ def _summary(taught: "Taught") -> str:
         f"classes      {len(contract.labels)}: {', '.join(contract.labels)}",
         f"pictures     {used} used, {train['photos']} of them to learn from; {measured['left_out']['photos']} left out",
         f"validation   {validation['accuracy']:.1%} of {validation['photos']} right",
-        f"test         {test['accuracy']:.1%} of {test['photos']} right; {test['unknown']:.1%} taken for unknown",
+        f"test         {test['accuracy']:.1%} of {test['photos']} right; {test['unknown']:.1%} classified as unknown",
         f"temperature  {contract.temperature:.3f}",
         f"unknown      below a score of {contract.unknown_below:.3f}",
         f"file         {taught.path}, {taught.path.stat().st_size / 1e6:.2f} MB",

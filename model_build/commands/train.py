@@ -42,7 +42,7 @@ def add_to(commands: Any) -> None:
     network.add_argument(
         "--train-size", type=int, metavar="PIXELS", help="of the pictures in training (default: the input size)"
     )
-    network.add_argument("--crop", type=fraction, default=0.875, help="side of the box it sees (default: 0.875)")
+    network.add_argument("--crop", type=fraction, default=0.875, help="as for export (default: 0.875)")
     network.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="default: bilinear")
     learning = train.add_argument_group("learning")
     learning.add_argument("--epochs", type=int, default=20, help="of fine-tuning; 0: the head alone (default: 20)")
@@ -57,9 +57,9 @@ def add_to(commands: Any) -> None:
         "--unknown-share",
         type=fraction,
         default=0.05,
-        help="of the validation pictures that may count as unknown: sets the threshold (default: 0.05)",
+        help="of the validation pictures that may be classified as unknown; sets the threshold (default: 0.05)",
     )
-    target = train.add_argument_group("what to make of it")
+    target = train.add_argument_group("the files")
     target.add_argument("--min-agreement", type=fraction, default=0.98, help="as for export (default: 0.98)")
     target.add_argument("--max-drop", type=fraction, default=0.01, help="as for export (default: 0.01)")
     target.add_argument("--name", help="default: the folder's name")
@@ -76,8 +76,8 @@ def run(options: argparse.Namespace) -> int:
     name = checked_name(options.name or options.folder.resolve().name)
     say("Starting TensorFlow")
     from model_build.commands.export import print_exported
-    from model_build.export.exporter import Target, publish_checked
-    from model_build.export.parity import Int8Bar
+    from model_build.export.parity import Int8Limits
+    from model_build.export.pipeline import Target, publish_checked
     from model_build.training.train import Recipe, train
 
     recipe = Recipe(
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     tested = trained.photos("test", recipe.served)
     target = Target(
         precision="both",
-        bar=Int8Bar(options.min_agreement, options.max_drop),
+        limits=Int8Limits(options.min_agreement, options.max_drop),
         output=options.output,
         name=name,
         version=options.version,
@@ -109,14 +109,14 @@ def run(options: argparse.Namespace) -> int:
     )
     names, calibration = trained.folder.labels, trained.photos("validation", recipe.served)
     made = publish_checked(trained.source, names, recipe.served, tested, calibration, target, track)
-    trained.run.forget()
+    trained.run.delete()
     print_exported(made)
     _report(made[-1].path, trained, tested)
     return 0
 
 
 def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
-    """Writes how well the served file does on the held-out pictures beside it."""
+    """Writes a report on the served file and the held-out pictures beside it."""
     from app.inference.model import Model
     from model_build.evaluation import report
     from model_build.evaluation.evaluate import Evaluation

@@ -1,4 +1,4 @@
-"""What the classes are called."""
+"""Labels of the classes: ImageNet's, from a file, or from the names of folders."""
 
 import json
 import re
@@ -41,10 +41,10 @@ def imagenet() -> Labels:
     """
     import keras
 
-    from model_build.network.weights import cache, offline_is_explained
+    from model_build.network.weights import cache, explain_download_errors
 
     cached = cache() / "imagenet_class_index.json"
-    with offline_is_explained("ImageNet class index", cached):
+    with explain_download_errors("ImageNet class index", cached):
         decoded = keras.applications.mobilenet_v2.decode_predictions(np.eye(1000, dtype=np.float32), top=1)
     return Labels(
         tuple(name.replace("_", " ") for [(_, name, _)] in decoded), tuple(wnid for [(wnid, _, _)] in decoded)

@@ -1,4 +1,4 @@
-"""Pictures to calibrate and compare with: a folder of photos, or generated ones where there is none."""
+"""Photos to calibrate and to measure with, from a folder, or generated pictures where there is none."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class Photos:
         pixels: ``uint8 [N, H, W, 3]``, as the service would decode them.
         classes: ``int64 [N]``, the class that a file's name or folder says; -1 where it says none.
         skipped: files that could not be decoded, with the reason.
-        generated: whether these are made up, not photographed.
+        generated: whether these are generated, not photographed.
     """
 
     pixels: NDArray[np.uint8]
@@ -98,13 +98,13 @@ def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Pho
 
 
 def generated(count: int, resize: Resize) -> Photos:
-    """Made-up pictures, the same on every run: soft coloured patches with sharp shapes on them."""
+    """Generated pictures, the same on every run: soft coloured patches with sharp shapes on them."""
     pixels = np.stack([np.asarray(picture(seed, resize.width, resize.height)) for seed in range(count)])
     return Photos(pixels, np.full(count, -1, np.int64), generated=True)
 
 
 def picture(seed: int, width: int, height: int) -> Image.Image:
-    """One made-up RGB picture: upsampled noise at three scales, and ellipses and bars over it."""
+    """One generated RGB picture: upsampled noise at three scales, and ellipses and bars over it."""
     random = np.random.default_rng(seed)
     canvas = np.zeros((height, width, 3))
     for cells, weight in ((3, 0.6), (9, 0.3), (40, 0.2)):

@@ -1,4 +1,4 @@
-"""How good a model is: what it says about photos whose classes are known."""
+"""Accuracy, calibration and latency of a model, measured on photos whose classes are known."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -23,13 +23,13 @@ _Z: Final = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class ClassFigures:
-    """How one class fares.
+    """Precision and recall of one class.
 
     Attributes:
         label: what it is called.
         photos: how many show it.
-        precision: share of the photos said to show it that do; None where none was said to.
-        recall: share of the photos that show it of which it was said; None where none shows it.
+        precision: share of the photos predicted to show it that do; None where there are none.
+        recall: share of the photos that show it that were predicted to; None where there are none.
     """
 
     label: str
@@ -40,7 +40,7 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """The photos whose best score lies in one range: how many, their mean score, and the share that is right."""
+    """The photos whose best score lies in one range: how many, their mean score, and their accuracy."""
 
     photos: int
     confidence: float
@@ -49,11 +49,11 @@ class Bin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What was said about ``N`` photos whose classes are known; ``N`` is at least 1.
+    """The predictions for ``N`` photos whose classes are known; ``N`` is at least 1.
 
     Attributes:
         labels: what the ``C`` classes are called, by index.
-        classes: ``int64 [N]``, what the photos show.
+        classes: ``int64 [N]``, the true classes.
         ranked: ``int64 [N, min(5, C)]``, the best classes of each photo, best first.
         confidence: ``float64 [N]``, the best class's score, 0 to 1.
     """
@@ -70,51 +70,51 @@ class Evaluation:
         return cls(labels, classes, ranked, scores.max(axis=1).astype(np.float64))
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        """``bool [N]``, whether the best class is the photo's."""
-        right: NDArray[np.bool_] = self.ranked[:, 0] == self.classes
-        return right
+    def correct(self) -> NDArray[np.bool_]:
+        """``bool [N]``, whether the best class is the true one."""
+        correct: NDArray[np.bool_] = self.ranked[:, 0] == self.classes
+        return correct
 
     @property
     def top1(self) -> float:
-        """Share of the photos whose class is the best one."""
-        return float(self.right.mean())
+        """Share of the photos whose best class is the true one."""
+        return float(self.correct.mean())
 
     @property
     def top5(self) -> float:
-        """Share of the photos whose class is among the five best."""
+        """Share of the photos whose true class is among the five best."""
         return float((self.ranked == self.classes[:, np.newaxis]).any(axis=1).mean())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the true top-1 accuracy lies with 95 % confidence: ``wilson``."""
-        return wilson(int(self.right.sum()), len(self.classes))
+        """The 95 % confidence interval of the top-1 accuracy: ``wilson``."""
+        return wilson(int(self.correct.sum()), len(self.classes))
 
-    def confusion(self) -> NDArray[np.int64]:
-        """``int64 [C, C]``, how many photos of the class of the row were said to show that of the column."""
+    def confusion_matrix(self) -> NDArray[np.int64]:
+        """``int64 [C, C]``, how many photos of the row's class were predicted to show the column's."""
         counts = np.zeros((len(self.labels), len(self.labels)), np.int64)
         np.add.at(counts, (self.classes, self.ranked[:, 0]), 1)
         return counts
 
-    def confused(self) -> list[tuple[int, int, int]]:
-        """Mistakes as ``(what it shows, what was said, how many photos)``, the most frequent first."""
-        counts = self.confusion()
+    def mistakes(self) -> list[tuple[int, int, int]]:
+        """Mistakes as ``(true class, predicted class, how many photos)``, the most frequent first."""
+        counts = self.confusion_matrix()
         np.fill_diagonal(counts, 0)
-        pairs = [(int(shown), int(said), int(counts[shown, said])) for shown, said in np.argwhere(counts)]
+        pairs = [(int(true), int(predicted), int(counts[true, predicted])) for true, predicted in np.argwhere(counts)]
         return sorted(pairs, key=lambda pair: -pair[2])
 
     def per_class(self) -> list[ClassFigures]:
-        """The classes that a photo shows or was said to show, by index."""
-        counts = self.confusion()
-        shown, said, right = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
+        """The classes that a photo shows or was predicted to show, by index."""
+        counts = self.confusion_matrix()
+        true, predicted, correct = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
         return [
             ClassFigures(
                 label=self.labels[i],
-                photos=int(shown[i]),
-                precision=float(right[i] / said[i]) if said[i] else None,
-                recall=float(right[i] / shown[i]) if shown[i] else None,
+                photos=int(true[i]),
+                precision=float(correct[i] / predicted[i]) if predicted[i] else None,
+                recall=float(correct[i] / true[i]) if true[i] else None,
             )
-            for i in np.flatnonzero(shown + said)
+            for i in np.flatnonzero(true + predicted)
         ]
 
     def reliability(self) -> list[Bin | None]:
@@ -122,7 +122,7 @@ class Evaluation:
         bins = np.clip(np.ceil(self.confidence * BINS).astype(int) - 1, 0, BINS - 1)
         members = [bins == m for m in range(BINS)]
         return [
-            Bin(int(member.sum()), float(self.confidence[member].mean()), float(self.right[member].mean()))
+            Bin(int(member.sum()), float(self.confidence[member].mean()), float(self.correct[member].mean()))
             if member.any()
             else None
             for member in members
@@ -130,7 +130,7 @@ class Evaluation:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error, 0 to 1 (Guo et al. 2017, equation 3): how far scores are from the truth."""
+        """Expected calibration error, 0 to 1 (Guo et al. 2017, equation 3): how far scores are from the accuracy."""
         filled = [part for part in self.reliability() if part]
         return sum(part.photos * abs(part.accuracy - part.confidence) for part in filled) / len(self.classes)
 
@@ -146,8 +146,8 @@ class Evaluation:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, for a machine. ``confusion`` has ``[row, column, photos]`` where there are any."""
-        counts = self.confusion()
+        """Everything, in JSON's types. ``confusion`` has ``[row, column, photos]`` where there are any."""
+        counts = self.confusion_matrix()
         return {
             "photos": len(self.classes),
             "top1": self.top1,
@@ -166,7 +166,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """A folder's photos, and what one model said about them.
+    """A folder's photos and one model's answers about them.
 
     Attributes:
         name: which model, and where.
@@ -225,7 +225,7 @@ class Measured:
         """The figures that fit on a line each, as a person reads them."""
         unknown = np.array([answer.unknown for answer in self.answers])
         others = int((~self.known).sum())
-        taken = f"{unknown[self.known].mean():.1%}"
+        share = f"{unknown[self.known].mean():.1%}"
         grouped = {}
         if (right := self.group_right) is not None:
             low, high = wilson(int(right.sum()), len(right))
@@ -233,10 +233,8 @@ class Measured:
         return {
             **self.evaluation.figures(),
             **grouped,
-            "taken for none of the classes": f"{taken}, {unknown[~self.known].mean():.1%} of the others"
-            if others
-            else taken,
-            "others: no class, or one the model has not": f"{others}, not in the accuracy",
+            "classified as unknown": f"{share}, {unknown[~self.known].mean():.1%} of the others" if others else share,
+            "others: photos of none of the model's classes": f"{others}, not in the accuracy",
             "not answered": str(len(self.skipped)),
             **{
                 f"{step}, median / p95": f"{found['median']:.1f} / {found['p95']:.1f} ms"
@@ -245,7 +243,7 @@ class Measured:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, for a machine."""
+        """Everything, in JSON's types."""
         rows = zip(self.files, self.classes.tolist(), self.answers, strict=True)
         right = self.group_right
         return {
@@ -261,20 +259,20 @@ class Measured:
             "answers": [
                 {
                     "file": file,
-                    "class": shown if shown >= 0 else None,
+                    "class": true if true >= 0 else None,
                     "ranked": list(answer.ranked),
                     "group": answer.group or None,
                     "score": answer.score,
                     "unknown": answer.unknown,
                 }
-                for file, shown, answer in rows
+                for file, true, answer in rows
             ],
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """One photo about which two models say different things: each one's label and score, and the truth if known."""
+    """A photo for which two models predict different classes: their labels and scores, and the true label if known."""
 
     file: str
     shows: str | None
@@ -304,8 +302,8 @@ class Comparison:
         return 1 - len(self.disagreements) / self.photos
 
     @property
-    def chance(self) -> float:
-        """How likely two equally good models differ this much or more: McNemar's test (1947), two-sided and exact."""
+    def p_value(self) -> float:
+        """The chance that equally good models differ at least this much: McNemar's test (1947), two-sided and exact."""
         total, fewer = self.only_first + self.only_second, min(self.only_first, self.only_second)
         ways: int = 2 * sum(math.comb(total, i) for i in range(fewer + 1))
         return min(1.0, ways / 2.0**total)
@@ -316,26 +314,26 @@ class Comparison:
             "same top-1": f"{self.agreement:.1%} of {self.photos} photos",
             "only the first is right": str(self.only_first),
             "only the second is right": str(self.only_second),
-            "chance of that if both are equally good (McNemar)": f"{self.chance:.2f}",
+            "p-value (McNemar's exact test)": f"{self.p_value:.2f}",
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, for a machine."""
+        """Everything, in JSON's types."""
         return {
             "photos": self.photos,
             "agreement": self.agreement,
             "only_first": self.only_first,
             "only_second": self.only_second,
-            "chance": self.chance,
+            "p_value": self.p_value,
             "disagreements": [asdict(found) for found in self.disagreements],
         }
 
 
-def measure(asked: Target, folder: Path, track: Callable[[Iterable[Path]], Iterable[Path]] = iter) -> Measured:
+def measure(target: Target, folder: Path, track: Callable[[Iterable[Path]], Iterable[Path]] = iter) -> Measured:
     """Asks about every photo in a folder and its sub-folders, one after the other, in the order of their names.
 
     Args:
-        asked: who answers.
+        target: what answers.
         folder: photos whose folders or names say what they show, see ``photos.class_of``.
         track: wraps the iteration, to show progress.
 
@@ -348,20 +346,22 @@ def measure(asked: Target, folder: Path, track: Callable[[Iterable[Path]], Itera
     for path in track(paths):
         name = str(path.relative_to(folder))
         try:
-            answers.append(asked(path.read_bytes()))
+            answers.append(target(path.read_bytes()))
         except (RequestError, OSError) as error:
             skipped.append(f"{name}: {error}")
             continue
         files.append(name)
-        classes.append(class_of(path, folder, asked.labels))
+        classes.append(class_of(path, folder, target.labels))
     if not answers:
         raise InputError(f"none of the {len(paths)} images in {folder} was answered: {skipped[0]}")
     if max(classes) < 0:
         raise InputError(
-            f"no photo in {folder} says that it shows a class of {asked.name}. Call the folders or files like the "
-            f"classes (<label>/x.jpg or <id>_<label>.jpg); the first classes are {', '.join(asked.labels.labels[:5])}"
+            f"no photo in {folder} says that it shows a class of {target.name}. Call the folders or files like the "
+            f"classes (<label>/x.jpg or <id>_<label>.jpg); the first classes are {', '.join(target.labels.labels[:5])}"
         )
-    return Measured(asked.name, asked.labels, tuple(files), np.array(classes, np.int64), tuple(answers), tuple(skipped))
+    return Measured(
+        target.name, target.labels, tuple(files), np.array(classes, np.int64), tuple(answers), tuple(skipped)
+    )
 
 
 def compare(first: Measured, second: Measured) -> Comparison:
@@ -377,14 +377,14 @@ def compare(first: Measured, second: Measured) -> Comparison:
         raise InputError(f"{first.name} and {second.name} answered none of the photos together")
     disagreements, only = [], [0, 0]
     for i, j in both:
-        shown = (int(first.classes[i]), int(second.classes[j]))
-        said = (first.answers[i].ranked[0], second.answers[j].ranked[0])
-        right = [of == what for of, what in zip(said, shown, strict=True)]
-        if min(shown) >= 0 and right[0] != right[1]:
-            only[right.index(True)] += 1
-        labels = (first.labels.labels[said[0]], second.labels.labels[said[1]])
-        if said[0] != said[1] if same_classes else labels[0] != labels[1]:
-            known = [m.labels.labels[c] for m, c in zip((first, second), shown, strict=True) if c >= 0]
+        true = (int(first.classes[i]), int(second.classes[j]))
+        predicted = (first.answers[i].ranked[0], second.answers[j].ranked[0])
+        correct = [one == other for one, other in zip(predicted, true, strict=True)]
+        if min(true) >= 0 and correct[0] != correct[1]:
+            only[correct.index(True)] += 1
+        labels = (first.labels.labels[predicted[0]], second.labels.labels[predicted[1]])
+        if predicted[0] != predicted[1] if same_classes else labels[0] != labels[1]:
+            known = [m.labels.labels[c] for m, c in zip((first, second), true, strict=True) if c >= 0]
             answers = ((labels[0], first.answers[i].score), (labels[1], second.answers[j].score))
             disagreements.append(Disagreement(first.files[i], known[0] if known else None, *answers))
     return Comparison(len(both), tuple(disagreements), *only)

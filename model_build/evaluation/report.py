@@ -1,4 +1,4 @@
-"""One HTML file that says how good a model is: no script, nothing loaded from elsewhere, readable on a phone.
+"""An evaluation as one HTML file: no script, nothing loaded from elsewhere, readable on a phone.
 
 A report is a list of sections; ``evaluation``, ``curves``, ``figures``, ``table`` and ``pictures`` make them.
 """
@@ -102,7 +102,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Caption:
     """One line below a picture; ``right`` colours it, None leaves it as it is."""
 
     text: str
@@ -122,18 +122,18 @@ def write(path: Path, title: str, sections: Iterable[Section]) -> None:
         raise InputError(f"{path} cannot be written: {error}") from error
 
 
-def evaluation(made: Evaluation, of: str = "") -> list[Section]:
+def evaluation(result: Evaluation, of: str = "") -> list[Section]:
     """What ``figures`` has no room for: calibration, confusion and the single classes.
 
     Args:
-        made: the evaluation.
+        result: the evaluation.
         of: what was evaluated, for the headings; needed where a report has more than one.
     """
     ending = f": {of}" if of else ""
     return [
-        Section(f"Calibration{ending}", _reliability(made)),
-        Section(f"Confusion{ending}", _confusion(made)),
-        Section(f"Classes{ending}", _classes(made)),
+        Section(f"Calibration{ending}", _reliability(result)),
+        Section(f"Confusion{ending}", _confusion(result)),
+        Section(f"Classes{ending}", _classes(result)),
     ]
 
 
@@ -169,19 +169,19 @@ def curves(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Section:
     )
 
 
-def pictures(title: str, photos: Sequence[tuple[Path, Sequence[Said]]], note: str = "") -> Section:
+def pictures(title: str, photos: Sequence[tuple[Path, Sequence[Caption]]], note: str = "") -> Section:
     """Small copies of photos, the largest centred square of each, with lines below them."""
     cards = [
         f'<figure><img src="{_thumbnail(path)}" alt="" width="{_THUMBNAIL}" height="{_THUMBNAIL}">'
-        f"<figcaption>{'<br>'.join(_line(said) for said in lines)}</figcaption></figure>"
+        f"<figcaption>{'<br>'.join(_line(caption) for caption in lines)}</figcaption></figure>"
         for path, lines in photos
     ]
     return Section(title, f'<p>{escape(note)}</p>\n<div class="photos">\n{chr(10).join(cards)}\n</div>')
 
 
-def _line(said: Said) -> str:
-    kind = "" if said.right is None else f' class="{"right" if said.right else "wrong"}"'
-    return f"<span{kind}>{escape(said.text)}</span>"
+def _line(caption: Caption) -> str:
+    kind = "" if caption.right is None else f' class="{"right" if caption.right else "wrong"}"'
+    return f"<span{kind}>{escape(caption.text)}</span>"
 
 
 def _thumbnail(path: Path) -> str:
@@ -202,21 +202,21 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<details><summary>{len(rows)} rows</summary>\n{html}\n</details>" if len(rows) > _LONG_TABLE else html
 
 
-def _classes(made: Evaluation) -> str:
+def _classes(result: Evaluation) -> str:
     rows = [
         [
             row.label,
             str(row.photos),
             *("-" if share is None else f"{share:.1%}" for share in (row.precision, row.recall)),
         ]
-        for row in made.per_class()
+        for row in result.per_class()
     ]
     return _table(["class", "photos", "precision", "recall"], rows)
 
 
-def _reliability(made: Evaluation) -> str:
-    """Accuracy over confidence; the closer to the diagonal, the more a score means what it says."""
-    bins = [(m, part) for m, part in enumerate(made.reliability()) if part]
+def _reliability(result: Evaluation) -> str:
+    """A reliability diagram: accuracy over confidence, on the diagonal where scores are calibrated."""
+    bins = [(m, part) for m, part in enumerate(result.reliability()) if part]
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -224,36 +224,38 @@ def _reliability(made: Evaluation) -> str:
         upper.bar(left, [part.accuracy for _, part in bins], width, align="edge", color=_BLUE, edgecolor=_INK, lw=0.5)
         upper.plot([0, 1], [0, 1], color=_INK, lw=0.8, ls="--")
         upper.plot([part.confidence for _, part in bins], [part.accuracy for _, part in bins], ".", color=_RED)
-        upper.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+        upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
         lower.bar(left, [part.photos for _, part in bins], width, align="edge", color=_BLUE, edgecolor=_INK, lw=0.5)
         lower.set(xlabel="best score", ylabel="photos")
 
     note = (
-        f"<p>Calibration error (ECE, {BINS} equal bins): {made.ece:.3f}. Dots stand at a bin's mean score; below the "
-        "dashed line the model is surer than it should be.</p>\n"
+        f"<p>Calibration error (ECE, {BINS} equal bins): {result.ece:.3f}. Dots stand at a bin's mean score; below the "
+        "dashed line the model is overconfident.</p>\n"
     )
-    return note + _picture(draw, 5, 4, f"reliability diagram, calibration error {made.ece:.3f}")
+    return note + _picture(draw, 5, 4, f"reliability diagram, calibration error {result.ece:.3f}")
 
 
-def _confusion(made: Evaluation) -> str:
-    """Everything where the names fit; else the most frequent mistakes, and where mistakes are at all."""
-    counts = made.confusion()
-    if len(made.labels) <= _NAMED_CLASSES:
-        names = [label if len(label) <= _NAME else f"{label[: _NAME - 1]}…" for label in made.labels]
+def _confusion(result: Evaluation) -> str:
+    """The whole matrix where the names fit; else the most frequent mistakes, and a dot for every pair that occurs."""
+    counts = result.confusion_matrix()
+    if len(result.labels) <= _NAMED_CLASSES:
+        names = [label if len(label) <= _NAME else f"{label[: _NAME - 1]}…" for label in result.labels]
         side = 1.2 + 0.32 * len(names) + 0.08 * max(map(len, names))
         picture = _picture(lambda figure: _named(figure.subplots(), counts, names), side, side, "confusion matrix")
         return f'<div class="wide">{picture}</div>'
     present = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     shares = counts[np.ix_(present, present)] / np.maximum(counts[present].sum(axis=1, keepdims=True), 1)
-    mistakes = made.confused()
+    mistakes = result.mistakes()
     least = min(_CONFUSED_PAIRS, len(mistakes))
     note = (
         f"<p>The {least} most frequent of {len(mistakes)} kinds of mistakes; below them a dot for each pair of classes "
-        "that occurs, blue where it was right, red where it was wrong, the darker the more often.</p>\n"
+        "that occurs, blue for correct predictions and red for mistakes; the darker, the more frequent.</p>\n"
     )
-    rows = [[made.labels[shown], made.labels[said], str(n)] for shown, said, n in mistakes[:_CONFUSED_PAIRS]]
+    rows = [
+        [result.labels[true], result.labels[predicted], str(n)] for true, predicted, n in mistakes[:_CONFUSED_PAIRS]
+    ]
     picture = _picture(lambda figure: _unnamed(figure.subplots(), shares), 5, 5, "heat map of the confusion matrix")
-    return f"{note}{_table(['shows', 'was said', 'photos'], rows)}\n{picture}"
+    return f"{note}{_table(['true class', 'predicted class', 'photos'], rows)}\n{picture}"
 
 
 def _named(axes: Axes, counts: np.ndarray, labels: Sequence[str]) -> None:
@@ -263,7 +265,7 @@ def _named(axes: Axes, counts: np.ndarray, labels: Sequence[str]) -> None:
         axes.text(column, row, str(counts[row, column]), ha="center", va="center")
     axes.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False)
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
-    axes.set(xlabel="was said", ylabel="shows")
+    axes.set(xlabel="predicted class", ylabel="true class")
 
 
 def _unnamed(axes: Axes, shares: np.ndarray) -> None:
@@ -273,7 +275,7 @@ def _unnamed(axes: Axes, shares: np.ndarray) -> None:
         rows, columns = np.array(entries, int).reshape(-1, 2).T
         alpha = 0.3 + 0.7 * shares[rows, columns]
         axes.scatter(columns, rows, s=6, color=colour, alpha=alpha, linewidths=0, rasterized=True)
-    axes.set(xlabel=f"was said ({len(shares)} classes that occur)", ylabel="shows", aspect="equal")
+    axes.set(xlabel=f"predicted class ({len(shares)} classes that occur)", ylabel="true class", aspect="equal")
     axes.set(xlim=(-0.5, len(shares) - 0.5), ylim=(len(shares) - 0.5, -0.5))
 
 

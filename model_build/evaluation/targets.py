@@ -1,16 +1,13 @@
-"""Whom to ask about a photo: a model file, through the very code that serves it, or a running service, over HTTP."""
+"""What an evaluation asks about a photo: a model file, through the very code that serves it, or a running service.
 
-import json
-import time
-from contextlib import suppress
+``remote_target`` has the service; it needs httpx, which a model file does not.
+"""
+
 from dataclasses import dataclass
-from functools import partial
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
+from typing import Final, Protocol
 
-from app.errors import ModelError, RequestError
+from app.errors import ModelError
 from app.inference.classifier import Classifier
 from app.inference.model import Model
 from model_build.dataset.labels import Labels
@@ -19,14 +16,11 @@ from model_build.errors import InputError
 
 #: How many of the best classes are asked for.
 BEST: Final = 5
-_TIMEOUT_S: Final = 60.0
-#: How often a photo is sent to a service that says it is busy.
-_TRIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was said about one photo.
+    """What a target answered about one photo.
 
     Attributes:
         ranked: the best classes, best first, at most ``BEST``.
@@ -46,7 +40,7 @@ class Answer:
 
 
 class Target(Protocol):
-    """Whoever answers: a model file or a running service.
+    """What answers: a model file or a running service.
 
     Attributes:
         name: which model it is and where.
@@ -58,6 +52,9 @@ class Target(Protocol):
 
     def __call__(self, photo: bytes) -> Answer:
         """Answers; raises RequestError where the photo cannot be classified."""
+
+    def close(self) -> None:
+        """Releases what the target holds; it cannot be asked afterwards."""
 
 
 class InProcess:
@@ -85,98 +82,26 @@ class InProcess:
         best = result.predictions[0].score
         return Answer(ranked, best, result.unknown, result.decode_s, result.infer_s, result.group)
 
-
-class RemoteTarget:
-    """A running service; times are its own, the network's are not in them."""
-
-    def __init__(self, url: str) -> None:
-        """Asks it for its model and classes.
-
-        Raises:
-            InputError: there is no such service there.
-        """
-        self._url = url.rstrip("/")
-        try:
-            parts = urlsplit(self._url)
-            kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-            self._connect = partial(kind, parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
-        except ValueError as error:
-            raise InputError(f"{url} is not an address: {error}") from error
-        self._path = parts.path
-        model, labels = self._get("/model"), self._get("/labels")
-        try:
-            self._model = {key: model[key] for key in ("name", "version")}
-            self.name = f"{model['name']} {model['version']} {model['precision']} ({self._url})"
-            rows = labels["labels"]
-            # A service that is older than this has no groups.
-            groups = tuple(row.get("group") for row in rows)
-            self.labels = Labels(
-                tuple(row["label"] for row in rows),
-                tuple(row["id"] for row in rows),
-                None if None in groups else groups,
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{self._url} does not answer as this service does: {error!r}") from error
-
-    def __call__(self, photo: bytes) -> Answer:
-        """Sends one photo as it is, again while the service is busy.
-
-        Raises:
-            RequestError: the service refuses this photo.
-            InputError: the service fails, is gone, or has another model by now.
-        """
-        target = f"/predict?top_k={min(BEST, len(self.labels.labels))}"
-        for _ in range(_TRIES):
-            status, retry_after_s, answer = self._ask("POST", target, photo)
-            if status != 503:
-                break
-            time.sleep(retry_after_s)
-        if 400 <= status < 500:
-            raise RequestError(str(answer.get("detail", answer)))
-        if status != 200:
-            raise InputError(f"{self._url} answered {status}: {answer.get('detail', answer)}")
-        if answer.get("model") != self._model:
-            raise InputError(f"{self._url} has another model by now: {answer.get('model')}, not {self._model}")
-        try:
-            predictions, timing = answer["predictions"], answer["timing_ms"]
-            ranked = tuple(prediction["index"] for prediction in predictions)
-            decode_s, infer_s = timing["decode"] / 1e3, timing["infer"] / 1e3
-            group = answer["groups"][0]["label"] if answer.get("groups") else ""
-            return Answer(ranked, predictions[0]["score"], answer["unknown"], decode_s, infer_s, group)
-        except (KeyError, TypeError, IndexError) as error:
-            raise InputError(f"{self._url} does not answer as this service does: {error!r}") from error
-
-    def _get(self, path: str) -> dict[str, Any]:
-        status, _, answer = self._ask("GET", path)
-        if status != 200:
-            raise InputError(f"{self._url}{path} answered {status}; is a classifier running there?")
-        return answer
-
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, float, dict[str, Any]]:
-        """Status, seconds after which to ask again, and the JSON object of one answer."""
-        connection = self._connect()
-        try:
-            headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
-            # A photo that is too large is answered before all of it was sent; the answer says so.
-            with suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, self._path + path, body, headers)
-            response = connection.getresponse()
-            answer = json.loads(response.read())
-            if not isinstance(answer, dict):
-                raise TypeError(f"{method} {path} gave {type(answer).__name__}")
-            return response.status, float(response.headers.get("Retry-After", 1.0)), answer
-        except (OSError, HTTPException) as error:
-            raise InputError(f"{self._url} cannot be asked: {error or type(error).__name__}") from error
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{self._url} does not answer as this service does: {error}") from error
-        finally:
-            connection.close()
+    def close(self) -> None:
+        """Nothing is held that the end of the object would not release."""
 
 
-def target(model: str) -> Target:
-    """``http://`` and ``https://`` are running services, anything else is a file.
+def open_target(model: str, api_key: str | None = None) -> Target:
+    """Opens a running service (``http://`` or ``https://``) or, for anything else, a model file.
+
+    Args:
+        model: an address or a path.
+        api_key: for a service that asks for one.
 
     Raises:
-        InputError: it cannot be used.
+        InputError: it cannot be used, or it is a service and httpx is not installed.
     """
-    return RemoteTarget(model) if model.startswith(("http://", "https://")) else InProcess(Path(model))
+    if not model.startswith(("http://", "https://")):
+        return InProcess(Path(model))
+    try:
+        from model_build.evaluation.remote_target import RemoteTarget
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"asking a service needs the package {error.name}, of the extra 'client': pip install '.[client]'"
+        ) from error
+    return RemoteTarget(model, api_key)

@@ -4,7 +4,7 @@ Behind global average pooling a linear classifier's logit is a mean over the cel
 
     logit[c] = mean over y, x of (sum over d of features[d, y, x] * weight[d, c]) + bias[c]
 
-so what each cell adds to it is known exactly. ``add`` gives a graph what it takes to say so::
+so what each cell adds to it is known exactly. ``add`` gives a graph the outputs that say so::
 
     evidence_class int64   [1]        optional input: the class; by default -1, the one with the best score
     evidence       float32 [N, h, w]  sum over d of features[d] * weight[d, class], for each cell
@@ -24,7 +24,7 @@ from app.inference.model import EVIDENCE, EVIDENCE_BIAS, EVIDENCE_CLASS
 from model_build.export.graph import BATCH, FEATURES, SCORES, Graph, attribute, canonicalise
 
 #: What may stand between pooling, classifier and softmax: it moves values or rounds them, and mixes none.
-_PASSING = ("Identity", "Squeeze", "Reshape", "Flatten", "QuantizeLinear", "DequantizeLinear")
+_PASS_THROUGH = ("Identity", "Squeeze", "Reshape", "Flatten", "QuantizeLinear", "DequantizeLinear")
 
 
 def add(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -46,7 +46,7 @@ def add(model: onnx.ModelProto) -> onnx.ModelProto:
     column = graph.add("Mul", [_pooled(graph), _column(graph, classifier, chosen, last)], "evidence_products")
     graph.add("ReduceSum", [column, first], EVIDENCE, keepdims=0)
 
-    logits = graph.maker[SCORES].input[0]
+    logits = graph.producer[SCORES].input[0]
     where = graph.add("Unsqueeze", [chosen, first], "evidence_where")
     logit = graph.add("GatherElements", [logits, where], "evidence_logits", axis=1)
     logit = graph.add("Squeeze", [logit, first], "evidence_logit")
@@ -61,35 +61,35 @@ def add(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _pooled(graph: Graph) -> str:
     """The tensor that is averaged, behind the graph's output ``features``."""
-    tensor: str = graph.maker[FEATURES].input[0]
+    tensor: str = graph.producer[FEATURES].input[0]
     return tensor
 
 
 def _classifier(graph: Graph) -> onnx.NodeProto | None:
     """The linear classifier between the pooled features and the softmax; None where there is anything else."""
-    if FEATURES not in graph.maker:
+    if FEATURES not in graph.producer:
         return None
-    layer = _behind(graph, graph.maker[SCORES].input[0])
+    layer = _producer(graph, graph.producer[SCORES].input[0])
     if layer is None or layer.op_type not in ("Gemm", "MatMul", "Conv"):
         return None
-    pool = _behind(graph, layer.input[0])
+    pool = _producer(graph, layer.input[0])
     if pool is None or pool.op_type != "GlobalAveragePool" or pool.input[0] != _pooled(graph):
         return None
     plain = all(attribute(layer, name, 1) == 1 for name in ("alpha", "group"))
     return layer if plain and _weight(graph, layer) in graph.constants else None
 
 
-def _behind(graph: Graph, tensor: str) -> onnx.NodeProto | None:
-    """The node that computes what ``tensor`` passes on."""
-    node = graph.maker.get(tensor)
-    while node is not None and node.op_type in _PASSING:
-        node = graph.maker.get(node.input[0])
+def _producer(graph: Graph, tensor: str) -> onnx.NodeProto | None:
+    """The node that computes ``tensor``, past those that only move or round values."""
+    node = graph.producer.get(tensor)
+    while node is not None and node.op_type in _PASS_THROUGH:
+        node = graph.producer.get(node.input[0])
     return node
 
 
 def _weight(graph: Graph, layer: onnx.NodeProto) -> str:
     """The name of a layer's weights, as they are stored."""
-    dequantize = graph.maker.get(layer.input[1])
+    dequantize = graph.producer.get(layer.input[1])
     name: str = dequantize.input[0] if dequantize is not None else layer.input[1]
     return name
 
@@ -102,7 +102,7 @@ def _column(graph: Graph, layer: onnx.NodeProto, chosen: str, last: str) -> str:
         column = graph.add("Transpose", [column], "evidence_row", perm=[1, 0])
     if layer.op_type != "Conv":
         column = graph.add("Unsqueeze", [column, last], "evidence_column")
-    dequantize = graph.maker.get(layer.input[1])
+    dequantize = graph.producer.get(layer.input[1])
     if dequantize is None:
         return column
     # Last: ONNX Runtime moves a DequantizeLinear through a Transpose without its axis.

@@ -1,4 +1,4 @@
-"""The picture whose scores every copy of a model has to reproduce before it serves."""
+"""The golden photo: a picture whose scores every copy of a model has to reproduce before it serves."""
 
 import io
 from typing import Final
@@ -18,7 +18,7 @@ TOLERANCE: Final = {"fp32": 0.01, "int8": 0.1}
 
 
 def choose(model: Model) -> bytes:
-    """The made-up picture, as JPEG, that the model is surest about: a confident answer is the easiest to lose."""
+    """The generated picture, as JPEG, that the model is surest about: a confident answer is the easiest to lose."""
 
     def confidence(photo: bytes) -> float:
         return float(model(imaging.load(photo, model.contract.resize, DECODE_BUDGET)[np.newaxis]).max())

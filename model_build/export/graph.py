@@ -1,4 +1,4 @@
-"""What we do to the ONNX graph that tf2onnx writes, one pass a function.
+"""The passes over the ONNX graph that tf2onnx writes, one function each.
 
 Every pass changes an ``onnx.ModelProto`` in place. Together they turn "whatever tf2onnx made of a Keras model" into
 the one form that the service loads::
@@ -7,8 +7,8 @@ the one form that the service loads::
     features float32 [batch, D, h, w]  the last feature map, where the head is global average pooling
     scores   float32 [batch, C]        softmax over the classes
 
-(``evidence`` adds what explains the scores) and into the same bytes for the same weights: tf2onnx's node names and the
-order of its constants differ from run to run.
+(``class_activation_map`` adds what explains the scores) and into the same bytes for the same weights: tf2onnx's node
+names and the order of its constants differ from run to run.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ BATCH = "batch"
 
 
 class Graph:
-    """An index over a ``GraphProto``: who makes a tensor, who reads it, which tensors are constant."""
+    """An index over a ``GraphProto``: the producer and the consumers of a tensor, and which tensors are constant."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.proto = model.graph
         self.constants = {tensor.name: tensor for tensor in self.proto.initializer}
-        self.maker = {name: node for node in self.proto.node for name in node.output if name}
+        self.producer = {name: node for node in self.proto.node for name in node.output if name}
 
-    def readers(self, name: str) -> list[onnx.NodeProto]:
+    def consumers(self, name: str) -> list[onnx.NodeProto]:
         """The nodes that read the tensor ``name``."""
         return [node for node in self.proto.node if name in node.input]
 
@@ -53,9 +53,9 @@ class Graph:
         return name
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Appends a node that makes ``output``; returns that name. ``canonicalise`` puts it in order."""
+        """Appends a node that produces ``output``; returns that name. ``canonicalise`` puts it in order."""
         self.proto.node.append(helper.make_node(op, inputs, [output], **attributes))
-        self.maker[output] = self.proto.node[-1]
+        self.producer[output] = self.proto.node[-1]
         return output
 
 
@@ -83,7 +83,7 @@ def fold_pads(model: onnx.ModelProto) -> None:
     """
     graph = Graph(model)
     for pad in [node for node in graph.proto.node if node.op_type == "Pad"]:
-        readers = graph.readers(pad.output[0])
+        consumers = graph.consumers(pad.output[0])
         value = graph.array(pad.input[2]).item() if len(pad.input) > 2 and pad.input[2] else 0.0
         amounts = [int(n) for n in graph.array(pad.input[1])]
         foldable = (
@@ -91,12 +91,12 @@ def fold_pads(model: onnx.ModelProto) -> None:
             and value == 0.0
             and len(amounts) == 8
             and amounts[0:2] == amounts[4:6] == [0, 0]
-            and all(node.op_type == "Conv" and node.input[0] == pad.output[0] for node in readers)
-            and all(attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") for node in readers)
+            and all(node.op_type == "Conv" and node.input[0] == pad.output[0] for node in consumers)
+            and all(attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") for node in consumers)
         )
         if not foldable:
             continue
-        for conv in readers:
+        for conv in consumers:
             old = attribute(conv, "pads", [0, 0, 0, 0])
             set_attribute(conv, "auto_pad", "NOTSET")
             set_attribute(conv, "pads", [a + b for a, b in zip(old, amounts[2:4] + amounts[6:8], strict=True)])
@@ -120,18 +120,18 @@ def fold_scales(model: onnx.ModelProto) -> None:
                 continue
             bias = graph.array(conv.input[2]).astype(np.float64)
         folded = False
-        while conv.output[0] not in outputs and len(readers := graph.readers(conv.output[0])) == 1:
-            reader = readers[0]
-            constant = next((graph.array(name) for name in reader.input if name in graph.constants), None)
-            if reader.op_type not in ("Mul", "Add") or constant is None or not _per_channel(constant, len(weight)):
+        while conv.output[0] not in outputs and len(consumers := graph.consumers(conv.output[0])) == 1:
+            consumer = consumers[0]
+            constant = next((graph.array(name) for name in consumer.input if name in graph.constants), None)
+            if consumer.op_type not in ("Mul", "Add") or constant is None or not _per_channel(constant, len(weight)):
                 break
             values = np.broadcast_to(constant.astype(np.float64).ravel(), bias.shape)
-            if reader.op_type == "Mul":
+            if consumer.op_type == "Mul":
                 weight, bias = weight * values.reshape(-1, *[1] * (weight.ndim - 1)), bias * values
             else:
                 bias = bias + values
-            conv.output[0] = reader.output[0]
-            graph.proto.node.remove(reader)
+            conv.output[0] = consumer.output[0]
+            graph.proto.node.remove(consumer)
             folded = True
         if folded:
             # Under names of their own: equal weights may be one constant that several convolutions read.
@@ -150,10 +150,10 @@ def fold_dense(model: onnx.ModelProto) -> None:
     """Makes each ``MatMul`` with a constant bias behind it one ``Gemm``: the form that is quantized with its bias."""
     graph = Graph(model)
     for matmul in [node for node in graph.proto.node if node.op_type == "MatMul"]:
-        readers = graph.readers(matmul.output[0])
-        if matmul.input[1] not in graph.constants or len(readers) != 1 or readers[0].op_type != "Add":
+        consumers = graph.consumers(matmul.output[0])
+        if matmul.input[1] not in graph.constants or len(consumers) != 1 or consumers[0].op_type != "Add":
             continue
-        add = readers[0]
+        add = consumers[0]
         bias = next((name for name in add.input if name in graph.constants), None)
         weight = graph.array(matmul.input[1])
         if bias is None or weight.ndim != 2 or graph.array(bias).size != weight.shape[1]:
@@ -182,7 +182,7 @@ def fold_shapes(model: onnx.ModelProto) -> None:
 
 @dataclass(frozen=True)
 class Affine:
-    """``scale * x + shift`` per channel, both float64 ``[3]``: what a model does to its pixels."""
+    """``scale * x + shift`` per channel, both float64 ``[3]``: a model's preprocessing of its pixels."""
 
     scale: NDArray[np.float64]
     shift: NDArray[np.float64]
@@ -210,8 +210,8 @@ class Affine:
         return bool(np.all(self.scale == 1.0) and np.all(self.shift == 0.0))
 
 
-def take_off_front(model: onnx.ModelProto) -> tuple[Affine, onnx.NodeProto]:
-    """Removes what stands between the graph's input and its first convolution.
+def remove_preprocessing(model: onnx.ModelProto) -> tuple[Affine, onnx.NodeProto]:
+    """Removes the preprocessing between the graph's input and its first convolution.
 
     Returns:
         The arithmetic that was removed (a ``Rescaling`` layer, ``preprocess_input``; the identity if there was none),
@@ -224,10 +224,10 @@ def take_off_front(model: onnx.ModelProto) -> tuple[Affine, onnx.NodeProto]:
     tensor = graph.proto.input[0].name
     affine = Affine(np.ones(3), np.zeros(3))
     while True:
-        readers = graph.readers(tensor)
-        if len(readers) != 1:
-            raise InputError(f"the model's input is read by {len(readers)} operators; one convolution is expected")
-        node = readers[0]
+        consumers = graph.consumers(tensor)
+        if len(consumers) != 1:
+            raise InputError(f"the model's input is read by {len(consumers)} operators; one convolution is expected")
+        node = consumers[0]
         if node.op_type == "Conv":
             weight = graph.array(node.input[1])
             if weight.shape[1] != 3:
@@ -251,7 +251,7 @@ def take_off_front(model: onnx.ModelProto) -> tuple[Affine, onnx.NodeProto]:
         graph.proto.node.remove(node)
 
 
-def read_pixels(model: onnx.ModelProto, first: onnx.NodeProto, pixels: Affine, height: int, width: int) -> None:
+def add_image_input(model: onnx.ModelProto, first: onnx.NodeProto, pixels: Affine, height: int, width: int) -> None:
     """Gives the graph its uint8 NHWC input, with the normalisation folded into the first convolution.
 
     ``scale * x + shift`` becomes ``x - centre`` (``centre = -shift / scale``) in front of the convolution and
@@ -273,7 +273,7 @@ def read_pixels(model: onnx.ModelProto, first: onnx.NodeProto, pixels: Affine, h
     graph.proto.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, shape))
 
 
-def write_scores(model: onnx.ModelProto) -> int:
+def add_scores_output(model: onnx.ModelProto) -> int:
     """Makes the graph's outputs ``scores`` (softmax) and, where there is one, ``features``.
 
     A head that ends in logits gets its softmax; one with a single unit (binary, sigmoid or logit z) becomes the two
@@ -295,9 +295,9 @@ def write_scores(model: onnx.ModelProto) -> int:
         shape = [d.dim_value or d.dim_param or "?" for d in dims]
         raise InputError(f"the model's output has the shape {shape}; a classifier's is [batch, classes]")
     classes, tensor = int(dims[1].dim_value), outputs[0].name
-    last = graph.maker[tensor]
+    last = graph.producer[tensor]
     while last.op_type == "Identity":
-        last = graph.maker[last.input[0]]
+        last = graph.producer[last.input[0]]
     if classes == 1:
         logit = last.input[0] if last.op_type == "Sigmoid" else last.output[0]
         both = graph.add("Mul", [logit, graph.set("binary", np.array([[0.0, 1.0]], np.float32))], "binary_logits")
@@ -330,11 +330,11 @@ def canonicalise(model: onnx.ModelProto) -> None:
     def visit(tensor: str) -> None:
         stack = [tensor]
         while stack:
-            node = graph.maker.get(stack[-1])
+            node = graph.producer.get(stack[-1])
             if node is None or id(node) in done:
                 stack.pop()
                 continue
-            missing = [name for name in node.input if name in graph.maker and id(graph.maker[name]) not in done]
+            missing = [name for name in node.input if name in graph.producer and id(graph.producer[name]) not in done]
             if missing:
                 stack.extend(reversed(missing))
             else:

@@ -1,4 +1,4 @@
-"""Does an exported model say what its source says? Measured at every build; below the bar, nothing is written."""
+"""Whether an exported model gives the scores of its source. A build that exceeds the limits writes nothing."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -20,7 +20,7 @@ DECIDED: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Bar:
+class Int8Limits:
     """How far int8 may be from fp32.
 
     Attributes:
@@ -39,7 +39,7 @@ class Parity:
     Attributes:
         against: ``keras`` or ``fp32``.
         photos: how many pictures.
-        generated: whether they are made up.
+        generated: whether they are generated.
         max_difference: of any score.
         agreement: share of pictures with the same top-1.
         decided: pictures on which the source's best score leads by ``DECIDED`` or more.
@@ -91,15 +91,15 @@ def check_fp32(parity: Parity) -> None:
         )
 
 
-def check_int8(parity: Parity, bar: Int8Bar) -> None:
-    """Raises ParityError if int8 is further from fp32 than ``bar`` allows."""
+def check_int8(parity: Parity, limits: Int8Limits) -> None:
+    """Raises ParityError if int8 is further from fp32 than ``limits`` allow."""
     drop = (parity.source_accuracy or 0.0) - (parity.accuracy or 0.0)
     agreement = 1.0 if parity.decided_agreement is None else parity.decided_agreement
-    if agreement < bar.agreement or drop > bar.accuracy_drop:
+    if agreement < limits.agreement or drop > limits.accuracy_drop:
         raise ParityError(
             f"int8 differs from fp32: top-1 the same on {agreement:.1%} of the {parity.decided} photos that fp32 is "
-            f"decided on (needed: {bar.agreement:.1%}), accuracy {drop:+.1%} lower (allowed: "
-            f"{bar.accuracy_drop:.1%}). No model was written. More or better calibration photos help; "
+            f"decided on (needed: {limits.agreement:.1%}), accuracy {drop:+.1%} lower (allowed: "
+            f"{limits.accuracy_drop:.1%}). No model was written. More or better calibration photos help; "
             "--precision fp32 does without int8."
         )
 
@@ -107,7 +107,7 @@ def check_int8(parity: Parity, bar: Int8Bar) -> None:
 def keras_scores(
     model: keras.Model, normalise: Affine, pixels: NDArray[np.uint8], track: Any = iter
 ) -> NDArray[np.float32]:
-    """What Keras says: its raw output turned into ``float32 [N, C]`` softmax scores as the exported graph does."""
+    """Keras's scores: its raw output turned into ``float32 [N, C]`` softmax scores as the exported graph does."""
     outputs = []
     for start in track(range(0, len(pixels), 25)):
         batch = pixels[start : start + 25].astype(np.float32)
@@ -125,5 +125,5 @@ def keras_scores(
 
 
 def onnx_scores(model: Model, pixels: NDArray[np.uint8], track: Any = iter) -> NDArray[np.float32]:
-    """What the served model says, picture by picture as in service: ``float32 [N, C]``."""
+    """The served model's scores, picture by picture as in service: ``float32 [N, C]``."""
     return np.concatenate([model(pixels[i : i + 1]) for i in track(range(len(pixels)))])

@@ -1,4 +1,4 @@
-"""A graph and its contract become one file: complete from the moment it has a model's name."""
+"""Writes a graph and its contract as one file, under a temporary name until it is complete."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from app.inference.model import Model
 from model_build.errors import InputError
 from model_build.export import golden
 
-_MADE: Final = (model_file.CHECKSUM, model_file.SIGNATURE)
+_TRAILER_KEYS: Final = (model_file.CHECKSUM, model_file.SIGNATURE)
 
 
 def with_golden(
@@ -118,11 +118,11 @@ def without_seal(data: bytes) -> bytes:
     body = data[: seal.body]
     proto = onnx.load_from_string(body)
     entries = [(entry.key, entry.value) for entry in proto.metadata_props]
-    made = dict(entry for entry in entries if entry[0] in _MADE)
+    made = dict(entry for entry in entries if entry[0] in _TRAILER_KEYS)
     if made:
         del proto.metadata_props[:]
         for key, value in entries:
-            if key not in _MADE:
+            if key not in _TRAILER_KEYS:
                 proto.metadata_props.add(key=key, value=value)
         body = proto.SerializeToString(deterministic=True)
     stated = made.get(model_file.CHECKSUM)

@@ -9,7 +9,7 @@ arXiv:1906.04721, section 4.2). The grid of the dense convolutions has 7 bits: x
 uint8 by int8 in pairs into 16 bits, and 2 * 255 * 63 is the most that fits. With 8 bits they saturate silently; with
 7, every processor computes the same. Depthwise convolutions do not go that way and keep 8 bits.
 
-After, the pixels' detour through float is cut out (uint8 pixels are already a quantized tensor), and the logits are
+After, the pixels' detour through float is removed (uint8 pixels are already a quantized tensor), and the logits are
 left in float: 256 levels of them would make ties of close classes.
 """
 
@@ -40,7 +40,7 @@ Float = NDArray[np.float64]
 
 @dataclass(slots=True)
 class _Moments:
-    """What a layer's inputs look like: ``mean [K]`` and, for dense layers, ``second [K, K]``, over all positions."""
+    """Moments of a layer's inputs: ``mean [K]`` and, for dense layers, ``second [K, K]``, over all positions."""
 
     mean: Float
     second: Float | None
@@ -60,9 +60,9 @@ def quantize(fp32: onnx.ModelProto, pixels: NDArray[np.uint8], track: Any = iter
     model = onnx.ModelProto()
     model.CopyFrom(fp32)
     del model.metadata_props[:]
-    front, zero = _round_centre(model)
+    first_input, zero = _integer_zero_point(model)
     overrides = _fit_weights(model, _moments(model, track(pixels)))
-    overrides[front] = [
+    overrides[first_input] = [
         {"scale": np.array(1, np.float32), "zero_point": np.array(zero, np.uint8), "quant_type": QuantType.QUInt8}
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +83,7 @@ def quantize(fp32: onnx.ModelProto, pixels: NDArray[np.uint8], track: Any = iter
             extra_options={"TensorQuantOverrides": overrides},
         )
         quantized = onnx.load(path)
-    _cut_float_front(quantized, front)
+    _remove_float_input(quantized, first_input)
     _keep_float_logits(quantized)
     canonicalise(quantized)
     return quantized
@@ -100,7 +100,7 @@ class _Photos(CalibrationDataReader):
         return None if photo is None else {IMAGE: photo[np.newaxis]}
 
 
-def _round_centre(model: onnx.ModelProto) -> tuple[str, int]:
+def _integer_zero_point(model: onnx.ModelProto) -> tuple[str, int]:
     """Makes what the first convolution reads representable by the pixels themselves.
 
     The graph subtracts ``centre`` (127.5 as a rule) from the pixels. An integer ``zero`` next to it makes that a
@@ -111,28 +111,28 @@ def _round_centre(model: onnx.ModelProto) -> tuple[str, int]:
     """
     graph = Graph(model)
     first = next(node for node in model.graph.node if node.op_type == "Conv")
-    front = first.input[0]
-    subtract = graph.maker[front]
+    first_input = first.input[0]
+    subtract = graph.producer[first_input]
     if subtract.op_type != "Sub":
-        return front, 0
+        return first_input, 0
     centre = graph.array(subtract.input[1]).astype(np.float64).ravel()
     zero = int(np.clip(np.round(centre.mean() + 1e-9), 0, 255))
     shift = (graph.array(first.input[1]).astype(np.float64) * (zero - centre).reshape(1, -1, 1, 1)).sum(axis=(1, 2, 3))
     _add_to_bias(graph, first, shift)
     graph.set(subtract.input[1], np.full((1, 1, 1, 1), zero, np.float32))
-    return front, zero
+    return first_input, zero
 
 
-def _cut_float_front(model: onnx.ModelProto, front: str) -> None:
+def _remove_float_input(model: onnx.ModelProto, first_input: str) -> None:
     """Lets the first convolution's DequantizeLinear read the uint8 pixels: what Cast, Sub and QuantizeLinear
     between them compute is the pixels again.
     """
     graph = Graph(model)
-    quantize_node = next(node for node in graph.readers(front) if node.op_type == "QuantizeLinear")
-    source = front
-    while graph.maker[source].op_type in ("Sub", "Cast"):
-        source = graph.maker[source].input[0]
-    for node in graph.readers(quantize_node.output[0]):
+    quantize_node = next(node for node in graph.consumers(first_input) if node.op_type == "QuantizeLinear")
+    source = first_input
+    while graph.producer[source].op_type in ("Sub", "Cast"):
+        source = graph.producer[source].input[0]
+    for node in graph.consumers(quantize_node.output[0]):
         node.input[0] = source
 
 
@@ -140,26 +140,26 @@ def _after_last_product(model: onnx.ModelProto) -> list[str]:
     """The names of the nodes between the last matrix product or convolution and the softmax."""
     graph = Graph(model)
     names = []
-    node = graph.maker[graph.maker[SCORES].input[0]]
+    node = graph.producer[graph.producer[SCORES].input[0]]
     while node.op_type not in (*_LAYERS, "GlobalAveragePool"):
         names.append(node.name)
-        node = graph.maker[next(name for name in node.input if name in graph.maker)]
+        node = graph.producer[next(name for name in node.input if name in graph.producer)]
     return names
 
 
 def _keep_float_logits(model: onnx.ModelProto) -> None:
-    """Takes the QuantizeLinear/DequantizeLinear pair off the last product's output."""
+    """Removes the QuantizeLinear/DequantizeLinear pair from the last product's output."""
     graph = Graph(model)
-    reader = graph.maker[SCORES]
+    consumer = graph.producer[SCORES]
     while True:
-        name = next(name for name in reader.input if name in graph.maker)
-        node = graph.maker[name]
-        if node.op_type == "DequantizeLinear" and node.input[0] in graph.maker:
-            reader.input[list(reader.input).index(name)] = graph.maker[node.input[0]].input[0]
+        name = next(name for name in consumer.input if name in graph.producer)
+        node = graph.producer[name]
+        if node.op_type == "DequantizeLinear" and node.input[0] in graph.producer:
+            consumer.input[list(consumer.input).index(name)] = graph.producer[node.input[0]].input[0]
             return
         if node.op_type in _LAYERS:
             return
-        reader = node
+        consumer = node
 
 
 def _moments(model: onnx.ModelProto, photos: Any) -> dict[str, _Moments]:
@@ -183,10 +183,10 @@ def _moments(model: onnx.ModelProto, photos: Any) -> dict[str, _Moments]:
             dense = attribute(layer, "group", 1) == 1
             second = (columns.T @ columns).astype(np.float64) / len(columns) if dense else None
             if layer.input[1] in sums:
-                seen = sums[layer.input[1]]
-                seen.mean += mean
-                if seen.second is not None and second is not None:
-                    seen.second += second
+                total = sums[layer.input[1]]
+                total.mean += mean
+                if total.second is not None and second is not None:
+                    total.second += second
             else:
                 sums[layer.input[1]] = _Moments(mean, second)
     for moments in sums.values():
@@ -221,18 +221,18 @@ def _fit_weights(model: onnx.ModelProto, moments: dict[str, _Moments]) -> dict[s
     graph = Graph(model)
     overrides: dict[str, list[dict[str, Any]]] = {}
     for layer in [node for node in model.graph.node if node.op_type in _LAYERS and node.input[1] in moments]:
-        weight, seen = graph.array(layer.input[1]), moments[layer.input[1]]
+        weight, inputs = graph.array(layer.input[1]), moments[layer.input[1]]
         transposed = layer.op_type == "Gemm"
         rows = (weight.T if transposed else weight.reshape(len(weight), -1)).astype(np.float64)
-        largest = _DEPTHWISE_MAX if seen.second is None else _DENSE_MAX
+        largest = _DEPTHWISE_MAX if inputs.second is None else _DENSE_MAX
         # A channel that training has switched off has no scale of its own.
         scale = (np.maximum(np.abs(rows).max(axis=1), 1e-6) / largest).astype(np.float32)
-        if seen.second is None:
+        if inputs.second is None:
             grid = _round(rows, scale, largest)
-            bias_shift = (rows - grid).sum(axis=1) * seen.mean
+            bias_shift = (rows - grid).sum(axis=1) * inputs.mean
         else:
-            grid = _gptq(rows, seen.second, scale, largest)
-            bias_shift = (rows - grid) @ seen.mean
+            grid = _gptq(rows, inputs.second, scale, largest)
+            bias_shift = (rows - grid) @ inputs.mean
         graph.set(layer.input[1], (grid.T if transposed else grid).reshape(weight.shape).astype(np.float32))
         _add_to_bias(graph, layer, bias_shift)
         grids = [
@@ -265,9 +265,9 @@ def _gptq(rows: Float, second: Float, scale: NDArray[np.float32], largest: int) 
     """
     rows, second = rows.copy(), second.copy()
     diagonal = np.einsum("ii->i", second)
-    silent = diagonal == 0
-    diagonal[silent] = 1.0
-    rows[:, silent] = 0.0
+    dead = diagonal == 0
+    diagonal[dead] = 1.0
+    rows[:, dead] = 0.0
     diagonal += _DAMPING * diagonal.mean()
     upper = np.linalg.cholesky(np.linalg.inv(second)).T
     grid = np.empty_like(rows)

@@ -30,14 +30,14 @@ def sign(path: Path, key: Path | None) -> tuple[ModelFile, Contract]:
     try:
         _, data = ModelFile.read(path)
         before = Model(path, data=data).contract
-        has_checksum = publish.seal(publish.without_seal(data), signer)
+        signed = publish.seal(publish.without_seal(data), signer)
         # What is signed is what will be served: the service reads it as it is read here.
-        contract = Model(path, data=has_checksum).contract
+        contract = Model(path, data=signed).contract
     except ModelError as error:
         raise InputError(str(error)) from error
     if contract != before:
         raise InputError(f"{path} says something else about itself when it is written again; export it again")
-    publish.replace_file(path, has_checksum)
+    publish.replace_file(path, signed)
     return ModelFile.read(path)[0], contract
 
 

@@ -1,7 +1,8 @@
 """MobileNetV2 as data: its convolutions with their shapes, planned once for the network and for what it costs.
 
-Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (arXiv:1801.04381), table 2. ``network``
-builds a plan in Keras, ``cost`` counts it; neither has a table of its own. Nothing here needs TensorFlow.
+Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (arXiv:1801.04381), table 2.
+``keras_model`` builds a plan in Keras, ``cost`` counts it; neither has a table of its own. Nothing here needs
+TensorFlow.
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 Howard et al. 2017, "MobileNets" (arXiv:1704.04861), section 3.1: with F the side of the filter, C the channels of the
 input, Nf the filters and Wo x Ho the size of the output, a standard convolution costs F·F·C·Wo·Ho·Nf multiply-adds, a
-depthwise one F·F·Wo·Ho·C. Element-wise operators are not counted, as in the paper. ``graph.multiply_adds`` counts an
-exported file without knowing of any plan; a test holds the two together.
+depthwise one F·F·Wo·Ho·C. Element-wise operators are not counted, as in the paper. ``graph.multiply_adds`` in
+``export`` counts an exported file without knowing of any plan; a test holds the two together.
 """
 
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""A Keras MobileNetV2, Keras's own or ours, from wherever its weights are."""
+"""Loads a Keras MobileNetV2, Keras's own or ours, with ImageNet's weights, random ones or those of a file."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ import h5py
 import keras
 
 from model_build.errors import InputError, WeightsUnavailable
-from model_build.network import layers
+from model_build.network import keras_model
 from model_build.network.architecture import LAYOUTS, REFERENCE, SIZES, WIDTHS, plan
 
 IMAGENET_CLASSES: Final = 1000
@@ -61,8 +61,8 @@ def load(
         alpha: width multiplier; for everything but a whole model.
         input_size: side of the input in pixels; None means 224, or a whole model's own.
         classes: number of classes; None means 1000, or a whole model's own.
-        architecture: ``keras`` (keras.applications) or a key of ``LAYOUTS`` (``network``); None means ``keras``, or a
-            whole model's own.
+        architecture: ``keras`` (keras.applications) or a key of ``LAYOUTS`` (``keras_model``); None means ``keras``, or
+            a whole model's own.
 
     Raises:
         InputError: the arguments contradict each other, or the file is not usable.
@@ -111,16 +111,16 @@ def _imagenet(architecture: str, alpha: float, size: int, classes: int) -> Sourc
     # Keras writes 1.0 as it stands, but 0.5 and 0.75 as Python prints them.
     name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_{size}.h5"
     cached = cache() / name
-    with offline_is_explained(f"ImageNet weights {name}", cached):
+    with explain_download_errors(f"ImageNet weights {name}", cached):
         model = keras.applications.MobileNetV2(input_shape=(size, size, 3), alpha=alpha, weights="imagenet")
     if architecture == REFERENCE.name:
         ours = _mobilenet(architecture, alpha, size, classes)
-        layers.take_weights(ours, model)
+        keras_model.copy_weights(ours, model)
         model = ours
     return Source(model, "imagenet", _sha256(cached), architecture)
 
 
-class offline_is_explained:  # noqa: N801 - reads as what it does in a with statement
+class explain_download_errors:  # noqa: N801 - a context manager, named like a function
     """Turns a failed download by Keras into a ``WeightsUnavailable`` that says what was tried and what helps."""
 
     def __init__(self, what: str, cached: Path) -> None:
@@ -143,7 +143,7 @@ class offline_is_explained:  # noqa: N801 - reads as what it does in a with stat
 
 def _mobilenet(architecture: str, alpha: float, size: int, classes: int) -> keras.Model:
     if architecture in LAYOUTS:
-        return layers.build(plan(LAYOUTS[architecture], alpha, size, classes))
+        return keras_model.build(plan(LAYOUTS[architecture], alpha, size, classes))
     return keras.applications.MobileNetV2(input_shape=(size, size, 3), alpha=alpha, weights=None, classes=classes)
 
 
@@ -214,16 +214,16 @@ def _as_keras_3(path: Path, folder: Path) -> Path:
     shutil.copyfile(path, copy)
     with h5py.File(copy, "r+") as file:
         config = json.loads(file.attrs["model_config"])
-        _modernise(config)
+        _convert_keras_2_config(config)
         file.attrs["model_config"] = json.dumps(config)
     return copy
 
 
-def _modernise(node: Any) -> None:
-    """Takes what only Keras 2 knows out of a model's configuration, in place."""
+def _convert_keras_2_config(node: Any) -> None:
+    """Turns a model's Keras 2 configuration into one of Keras 3, in place."""
     if isinstance(node, list):
         for item in node:
-            _modernise(item)
+            _convert_keras_2_config(item)
     elif isinstance(node, dict):
         config = node.get("config")
         if isinstance(config, dict):
@@ -248,7 +248,7 @@ def _modernise(node: Any) -> None:
                     if reference[0] in nested and reference[1] > 0:
                         reference[1] -= 1
         for item in node.values():
-            _modernise(item)
+            _convert_keras_2_config(item)
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The end of an exported graph, behind global average pooling: taken off, and replaced by another."""
+"""The head of an exported graph, behind global average pooling: removes it and attaches another."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Trunk:
 
     Attributes:
         proto: its outputs are ``features`` and ``pooled`` (``float32 [batch, D]``: their mean over height and width).
-        removed: trained values that the head had.
+        removed: number of trained values that the head had.
     """
 
     proto: onnx.ModelProto
@@ -42,24 +42,24 @@ def remove_head(model: onnx.ModelProto) -> Trunk:
             "version. Export it again with `python -m model_build export`."
         )
     tensor = FEATURES
-    while graph.maker[tensor].op_type == "Identity":
-        tensor = graph.maker[tensor].input[0]
-    pooling = next((node for node in graph.readers(tensor) if node.op_type == "GlobalAveragePool"), None)
+    while graph.producer[tensor].op_type == "Identity":
+        tensor = graph.producer[tensor].input[0]
+    pooling = next((node for node in graph.consumers(tensor) if node.op_type == "GlobalAveragePool"), None)
     if pooling is None:
         raise InputError(f"the model's '{FEATURES}' are not averaged by its head; only such heads can be replaced")
     tensor = pooling.output[0]
-    readers = graph.readers(tensor)
-    if [node.op_type for node in readers] == ["QuantizeLinear"]:
-        tensor = graph.readers(readers[0].output[0])[0].output[0]
+    consumers = graph.consumers(tensor)
+    if [node.op_type for node in consumers] == ["QuantizeLinear"]:
+        tensor = graph.consumers(consumers[0].output[0])[0].output[0]
     removed = 0
-    pending = graph.readers(tensor)
+    pending = graph.consumers(tensor)
     while pending:
         node = pending.pop()
         if node not in graph.proto.node:
             continue
         if node.op_type in ("Gemm", "MatMul", "Add", "Conv"):
             removed += sum(_values(graph, name) for name in node.input)
-        pending += [reader for name in node.output for reader in graph.readers(name)]
+        pending += [consumer for name in node.output for consumer in graph.consumers(name)]
         graph.proto.node.remove(node)
     graph.add("Flatten", [tensor], POOLED, axis=1)
     # What explained the old head's scores went with it.
@@ -90,6 +90,6 @@ def attach_head(trunk: Trunk, head: Linear) -> onnx.ModelProto:
 
 def _values(graph: Graph, name: str) -> int:
     """How many values the constant ``name`` has, quantized or not; 0 if it is none."""
-    if name in graph.maker and graph.maker[name].op_type == "DequantizeLinear":
-        name = graph.maker[name].input[0]
+    if name in graph.producer and graph.producer[name].op_type == "DequantizeLinear":
+        name = graph.producer[name].input[0]
     return int(np.prod(graph.constants[name].dims)) if name in graph.constants else 0

@@ -1,4 +1,4 @@
-"""A linear classifier on feature vectors, learned in seconds: multinomial logistic regression, NumPy only."""
+"""A linear classifier on feature vectors, fitted in seconds: multinomial logistic regression with NumPy only."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from model_build.training.temperature import softmax
 Float = NDArray[np.float64]
 
 _STEPS: Final = 500
-#: Learning ends when no coefficient moves by more than this in a step.
-_STILL: Final = 1e-5
+#: Fitting ends when no coefficient moves by more than this in a step.
+_TOLERANCE: Final = 1e-5
 #: A channel that varies less than this, as a share of the largest feature, is always the same.
-_SILENT: Final = 1e-6
+_MIN_SPREAD: Final = 1e-6
 #: Directions in which the features vary less than this, as a share of the largest variance, carry no information.
-_FLAT: Final = 1e-9
+_MIN_VARIANCE: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,8 @@ class Linear:
         return Linear(self.weight / temperature, self.bias / temperature)
 
 
-def learn(
-    features: NDArray[Any], classes: NDArray[np.int64], count: int, strengths: Sequence[float]
-) -> Iterator[Linear]:
-    """Learns one classifier for each strength of regularisation.
+def fit(features: NDArray[Any], classes: NDArray[np.int64], count: int, strengths: Sequence[float]) -> Iterator[Linear]:
+    """Fits one classifier for each strength of regularisation.
 
     Minimised is the mean cross-entropy, every class weighing the same however many pictures it has, plus
     ``strength / 2`` times the squared coefficients of the standardised features; the bias is free.
@@ -59,14 +57,14 @@ def learn(
     weights = 1 / (count * np.bincount(classes, minlength=count)[classes])
     mean = weights @ features
     spread = np.sqrt(weights @ (features - mean) ** 2)
-    # A silent channel's coefficients stay 0.
-    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > _SILENT * np.abs(features).max())
+    # A constant channel's coefficients stay 0.
+    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > _MIN_SPREAD * np.abs(features).max())
     rows = (features - mean) * scale
     weighted = rows * np.sqrt(weights)[:, np.newaxis]
     # With fewer pictures than channels the smaller product has the same directions, a hundred times quicker.
     few = len(weighted) < weighted.shape[1]
     variances, directions = np.linalg.eigh(weighted @ weighted.T if few else weighted.T @ weighted)
-    kept = variances > _FLAT * variances.max(initial=0.0)
+    kept = variances > _MIN_VARIANCE * variances.max(initial=0.0)
     variances, directions = variances[kept], directions[:, kept]
     if few:
         directions = weighted.T @ directions / np.sqrt(variances)
@@ -88,7 +86,7 @@ def learn(
             ahead = moved + (momentum - 1) / following * change
             ahead_bias = moved_bias + (momentum - 1) / following * change_bias
             coefficients, bias, momentum = moved, moved_bias, following
-            if max(np.abs(change).max(initial=0.0), np.abs(change_bias).max()) < _STILL:
+            if max(np.abs(change).max(initial=0.0), np.abs(change_bias).max()) < _TOLERANCE:
                 break
         weight = directions @ coefficients * scale[:, np.newaxis]
         yield Linear(weight, bias - mean @ weight)

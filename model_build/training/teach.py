@@ -1,4 +1,4 @@
-"""New classes for a served model: a linear head learned on the features of the file itself, without TensorFlow."""
+"""New classes for a model file: a linear head fitted to the features that the file computes, without TensorFlow."""
 
 import platform
 import tempfile
@@ -19,8 +19,8 @@ from app.inference import imaging
 from app.inference.contract import Contract, Golden
 from app.inference.model import INPUT, Model
 from app.runtime.cpus import usable_cpus
-from model_build.dataset import folders
-from model_build.dataset.folders import Folder, Part
+from model_build.dataset import image_folder
+from model_build.dataset.image_folder import ImageFolder, Part
 from model_build.dataset.photos import DECODE_BUDGET
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
@@ -63,7 +63,7 @@ class Taught:
 
 
 def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
-    """Learns a head for the classes of a folder and publishes the model with it.
+    """Fits a head for the classes of a folder and publishes the model with it.
 
     Args:
         request: what to do.
@@ -79,11 +79,11 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
     if _same_file(publish.path_of(replace(base, name=name), request.output), request.model):
         raise InputError(f"the new model would overwrite {request.model}; give it another --name or --output")
 
-    folder = folders.find(request.folder)
+    folder = image_folder.find(request.folder)
     features = _features(trunk, folder, base, track)
-    parts = folders.split(folder, VALIDATION, TEST, request.seed)
-    say(f"Learning {len(folder.labels.labels)} classes from {len(parts['train'])} pictures")
-    found, fitted_temperature, validation_logits = _learn(features, folder.classes, parts)
+    parts = image_folder.split(folder, VALIDATION, TEST, request.seed)
+    say(f"Fitting a head for {len(folder.labels.labels)} classes from {len(parts['train'])} pictures")
+    found, fitted_temperature, validation_logits = _fit_head(features, folder.classes, parts)
     threshold = temperature.unknown_below(temperature.softmax(validation_logits), request.unknown_share)
 
     proto = class_activation_map.add(head.attach_head(trunk, found))
@@ -141,7 +141,7 @@ def _same_file(path: Path, other: Path) -> bool:
     return path.exists() and path.samefile(other)
 
 
-def _features(trunk: head.Trunk, folder: Folder, base: Contract, track: Track) -> NDArray[np.float32]:
+def _features(trunk: head.Trunk, folder: ImageFolder, base: Contract, track: Track) -> NDArray[np.float32]:
     """``float32 [N, D]``, the pooled features of every picture of the folder that can be decoded."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cpus().count
@@ -152,10 +152,10 @@ def _features(trunk: head.Trunk, folder: Folder, base: Contract, track: Track) -
         found: NDArray[np.float32] = session.run([POOLED], {INPUT: pixels[np.newaxis]})[0][0]
         return found
 
-    return np.stack(folders.decode(folder, base.resize, features, lambda it: track(it, "Looking at the pictures")))
+    return np.stack(image_folder.decode(folder, base.resize, features, lambda it: track(it, "Computing features")))
 
 
-def _learn(
+def _fit_head(
     features: NDArray[np.float32], classes: NDArray[np.int64], parts: dict[Part, NDArray[np.int64]]
 ) -> tuple[Linear, float, NDArray[np.float64]]:
     """The head whose calibrated scores fit the validation pictures best.
@@ -165,7 +165,7 @@ def _learn(
     """
     train, validation = parts["train"], parts["validation"]
     candidates = []
-    for candidate in linear.learn(features[train], classes[train], int(classes.max()) + 1, STRENGTHS):
+    for candidate in linear.fit(features[train], classes[train], int(classes.max()) + 1, STRENGTHS):
         fitted_temperature = temperature.fit(candidate(features[validation]), classes[validation])
         calibrated = candidate.divided_by(fitted_temperature)
         logits = calibrated(features[validation])
@@ -175,7 +175,7 @@ def _learn(
 
 
 def _scores(model: Model, paths: list[Path], track: Track) -> NDArray[np.float32]:
-    """What the finished file says about pictures: ``float32 [N, C]``."""
+    """The finished file's scores of pictures: ``float32 [N, C]``."""
     resize = model.contract.resize
     return np.concatenate(
         [

@@ -1,4 +1,4 @@
-"""Scores that mean what they say, and "none of these": both from held-out photos."""
+"""Temperature scaling, and the threshold for unknown photos: both are fitted to held-out photos."""
 
 from collections.abc import Callable
 from typing import Final
@@ -50,10 +50,10 @@ def _search(cost: Callable[[float], float]) -> float:
 
 
 def unknown_below(scores: NDArray[np.floating], share: float) -> float:
-    """The best score below which a photo counts as none of the classes.
+    """The best score below which a photo is classified as unknown.
 
     Args:
         scores: ``[N, C]``, calibrated, of held-out photos that do show one of the classes.
-        share: how many of them may be taken for unknown, 0 to 1.
+        share: how many of them may be classified as unknown, 0 to 1.
     """
     return float(np.quantile(scores.max(axis=1), share))

@@ -1,8 +1,8 @@
-"""Transfer learning: a folder with one sub-folder per class to a Keras model with calibrated scores.
+"""Transfer learning: from a folder with one sub-folder per class to a Keras model with calibrated scores.
 
-The way of Keras's guide "Transfer learning & fine-tuning": a new head is fitted to the frozen network's features, then
+It follows Keras's guide "Transfer learning & fine-tuning": a new head is fitted to the frozen network's features, then
 everything is fine-tuned with a small learning rate, batch normalisation staying in inference mode. A run that is
-interrupted goes on after its last finished epoch and ends with the model that it would have ended with: every random
+interrupted is resumed after its last finished epoch and ends with the model that it would have ended with: every random
 choice follows from the seed and the number of the epoch.
 """
 
@@ -23,10 +23,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from app.inference.imaging import Resize, load
-from model_build.dataset import folders
-from model_build.dataset.folders import Folder, Part
+from model_build.dataset import image_folder
+from model_build.dataset.image_folder import ImageFolder, Part
 from model_build.dataset.photos import DECODE_BUDGET, Photos
-from model_build.export.exporter import PIXEL_RANGES
+from model_build.export.pipeline import PIXEL_RANGES
 from model_build.network.weights import Source
 from model_build.training import temperature
 
@@ -77,7 +77,7 @@ class Recipe:
 
     @property
     def canvas(self) -> Resize:
-        """All of the centred box at the scale of ``trained``, to take random crops from."""
+        """All of the centred crop at the scale of ``trained``, to take random crops from."""
         side = round(self.train_size / self.crop)
         return Resize(side, side, 1.0, self.filter)
 
@@ -97,11 +97,11 @@ class Trained:
         temperature: see ``contract.Contract``.
         unknown_below: see ``contract.Contract``.
         history: by figure, one value an epoch; the first is the frozen network with its new head.
-        run: the files of the run, to be forgotten once the model is published.
+        run: the files of the run, to be deleted once the model is published.
     """
 
     source: Source
-    folder: Folder
+    folder: ImageFolder
     parts: dict[Part, NDArray[np.int64]]
     temperature: float
     unknown_below: float
@@ -117,10 +117,10 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     """Trains a classifier.
 
     Args:
-        root: a folder as ``folders.find`` describes.
+        root: a folder as ``image_folder.find`` describes.
         recipe: how.
         work: a folder for decoded pictures, features and checkpoints (about ``train_size ** 2 * 4`` bytes a picture);
-            a run on the same pictures with the same recipe goes on from what it finds there.
+            a run on the same pictures with the same recipe is resumed from what it finds there.
         track: ``track(iterable, description)`` shows progress.
         say: prints a line.
 
@@ -130,12 +130,12 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     """
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
-    folder = folders.find(root)
+    folder = image_folder.find(root)
     key = json.dumps([folder.digest, asdict(recipe), keras.__version__, tf.__version__])
     start = weights.load(recipe.weights, recipe.alpha, _PRETRAINED_SIZE, None)
     run = Run(work / hashlib.sha256(key.encode()).hexdigest()[:16])
     pixels = run.pixels(folder, recipe.canvas, track)
-    parts = folders.split(folder, recipe.validation, recipe.test, recipe.seed)
+    parts = image_folder.split(folder, recipe.validation, recipe.test, recipe.seed)
     say(
         f"{len(folder.labels.labels)} classes, {len(folder.items)} pictures: "
         + ", ".join(f"{len(indices)} for {name}" for name, indices in parts.items())
@@ -144,17 +144,17 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     for line in folder.left_out[:20]:
         say(f"  left out: {line}")
 
-    seen = Pictures(pixels, folder.classes, recipe)
+    pictures = TrainingPictures(pixels, folder.classes, recipe)
     validation = decoded(folder, parts["validation"], recipe.trained)
     validation_classes = folder.classes[parts["validation"]]
     history = run.history()
     if history:
-        say(f"Going on after epoch {len(history) - 1}")
+        say(f"Resuming after epoch {len(history) - 1}")
         model = run.last()
     else:
-        model = network(start.model, recipe, recipe.train_size, len(folder.labels.labels))
+        model = with_new_head(start.model, recipe, recipe.train_size, len(folder.labels.labels))
         say("Fitting a new head to the frozen network's features")
-        fit_head(model, seen, parts["train"], validation, validation_classes, recipe, track)
+        fit_head(model, pictures, parts["train"], validation, validation_classes, recipe, track)
         history = [evaluate(model, validation, validation_classes)]
         say(f"  validation: {history[0]['accuracy']:.1%}")
         steps = -(-len(parts["train"]) // recipe.batch) * recipe.epochs
@@ -172,10 +172,10 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
         # Built here, so that the first checkpoint has all of its variables.
         model.optimizer.build(model.trainable_variables)
         run.checkpoint(model, history)
-    fine_tune(model, seen, parts["train"], validation, validation_classes, history, run, recipe, track, say)
+    fine_tune(model, pictures, parts["train"], validation, validation_classes, history, run, recipe, track, say)
     model.load_weights(run.best)
     if recipe.input_size != recipe.train_size:
-        learned, model = model, network(start.model, recipe, recipe.input_size, len(folder.labels.labels))
+        learned, model = model, with_new_head(start.model, recipe, recipe.input_size, len(folder.labels.labels))
         model.set_weights(learned.get_weights())
         validation = decoded(folder, parts["validation"], recipe.served)
 
@@ -194,7 +194,7 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     )
 
 
-def _provenance(folder: Folder, recipe: Recipe, parts: dict[Part, NDArray[np.int64]]) -> dict[str, Any]:
+def _provenance(folder: ImageFolder, recipe: Recipe, parts: dict[Part, NDArray[np.int64]]) -> dict[str, Any]:
     return {
         "pictures": {name: len(indices) for name, indices in parts.items()},
         "pictures_sha256": folder.digest,
@@ -202,7 +202,7 @@ def _provenance(folder: Folder, recipe: Recipe, parts: dict[Part, NDArray[np.int
     }
 
 
-def network(start: keras.Model, recipe: Recipe, side: int, classes: int) -> keras.Model:
+def with_new_head(start: keras.Model, recipe: Recipe, side: int, classes: int) -> keras.Model:
     """``start``'s weights for another size under a new head; every batch normalisation is in inference mode."""
     trunk = keras.applications.MobileNetV2(
         input_shape=(side, side, 3), alpha=recipe.alpha, include_top=False, weights=None, pooling="avg"
@@ -215,7 +215,7 @@ def network(start: keras.Model, recipe: Recipe, side: int, classes: int) -> kera
     return keras.Model(trunk.input, keras.layers.Dense(classes, name="logits")(dropped))
 
 
-class Pictures:
+class TrainingPictures:
     """The training pictures, in memory as they lie on disk."""
 
     def __init__(self, pixels: NDArray[np.uint8], classes: NDArray[np.int64], recipe: Recipe) -> None:
@@ -227,7 +227,7 @@ class Pictures:
         self.weights = (counts.sum() / len(counts) / np.maximum(counts, 1)).astype(np.float32)
 
     def centre(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """What the model would see: ``uint8 [N, S, S, 3]``."""
+        """The centre crops, without augmentation: ``uint8 [N, S, S, 3]``."""
         margin = (self.pixels.shape[1] - self._recipe.train_size) // 2
         inside = slice(margin, margin + self._recipe.train_size)
         return np.asarray(self.pixels[indices, inside, inside])
@@ -269,7 +269,7 @@ class Pictures:
 
 def fit_head(
     model: keras.Model,
-    seen: Pictures,
+    pictures: TrainingPictures,
     indices: NDArray[np.int64],
     validation: NDArray[np.uint8],
     validation_classes: NDArray[np.int64],
@@ -279,8 +279,8 @@ def fit_head(
     """Fits the last layer alone, on features that are computed once."""
     trunk = keras.Model(model.input, model.get_layer("dropout").input)
     chunks = np.array_split(indices, max(1, len(indices) // _PREDICT_BATCH))
-    features = np.concatenate([predict(trunk, seen.centre(chunk)) for chunk in track(chunks, "Features")])
-    classes = seen.classes[indices]
+    features = np.concatenate([predict(trunk, pictures.centre(chunk)) for chunk in track(chunks, "Features")])
+    classes = pictures.classes[indices]
     head = keras.Sequential([keras.Input(features.shape[1:]), model.get_layer("dropout"), model.layers[-1]])
     head.compile(
         keras.optimizers.AdamW(1e-3, weight_decay=1e-3),
@@ -289,7 +289,7 @@ def fit_head(
     head.fit(
         features,
         classes,
-        sample_weight=seen.weights[classes],
+        sample_weight=pictures.weights[classes],
         validation_data=(predict(trunk, validation), validation_classes),
         batch_size=max(recipe.batch, min(256, len(features) // 10)),
         epochs=_HEAD_EPOCHS,
@@ -300,7 +300,7 @@ def fit_head(
 
 def fine_tune(
     model: keras.Model,
-    seen: Pictures,
+    pictures: TrainingPictures,
     indices: NDArray[np.int64],
     validation: NDArray[np.uint8],
     validation_classes: NDArray[np.int64],
@@ -323,7 +323,7 @@ def fine_tune(
         # A resumed run has to draw what an uninterrupted one would have drawn.
         keras.utils.set_random_seed(recipe.seed + epoch)
         model.get_layer("dropout").seed_generator.state.assign([recipe.seed, epoch])
-        fitted = model.fit(seen.epoch(indices, epoch), shuffle=False, verbose=0, callbacks=[tick])
+        fitted = model.fit(pictures.epoch(indices, epoch), shuffle=False, verbose=0, callbacks=[tick])
         found = evaluate(model, validation, validation_classes)
         found |= {f"train_{name}": float(values[-1]) for name, values in fitted.history.items()}
         history.append(found)
@@ -351,13 +351,13 @@ def predict(model: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32
     return np.concatenate(found)
 
 
-def decoded(folder: Folder, indices: NDArray[np.int64], resize: Resize) -> NDArray[np.uint8]:
+def decoded(folder: ImageFolder, indices: NDArray[np.int64], resize: Resize) -> NDArray[np.uint8]:
     """Pictures as the service would decode them with this geometry: ``uint8 [N, H, W, 3]``."""
     return np.stack([load(folder.items[i].path.read_bytes(), resize, DECODE_BUDGET) for i in indices])
 
 
 class Run:
-    """The files of one run: what an interruption must not lose."""
+    """The files that a run is resumed from: decoded pictures, checkpoints and history."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -366,7 +366,7 @@ class Run:
         self._pixels = root / "pixels.npy"
         self._items = root / "items.json"
 
-    def pixels(self, folder: Folder, canvas: Resize, track: Track) -> NDArray[np.uint8]:
+    def pixels(self, folder: ImageFolder, canvas: Resize, track: Track) -> NDArray[np.uint8]:
         """Decodes the folder's pictures, or takes what an earlier run decoded: ``uint8 [N, C, C, 3]``, on disk."""
         if self._items.exists():
             found = json.loads(self._items.read_text())
@@ -385,7 +385,7 @@ class Run:
             written[count] = picture
             count += 1
 
-        folders.decode(folder, canvas, keep, lambda items: track(items, "Decoding pictures"))
+        image_folder.decode(folder, canvas, keep, lambda items: track(items, "Decoding pictures"))
         written.flush()
         kept = [position[item.path] for item in folder.items]
         self._write(self._items, json.dumps({"kept": kept, "left_out": folder.left_out}))
@@ -414,7 +414,7 @@ class Run:
     def _after(self, epochs: int) -> Path:
         return self.root / f"after-{epochs}.keras"
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Removes everything."""
         shutil.rmtree(self.root, ignore_errors=True)
 

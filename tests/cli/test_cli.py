@@ -26,8 +26,8 @@ from app.registry.source import BUNDLED
 from app.settings import Settings
 from tests.conftest import ROOT, SHARED, serving
 from tests.photos import encode, solid
+from tests.processes import free_port
 from tests.test_client import FINE, RED, scripted
-from tests.test_startup import free_port
 from tests.tiny_model import contract, write
 
 COLOURS = {"red": (240, 30, 9), "green": (9, 240, 30), "blue": (30, 9, 240)}

@@ -19,11 +19,12 @@ from starlette.requests import Request
 from app.errors import SettingsError
 from app.http import access, form_key
 from app.http.headers import ALWAYS
-from app.main import _protected, create_app
+from app.main import create_app
 from app.settings import Settings
 from tests.conftest import assert_problem, serving
+from tests.internals import jobs_ended, middlewares, protected, seen, service_of
 from tests.photos import encode, solid
-from tests.test_startup import COMMANDS, failure, free_port, start, until_ready
+from tests.processes import COMMANDS, failure, free_port, start, until_ready
 
 RED = encode(solid((240, 9, 9)), "JPEG")
 KEY, OTHER, FILED = "the-kitchen-camera-1", "b2c3d4e5f6a7b8c9", "from+the/file=12345678"
@@ -201,10 +202,10 @@ def test_a_file_that_may_not_be_read_any_more_is_looked_at(tmp_path):
     keys = access.Keys(None, path)
     path.chmod(0)
     assert accepted(keys) == ({KEY} if os.access(path, os.R_OK) else set())
-    seen = keys._file._seen
+    before = seen(keys)
     path.chmod(0o600)
     assert accepted(keys) == {KEY}
-    assert keys._file._seen != seen
+    assert seen(keys) != before
 
 
 def test_a_removed_key_file_closes_the_door_of_the_service(tiny, tmp_path):
@@ -319,16 +320,16 @@ def test_the_body_is_whole_after_its_key_was_read(chunks, before):
     asyncio.run(main())
 
 
-def test_who_has_no_key_takes_no_lane_and_is_not_waited_for(locked):
+def test_who_has_no_key_takes_no_worker_and_is_not_waited_for(locked):
     """Nothing is worked on, and the answer comes while most of the body is still to be sent."""
-    service = locked.server.config.app.state.service
-    before = service.workers._ended
+    workers = service_of(locked).workers
+    before = jobs_ended(workers)
     head = "POST /v1/vision/scene HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\nContent-Type: {}\r\n\r\n"
     with socket.create_connection((locked.base_url.host, locked.base_url.port)) as connection:
         connection.settimeout(20)
         connection.sendall(head.format(FORM["content-type"]).encode() + form(("image", NOISE))[:-7])
         assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
-    assert service.workers._ended == before
+    assert jobs_ended(workers) == before
 
 
 def test_a_form_whose_key_does_not_come(tiny):
@@ -417,12 +418,12 @@ def test_a_proxy_says_for_whom_it_asks(peer, forwarded, client):
         "headers": [(b"x-forwarded-for", value.encode()) for value in forwarded],
     }
     settings = Settings(trusted_proxies=PROXIES)
-    asyncio.run(_protected(app, settings, None)(scope, None, None))
+    asyncio.run(protected(app, settings)(scope, None, None))
     assert seen == [access.client_of({"client": (client, 0)})]
 
 
 def test_without_trusted_proxies_nobody_is_believed(client):
-    service, seen = client.server.config.app.state.service, []
+    service, seen = service_of(client), []
     submit = service.workers.submit
     service.workers.submit = lambda work, who: seen.append(who) or submit(work, who)
     try:
@@ -453,7 +454,7 @@ ROUTES = {
 def test_every_route_says_whose_job_it_is(tiny, path, settings, who):
     """Each job, behind a proxy and by key: nobody's photos go as another's, or as the service's own."""
     with serving(tiny, trusted_proxies="127.0.0.1", **settings) as client:
-        workers, seen = client.server.config.app.state.service.workers, []
+        workers, seen = service_of(client).workers, []
         submit, admit = workers.submit, workers.admit
         workers.submit = lambda work, client=None: seen.append(client) or submit(work, client)
         workers.admit = lambda client=None: seen.append(client) or admit(client)
@@ -674,9 +675,6 @@ def test_urls_are_not_fetched(client, url):
 
 def test_without_configuration_nothing_stands_in_the_way(tiny):
     """No key, no host name, no origin is looked at."""
-    passed, names = create_app(Settings(model=tiny)).middleware_stack, []
-    while hasattr(passed, "_app"):
-        names.append(type(passed).__name__)
-        passed = passed._app
+    names = [type(each).__name__ for each in middlewares(create_app(Settings(model=tiny)))]
     assert names == ["Paths", "TelemetryMiddleware", "OneHost", "PredictFastPath"]
     assert "CLASSIFIER_API_KEYS" not in os.environ

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from app.errors import BodyTimeout, BodyTooLarge, ClientDisconnected, Overloaded
 from app.http.body_reader import BodyReader
 from app.http.limits import Limits
+from tests.internals import shares
 
 
 def limits(**changes) -> Limits:
@@ -73,14 +74,14 @@ def test_one_client_leaves_a_quarter_for_others():
         with pytest.raises(Overloaded, match="301 bytes of your photos") as refused:
             await second.send(1)
         assert refused.value.retry_after_s == 1.0
-        assert body_reader.buffered_bytes == 200, "what is refused is not held"
+        assert body_reader.buffered_bytes == 200, "what is refused is not buffered"
         other = Body(body_reader, "b")
         await other.send(200, end=True)
         assert await other.done() == 200
         await first.send(0, end=True)
         assert await first.done() == 200
         assert body_reader.buffered_bytes == 0
-        assert not body_reader._shares
+        assert not shares(body_reader)
 
     run(main())
 
@@ -121,7 +122,7 @@ def test_whoever_takes_all_that_they_get_leave_room_for_a_photo(greedy):
             await body.send(0, end=True)
             assert await body.done() == 1000
         assert body_reader.buffered_bytes == 0
-        assert not body_reader._shares
+        assert not shares(body_reader)
 
     run(main())
 
@@ -143,7 +144,7 @@ def test_a_body_of_just_the_most_bytes(announced):
             with pytest.raises(BodyTooLarge):
                 await body.send(1)
         assert body_reader.buffered_bytes == 0
-        assert not body_reader._shares
+        assert not shares(body_reader)
 
     run(main())
 
@@ -155,19 +156,19 @@ def test_whatever_ends_a_body_gives_its_bytes_back():
         await body.send(10)
         with pytest.raises(ClientDisconnected):
             await body.leave()
-        assert (body_reader.buffered_bytes, body_reader._shares) == (0, {})
+        assert (body_reader.buffered_bytes, shares(body_reader)) == (0, {})
         body = Body(body_reader, "a")
         await body.send(10)
         body._task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await body.read()
-        assert (body_reader.buffered_bytes, body_reader._shares) == (0, {})
+        assert (body_reader.buffered_bytes, shares(body_reader)) == (0, {})
         body = Body(body_reader, "a")
         await body.send(10, end=True)
         body._task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await body.read()
-        assert (body_reader.buffered_bytes, body_reader._shares) == (0, {})
+        assert (body_reader.buffered_bytes, shares(body_reader)) == (0, {})
         body = Body(BodyReader(limits(body_timeout_s=0.001)), "a")
         with pytest.raises(BodyTimeout, match=r"within 0\.001 s"):
             await body._task

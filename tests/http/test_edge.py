@@ -7,8 +7,9 @@ import time
 import pytest
 
 from app.http.server import MAX_HEAD_BYTES, MAX_HEADERS
-from tests.conftest import ROOT, serving, worker_held
-from tests.http.test_server import connect, wait_until
+from tests.conftest import ROOT, serving, wait_until, worker_held
+from tests.http.connections import connect
+from tests.internals import service_of
 from tests.photos import encode, solid
 
 RED = encode(solid((240, 9, 9)), "JPEG")
@@ -308,6 +309,22 @@ def test_chunks_of_a_byte_without_end(client, path):
     assert cut_off(client, sent, b"1\r\nx\r\n" * 2000)
 
 
+@pytest.mark.parametrize(("chunks", "statuses"), [(900, [415]), (1100, [431])])
+def test_how_many_chunks_of_a_byte_a_body_may_have(client, chunks, statuses):
+    """They cost a hundred times what their bytes cost in one piece."""
+    sent = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert exchange(client, sent + chunked(b"x" * chunks, 1))[0] == statuses
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 7])
+def test_large_headers_ahead_of_a_photo(client, ahead):
+    """What comes at once is parsed in parts, between which others have their turn; nothing of it is lost."""
+    head = b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + b"X-A: " + b"y" * 30_000 + b"\r\n\r\n"
+    head += b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(RED) + RED
+    statuses, _ = exchange(client, head * ahead + post(CLOSE))
+    assert statuses == [200, 200] * ahead + [200]
+
+
 @pytest.mark.parametrize("size", [8, 64, 1460])
 def test_a_photo_in_small_chunks(client, size):
     photo = encode(solid((240, 9, 9), (900, 900)), "BMP")[:900_000]
@@ -406,7 +423,7 @@ def test_fields_are_counted(client, fields):
 def test_a_client_that_leaves_a_large_photo(tiny):
     """The server still notices although it had stopped reading: nothing is decoded for whoever has left."""
     with serving(tiny, workers=1) as client, worker_held(client) as free:
-        service = client.server.config.app.state.service
+        service = service_of(client)
         body = b"\xff\xd8" + b"\0" * 2_000_000
         connections = [connect(client) for _ in range(10)]
         for connection in connections:

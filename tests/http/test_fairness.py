@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.conftest import assert_problem, serving, worker_held
-from tests.http.test_server import wait_until
+from tests.conftest import assert_problem, serving, wait_until, worker_held
+from tests.internals import expect_jobs_to_take, service_of
 from tests.photos import encode, solid
 
 RED = encode(solid((240, 9, 9)), "JPEG")
@@ -30,12 +30,12 @@ def test_a_polite_client_beside_a_greedy_one(tiny, settings, greedy, polite, fai
         ThreadPoolExecutor(20) as pool,
         worker_held(client) as free,
     ):
-        workers = client.server.config.app.state.service.workers
+        workers = service_of(client).workers
         # 0.9 of the budget is nine photos: the one in the worker and eight that wait.
-        workers._service_s = 1.0
+        expect_jobs_to_take(workers, 1.0)
 
         def post(headers) -> httpx.Response:
-            return httpx.post(f"{client.base_url}/predict", content=RED, headers=headers, timeout=30)
+            return httpx.post(f"{client.base_url}/predict", content=RED, headers=headers, timeout=30, verify=False)
 
         many = [pool.submit(post, greedy) for _ in range(12)]
         wait_until(lambda: workers.depth == 8 and sum(one.done() for one in many) == 4)

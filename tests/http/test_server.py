@@ -3,7 +3,6 @@
 import asyncio
 import re
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
@@ -15,9 +14,11 @@ import pytest
 from app.http.body_reader import Body, BodyReader
 from app.http.limits import Limits
 from app.http.server import MAX_HEAD_BYTES
-from tests.conftest import serving, worker_held
+from tests.conftest import serving, wait_until, worker_held
+from tests.http.connections import connect, everything
+from tests.internals import expect_jobs_to_take, service_of
 from tests.photos import encode, solid
-from tests.test_startup import COMMANDS, free_port, start, until_ready
+from tests.processes import COMMANDS, free_port, start, until_ready
 
 RED = encode(solid((240, 9, 9)), "JPEG")
 
@@ -28,19 +29,6 @@ def impatient(tiny):
         tiny, header_timeout_seconds=0.3, body_timeout_seconds=0.3, max_buffered_bytes=200_000, workers=1
     ) as client:
         yield client
-
-
-def connect(client: httpx.Client) -> socket.socket:
-    connection = socket.create_connection((client.base_url.host, client.base_url.port))
-    connection.settimeout(20)
-    return connection
-
-
-def everything(connection: socket.socket) -> bytes:
-    received = b""
-    while chunk := connection.recv(65536):
-        received += chunk
-    return received
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /pre", b"GET /health HTTP/1.1\r\nHost: x\r\n"])
@@ -172,7 +160,7 @@ def test_bodies_in_memory_are_bounded(tiny):
         assert "classifier_buffered_bytes 0.0" in client.get("/metrics").text
 
 
-def test_what_was_held_is_given_back():
+def test_what_was_buffered_is_given_back():
     limits = Limits(body_bytes=100, body_timeout_s=10, buffered_bytes=1000, decode_bytes=1, batch_images=1)
 
     class Request:
@@ -221,9 +209,9 @@ def test_metrics(tiny):
 
 
 def test_a_client_that_leaves_the_queue_frees_its_place(tiny):
-    """WorkerPool are held by a gate; the clients behind it leave; nothing of theirs is worked on."""
+    """The worker is held by a gate; the clients behind it leave; nothing of theirs is worked on."""
     with serving(tiny, workers=1) as client, worker_held(client) as free:
-        service = client.server.config.app.state.service
+        service = service_of(client)
         request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(RED) + RED
         connections = [connect(client) for _ in range(5)]
         for connection in connections:
@@ -238,17 +226,9 @@ def test_a_client_that_leaves_the_queue_frees_its_place(tiny):
         assert "classifier_photos_total 0.0" in text
 
 
-def wait_until(condition) -> None:
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.005)
-
-
 def test_overload_is_refused_and_probes_still_answer(tiny):
     with serving(tiny, workers=1, queue_budget_ms=1) as client, worker_held(client) as free:
-        service = client.server.config.app.state.service
-        service.workers._service_s = 1.0
+        expect_jobs_to_take(service_of(client).workers, 1.0)
         response = client.post("/predict", content=RED)
         assert response.status_code == 503
         assert int(response.headers["retry-after"]) >= 1
@@ -268,7 +248,7 @@ def test_sigterm_answers_everything_that_was_accepted(tiny):
     answered, lost, states = [], [], []
 
     def post():
-        with httpx.Client(base_url=url, timeout=20) as client:
+        with httpx.Client(base_url=url, timeout=20, verify=False) as client:
             while True:
                 try:
                     answered.append(client.post("/predict", content=RED).status_code)
@@ -285,7 +265,7 @@ def test_sigterm_answers_everything_that_was_accepted(tiny):
     process.send_signal(signal.SIGTERM)
     while True:
         try:
-            states.append(httpx.get(url + "/health/ready").status_code)
+            states.append(httpx.get(url + "/health/ready", verify=False).status_code)
         except httpx.HTTPError:
             break
     for thread in threads:
@@ -299,7 +279,7 @@ def test_sigterm_answers_everything_that_was_accepted(tiny):
 
 def ready(url: str) -> bool:
     try:
-        return httpx.get(url + "/health/ready").status_code == 200
+        return httpx.get(url + "/health/ready", verify=False).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -22,10 +22,10 @@ from cryptography.x509.oid import NameOID
 from app.errors import SettingsError
 from app.http import tls
 from app.http.headers import ALWAYS
-from tests.conftest import assert_problem, serving
-from tests.http.test_server import everything, wait_until
+from tests.conftest import assert_problem, serving, wait_until
+from tests.http.connections import everything
 from tests.photos import encode, solid
-from tests.test_startup import COMMANDS, failure, free_port, start
+from tests.processes import COMMANDS, failure, free_port, start
 
 RED = encode(solid((240, 9, 9)), "JPEG")
 

@@ -9,6 +9,7 @@ from app.http import access
 from app.http.headers import ALWAYS
 from app.http.routes import predict as predict_route
 from tests.conftest import serving
+from tests.internals import service_of
 from tests.photos import encode, solid
 
 RED = encode(solid((240, 9, 9)), "JPEG")
@@ -95,7 +96,7 @@ def test_the_metrics_count_it(tiny, monkeypatch):
         def fail(*_args):
             raise ZeroDivisionError
 
-        service = client.server.config.app.state.service
+        service = service_of(client)
         monkeypatch.setattr(service.workers, "admit", fail)
         assert client.post("/predict", content=RED).status_code == 500
         assert client.post("/v1/vision/scene", files={"image": RED}).status_code == 500

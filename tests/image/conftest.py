@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.test_startup import free_port
+from tests.processes import free_port
 
 #: As a gateway runs it; the figures are those of the README.
 HARDENED = (

@@ -15,7 +15,7 @@ from app.registry.source import BUNDLED
 from tests.conftest import SHARED
 from tests.image.conftest import wait_until_ready
 from tests.photos import encode, quarters, solid
-from tests.test_startup import free_port
+from tests.processes import free_port
 
 ROOT = os.environ.get("ARM64_ROOT")
 

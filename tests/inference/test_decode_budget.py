@@ -13,10 +13,8 @@ from PIL import Image
 from app.errors import TooManyPixels
 from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize, load
-from app.main import request_limits
-from app.runtime.memory import free_bytes
-from app.settings import Settings
 from tests.conftest import ROOT, serving
+from tests.internals import reserved_bytes, somebody_waits
 from tests.photos import encode, heic, solid
 
 RULE = Resize(height=96, width=96, crop=0.875, filter="bilinear")
@@ -128,7 +126,7 @@ def test_they_wait_for_each_other():
     with decode_budget.reserve(60, "first"):
         large.start()
         deadline = time.monotonic() + PATIENCE
-        while not decode_budget._turn.locked():
+        while not somebody_waits(decode_budget):
             assert large.is_alive(), "the large one has not waited"
             assert time.monotonic() < deadline
         small.start()
@@ -138,7 +136,7 @@ def test_they_wait_for_each_other():
         thread.join(PATIENCE)
         assert not thread.is_alive(), "nobody has said that there is room again"
     assert order == ["large", "small"]
-    assert decode_budget._used == 0
+    assert reserved_bytes(decode_budget) == 0
 
 
 @pytest.mark.parametrize("needed", [0, 1, 99, 100])
@@ -151,12 +149,12 @@ def test_all_of_the_room_may_be_taken(needed):
             taken.set()
 
     with decode_budget.reserve(needed, "as much as there is"):
-        assert decode_budget._used == needed
+        assert reserved_bytes(decode_budget) == needed
         thread = threading.Thread(target=decode, daemon=True)
         thread.start()
         assert taken.wait(PATIENCE), "what fits exactly has to wait"
         thread.join(PATIENCE)
-    assert decode_budget._used == 0
+    assert reserved_bytes(decode_budget) == 0
 
 
 def test_one_more_than_there_is_never_fits():
@@ -179,7 +177,7 @@ def test_what_was_taken_is_given_back():
             load(photo[:cut], RULE, decode_budget)
         except Exception:
             assert cut < len(photo)
-        assert decode_budget._used == 0
+        assert reserved_bytes(decode_budget) == 0
 
 
 def test_a_service_with_little_memory(tiny):
@@ -192,30 +190,3 @@ def test_a_service_with_little_memory(tiny):
     assert (refused.status_code, explained.status_code) == (413, 413)
     assert refused.json()["type"].endswith(":too-many-pixels")
     assert "baseline JPEG" in refused.json()["detail"]
-
-
-def test_limits_follow_the_free_memory():
-    settings = Settings()
-    assert request_limits(settings, None).buffered_bytes == 64_000_000
-    tight = request_limits(settings, 20_000_000)
-    assert (tight.buffered_bytes, tight.decode_bytes) == (5_000_000, 10_000_000)
-    assert tight.body_bytes == 5_000_000
-    ample = request_limits(settings, 2_000_000_000)
-    assert (ample.buffered_bytes, ample.decode_bytes) == (64_000_000, 256 << 20)
-    assert request_limits(settings, 400_000_000).decode_bytes == 200_000_000
-    chosen = request_limits(Settings(max_buffered_bytes=5, max_decode_bytes=7), 10**9)
-    assert (chosen.buffered_bytes, chosen.decode_bytes) == (5, 7)
-
-
-def test_free_memory(tmp_path):
-    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    (cgroups / "a").mkdir(parents=True)
-    (proc / "self/cgroup").write_text("0::/a\n")
-    (proc / "self/status").write_text("Name:\tpython\nVmRSS:\t     100 kB\n")
-    (proc / "meminfo").write_text("MemTotal: 999 kB\nMemAvailable:    500 kB\n")
-    (cgroups / "a/memory.max").write_text("max\n")
-    assert free_bytes(proc, cgroups) == 500 * 1024
-    (cgroups / "memory.max").write_text("400000\n")
-    assert free_bytes(proc, cgroups) == 400_000 - 100 * 1024
-    assert free_bytes(tmp_path / "nothing", cgroups) is None

@@ -257,6 +257,6 @@ def test_other_keys(tmp_path):
         public_key(tmp_path / "absent")
 
 
-def test_the_model_in_the_box_is_sealed():
+def test_the_bundled_model_has_a_checksum():
     (path,) = BUNDLED.glob("*.onnx")
     assert ModelFile.read(path)[0].has_checksum

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from tests.manifests.memory import needed_bytes
 from tests.manifests.tools import tool
 from tests.photos import encode, solid
-from tests.test_startup import free_port, start
+from tests.processes import free_port, start
 
 PATH = ROOT / "systemd/edge-classifier.service"
 

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from app.runtime.systemd import Manager
-from tests.test_startup import COMMANDS, failure, start
+from tests.processes import COMMANDS, failure, start
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -68,7 +68,7 @@ def test_a_start_that_fails_is_never_ready(tmp_path, systemd, monkeypatch):
         receiver.recv(100)
 
 
-def test_the_watchdog_hears_nothing_while_a_lane_is_dead(systemd):
+def test_the_watchdog_hears_nothing_while_a_worker_is_dead(systemd):
     receiver, address = systemd
     answers = iter([True, True, False, False, False])
 

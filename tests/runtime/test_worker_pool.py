@@ -10,6 +10,7 @@ import pytest
 
 from app.errors import Draining, Overloaded
 from app.runtime.worker_pool import WorkerPool
+from tests.internals import expect_jobs_to_take, learn, left_behind, note_what_is_learnt, threads_of
 
 
 class Gate:
@@ -62,7 +63,7 @@ def test_answers_are_never_mixed_up():
 def test_a_full_queue_refuses_before_working():
     async def main():
         workers = WorkerPool(1, budget_s=2.5)
-        workers._service_s = 1.0
+        expect_jobs_to_take(workers, 1.0)
         gates = [Gate(i) for i in range(2)]
         tasks = [asyncio.create_task(workers.submit(gate)) for gate in gates]
         await started(gates[0])
@@ -80,10 +81,10 @@ def test_a_full_queue_refuses_before_working():
     run(main())
 
 
-def test_a_free_lane_never_refuses():
+def test_a_free_worker_never_refuses():
     async def main():
         workers = WorkerPool(2, budget_s=0.001)
-        workers._service_s = 100.0
+        expect_jobs_to_take(workers, 100.0)
         gate = Gate()
         task = asyncio.create_task(workers.submit(gate))
         await started(gate)
@@ -133,7 +134,7 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest():
         assert await draining
         assert (await running)[0] == "answered"
         assert (await waiting)[0] == "too"
-        for thread in workers._threads:
+        for thread in threads_of(workers):
             thread.join(10)
         assert not workers.alive
 
@@ -243,7 +244,7 @@ def test_a_full_queue_is_full_for_who_filled_it():
 
     async def main():
         workers, gate = WorkerPool(1, budget_s=10), Gate()
-        workers._service_s = 1.0
+        expect_jobs_to_take(workers, 1.0)
         # 0.9 of the budget is 9 s: with the one that runs and itself, seven may be ahead.
         running, tasks = await waiting_behind(gate, workers, *"aaaaaaa")
         tasks.append(asyncio.create_task(workers.submit(lambda: None, "a")))
@@ -269,10 +270,10 @@ def test_a_full_queue_is_full_for_who_filled_it():
 def test_just_in_time_is_in_time():
     async def main():
         workers, gate = WorkerPool(1, budget_s=10), Gate()
-        workers._service_s = 4.5
+        expect_jobs_to_take(workers, 4.5)
         running, _ = await waiting_behind(gate, workers)
         workers.admit("a")
-        workers._service_s = 4.6
+        expect_jobs_to_take(workers, 4.6)
         with pytest.raises(Overloaded, match=r"^1 photos"):
             workers.admit("a")
         gate.release.set()
@@ -292,7 +293,7 @@ def test_one_client_is_refused_as_a_plain_queue_would(others):
         while len(tasks) < 8:
             tasks.append(asyncio.create_task(workers.submit(lambda: None, "a")))
             await asyncio.sleep(0)
-        workers._service_s = 1.0
+        expect_jobs_to_take(workers, 1.0)
         with pytest.raises(Overloaded, match=r"^9 photos"):
             workers.admit("a")
         gate.release.set()
@@ -355,15 +356,15 @@ def test_no_single_job_ruins_the_estimate():
     async def main():
         workers = WorkerPool(1, 60)
         for _ in range(40):
-            workers._learn(0.01)
-        workers._learn(60.0)
+            learn(workers, 0.01)
+        learn(workers, 60.0)
         assert workers.service_s == pytest.approx(0.0115)
-        workers._service_s = 0.01
+        expect_jobs_to_take(workers, 0.01)
         for _ in range(25):
-            workers._learn(0.1)
+            learn(workers, 0.1)
         assert workers.service_s == pytest.approx(0.071, rel=0.01), "what becomes the rule is followed"
         for _ in range(100):
-            workers._learn(0.01)
+            learn(workers, 0.01)
         assert workers.service_s < 0.011
         await workers.drain(1)
 
@@ -376,7 +377,7 @@ def test_the_first_jobs_count_alike():
     async def main():
         workers = WorkerPool(1, 60)
         for service_s in (0.04, 0.01, 0.01, 0.02):
-            workers._learn(service_s)
+            learn(workers, service_s)
         assert workers.service_s == pytest.approx(0.02)
         await workers.drain(1)
 
@@ -407,17 +408,16 @@ def test_nothing_is_lost_while_clients_come_and_leave():
                 assert (i in leaving and isinstance(outcome, asyncio.CancelledError)) or outcome[0] == i
             await asyncio.gather(*held)
         assert await workers.drain(10)
-        assert workers._queue.length == 0
-        assert not workers._queue._jobs
-        for thread in workers._threads:
+        assert left_behind(workers)[:2] == (0, 0)
+        for thread in threads_of(workers):
             await asyncio.to_thread(thread.join, 10)
         assert not workers.alive
-        assert workers._queue._tickets.empty()
+        assert left_behind(workers) == (0, 0, 0)
 
     run(main())
 
 
-def test_who_comes_and_leaves_while_the_lanes_are_held_leaves_nothing():
+def test_who_comes_and_leaves_while_the_workers_are_held_leaves_nothing():
     async def main():
         workers, gate = WorkerPool(1, 60), Gate()
         running, _ = await waiting_behind(gate, workers)
@@ -426,7 +426,7 @@ def test_who_comes_and_leaves_while_the_lanes_are_held_leaves_nothing():
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        assert (workers._queue.length, len(workers._queue._jobs), workers._queue._tickets.qsize()) == (0, 0, 0)
+        assert left_behind(workers) == (0, 0, 0)
         gate.release.set()
         await running
         await workers.drain(10)
@@ -435,19 +435,19 @@ def test_who_comes_and_leaves_while_the_lanes_are_held_leaves_nothing():
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 8), (2, 17), (4, 35)])
-def test_lanes_share_the_time_ahead(count, most):
+def test_workers_share_the_time_ahead(count, most):
     """In 9 s, a second each: what runs and what waits together."""
 
     async def main():
         workers, gate = WorkerPool(count, budget_s=10), Gate()
         tasks = [asyncio.create_task(workers.submit(gate, "a")) for _ in range(most)]
         await asyncio.sleep(0)
-        workers._service_s = 1.0
+        expect_jobs_to_take(workers, 1.0)
         workers.admit("a")
-        workers._service_s = 0.0
+        expect_jobs_to_take(workers, 0.0)
         tasks.append(asyncio.create_task(workers.submit(gate, "a")))
         await asyncio.sleep(0)
-        workers._service_s = 1.0
+        expect_jobs_to_take(workers, 1.0)
         with pytest.raises(Overloaded):
             workers.admit("a")
         gate.release.set()
@@ -457,7 +457,7 @@ def test_lanes_share_the_time_ahead(count, most):
     run(main())
 
 
-def test_a_job_learns_whether_it_is_alone():
+def test_a_job_learns_whether_it_is_exclusive():
     async def main():
         workers, gate = WorkerPool(2, 60), Gate()
         assert (await workers.submit(lambda: workers.exclusive))[0]
@@ -471,7 +471,7 @@ def test_a_job_learns_whether_it_is_alone():
     run(main())
 
 
-def test_a_jobs_time_is_what_its_lane_spent_on_it(monkeypatch):
+def test_a_jobs_time_is_what_its_worker_spent_on_it(monkeypatch):
     """Not what it waited for, nor what the worker had nothing to do before; by a clock that only this test moves."""
     now = 0.0
     monkeypatch.setattr("app.runtime.worker_pool.perf_counter", lambda: now)
@@ -479,7 +479,7 @@ def test_a_jobs_time_is_what_its_lane_spent_on_it(monkeypatch):
     async def main():
         nonlocal now
         workers, gates, learnt = WorkerPool(1, 60), [Gate() for _ in range(3)], []
-        workers._learn = learnt.append
+        note_what_is_learnt(workers, learnt)
         now = 3.0
         first = asyncio.create_task(workers.submit(gates[0]))
         await started(gates[0])
@@ -505,7 +505,7 @@ def test_a_jobs_time_is_what_its_lane_spent_on_it(monkeypatch):
     run(main())
 
 
-def test_a_lane_that_waits_keeps_no_photo():
+def test_a_worker_that_waits_keeps_no_photo():
     class Photo:
         pass
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -17,8 +18,9 @@ from PIL import Image
 
 from app.telemetry.logs import Background, JsonFormatter
 from tests.conftest import ROOT
+from tests.internals import thread_of
 from tests.photos import encode, solid
-from tests.test_startup import free_port
+from tests.processes import free_port
 
 
 class Pipe:
@@ -64,10 +66,11 @@ def test_a_reader_that_reads_misses_nothing():
     pipe = Pipe()
     logger, handler = logger_to(pipe.write)
     with os.fdopen(pipe.read) as file:
-        for i in range(150):
-            for _ in range(100):
+        # Each time less than may wait, and in all more.
+        for i in range(6):
+            for _ in range(2500):
                 logger.info("x" * 100, extra={"fields": {"i": i}})
-            assert [json.loads(file.readline())["i"] for _ in range(100)] == [i] * 100
+            assert [json.loads(file.readline())["i"] for _ in range(2500)] == [i] * 2500
     handler.finish()
     assert handler.dropped == 0
     os.close(pipe.write)
@@ -106,9 +109,10 @@ def test_an_end_that_nobody_reads_is_an_end():
     while not handler.dropped:
         logger.info("line" * 99)
     handler.finish()
-    assert handler._thread.is_alive(), "it still waits, and is not waited for"
+    writer = thread_of(handler)
+    assert writer.is_alive(), "it still waits, and is not waited for"
     os.close(pipe.read)
-    handler._thread.join(30)
+    writer.join(30)
     os.close(pipe.write)
 
 
@@ -196,6 +200,8 @@ def service(tiny, shell: str = "", **streams):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             while not ready(client):
                 assert process.poll() is None, "the service ended without being ready"
+                # Asking all the time would take the CPU that it starts on.
+                time.sleep(0.01)
             yield process, client
     finally:
         process.kill()

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.conftest import serving
 from tests.photos import encode, solid
-from tests.test_startup import COMMANDS, failure, free_port, start, until_ready
+from tests.processes import COMMANDS, failure, free_port, start, until_ready
 
 RED = encode(solid((240, 9, 9)), "JPEG")
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -44,7 +44,6 @@ _ANSWERED: Final[dict[int | str, dict[str, Any]]] = {
         errors.NotAnImage,
         errors.BrokenImage,
         errors.NotExplainable,
-        errors.UnknownModel,
     ),
     openapi_extra=PHOTO,
 )

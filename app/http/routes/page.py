@@ -97,8 +97,6 @@ def _answer(request: Request, name: str, policy: str) -> Response:
         "ETag": tag,
         "Content-Security-Policy": policy,
         "Permissions-Policy": "camera=(self)",
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
     }
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)

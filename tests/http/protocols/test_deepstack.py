@@ -4,6 +4,7 @@ import jsonschema
 import pytest
 
 from tests.conftest import serving
+from tests.internals import crowded
 from tests.photos import encode, png_bomb, solid
 
 RED, GREEN = encode(solid((240, 9, 9)), "JPEG"), encode(solid((9, 240, 9)), "PNG")
@@ -67,11 +68,8 @@ def test_errors_have_the_form_and_the_statuses_that_its_clients_know(client, req
 
 
 def test_overload(tiny):
-    with serving(tiny) as client:
-        workers = client.server.config.app.state.service.workers
-        workers._service_s, workers._pending = 10.0, workers._pending + 99
+    with serving(tiny) as client, crowded(client):
         response = client.post("/v1/vision/scene", files={"image": RED})
-        workers._pending -= 99
         assert response.status_code == 503
         jsonschema.validate(response.json(), ERROR)
         assert int(response.headers["retry-after"]) > 1

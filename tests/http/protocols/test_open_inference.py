@@ -20,6 +20,7 @@ from app.inference.model import Model
 from app.registry.source import BUNDLED
 from tests import tiny_model
 from tests.conftest import scores_of, serving
+from tests.internals import crowded, service_of
 from tests.photos import encode, png_bomb, solid
 
 RED, GREEN = encode(solid((240, 9, 9)), "JPEG"), encode(solid((9, 240, 9)), "PNG")
@@ -398,13 +399,11 @@ def test_one_bad_picture_fails_the_request(client, server):
 def test_overload_and_draining(tiny):
     """Refused before the body is read, with the time to wait; readiness says so too."""
     with serving(tiny) as client:
-        workers = client.server.config.app.state.service.workers
-        workers._service_s, workers._pending = 10.0, workers._pending + 99
-        response = client.post("/v2/models/tiny/infer", json=body())
+        with crowded(client, 99):
+            response = client.post("/v2/models/tiny/infer", json=body())
         assert "99 photos" in assert_error(response, 503)
         assert int(response.headers["retry-after"]) > 1
-        workers._pending -= 99
-        client.server.config.app.state.service.leaving = True
+        service_of(client).leaving = True
         assert client.get("/v2/health/ready").json() == {"live": True, "ready": False}
         assert client.get("/v2/health/live").json() == {"live": True}
         assert client.get("/v2/models/tiny/ready").json() == {"name": "tiny", "ready": False}

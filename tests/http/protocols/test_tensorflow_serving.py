@@ -13,6 +13,7 @@ from app.inference.model import Model
 from app.registry.source import BUNDLED
 from tests import tiny_model
 from tests.conftest import scores_of, serving
+from tests.internals import crowded, service_of
 from tests.photos import encode, png_bomb, solid
 
 RED, GREEN = encode(solid((240, 9, 9)), "JPEG"), encode(solid((9, 240, 9)), "PNG")
@@ -185,13 +186,11 @@ def test_what_is_not_served(client):
 
 def test_overload_and_draining(tiny):
     with serving(tiny) as client:
-        service = client.server.config.app.state.service
-        service.workers._service_s, service.workers._pending = 10.0, service.workers._pending + 99
-        response = client.post(PREDICT, json={"instances": [b64(RED)]})
-        service.workers._pending -= 99
+        with crowded(client, 99):
+            response = client.post(PREDICT, json={"instances": [b64(RED)]})
         assert "99 photos" in assert_error(response, 503)
         assert int(response.headers["retry-after"]) > 1
-        service.leaving = True
+        service_of(client).leaving = True
         status = client.get("/v1/models/tiny").json()
         assert (status["ready"], status["model_version_status"][0]["state"]) == (False, "UNLOADING")
 

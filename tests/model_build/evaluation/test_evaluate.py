@@ -1,5 +1,6 @@
 """Figures against numbers worked out by hand, and the tiny model as a file and behind a real socket."""
 
+import contextlib
 import json
 import re
 import socket
@@ -12,7 +13,8 @@ import pytest
 from model_build.__main__ import main
 from model_build.errors import InputError
 from model_build.evaluation.evaluate import BINS, Evaluation, compare, measure, wilson
-from model_build.evaluation.targets import InProcess, RemoteTarget
+from model_build.evaluation.remote_target import RemoteTarget
+from model_build.evaluation.targets import InProcess
 from tests import tiny_model
 from tests.conftest import ROOT, serving
 from tests.photos import encode, solid
@@ -54,13 +56,13 @@ def made(classes, said, confidence=None, labels=("a", "b", "c")) -> Evaluation:
 def test_figures_by_hand():
     found = made([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 0])
     assert found.top1 == pytest.approx(3 / 6)
-    assert found.confusion().tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
+    assert found.confusion_matrix().tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
     assert [(row.label, row.photos, row.precision, row.recall) for row in found.per_class()] == [
         ("a", 3, 0.5, pytest.approx(2 / 3)),
         ("b", 2, 0.5, 0.5),
         ("c", 1, None, 0.0),
     ]
-    assert found.confused() == [(0, 1, 1), (1, 0, 1), (2, 0, 1)]
+    assert found.mistakes() == [(0, 1, 1), (1, 0, 1), (2, 0, 1)]
 
 
 def test_classes_without_photos():
@@ -113,7 +115,7 @@ def test_a_folder_through_the_serving_code(tiny, folder):
     made = found.evaluation
     assert len(made.classes) == 8
     assert made.top1 == pytest.approx(7 / 8)
-    assert made.confused() == [(2, 1, 1)]
+    assert made.mistakes() == [(2, 1, 1)]
     expected = max(tiny_model.scores_of(20, 140, 120))
     assert made.confidence[2] == pytest.approx(expected, abs=1e-5)
     assert set(found.latency_ms()) == {"decode", "infer"}
@@ -123,13 +125,12 @@ def test_unknown_photos_are_counted(tmp_path, folder):
     path = tiny_model.write(tmp_path / "t.onnx", tiny_model.contract(unknown_below=0.95))
     figures = measure(InProcess(path), folder).figures()
     # The greenish one of eight, and the yellow one.
-    assert figures["taken for none of the classes"] == "12.5%, 100.0% of the others"
-    assert figures["others: no class, or one the model has not"] == "1, not in the accuracy"
+    assert figures["classified as unknown"] == "12.5%, 100.0% of the others"
+    assert figures["others: photos of none of the model's classes"] == "1, not in the accuracy"
 
 
 def test_over_http_as_in_process(tiny, folder):
-    with serving(tiny) as client:
-        served = RemoteTarget(f"{client.base_url}")
+    with serving(tiny) as client, contextlib.closing(RemoteTarget(f"{client.base_url}")) as served:
         over_http = measure(served, folder)
     in_process = measure(InProcess(tiny), folder)
     assert served.labels == in_process.labels
@@ -166,11 +167,43 @@ def test_what_the_service_refuses_is_skipped(tiny, tmp_path):
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "0.png").write_bytes(encode(solid(PURE["red"]), "PNG"))
     (tmp_path / "red" / "big.bmp").write_bytes(encode(solid(PURE["red"], (1500, 1500)), "BMP"))
-    with serving(tiny, max_body_bytes=5000) as client:
-        found = measure(RemoteTarget(str(client.base_url)), tmp_path)
+    with serving(tiny, max_body_bytes=5000) as client, contextlib.closing(RemoteTarget(f"{client.base_url}")) as served:
+        found = measure(served, tmp_path)
     assert found.files == ("red/0.png",)
     assert len(found.skipped) == 1
     assert "more than 5000 bytes" in found.skipped[0]
+
+
+def test_no_photo_gets_the_scores_of_an_earlier_one(tiny, tmp_path):
+    """Not even of one that a camera would have sent again; the service has a frame cache for those."""
+    for i in range(3):
+        (tmp_path / f"n3_blue{i}.png").write_bytes(encode(solid((20, 20, 240 + i)), "PNG"))
+    with serving(tiny, cache_seconds=3600) as client:
+        with contextlib.closing(RemoteTarget(f"{client.base_url}")) as served:
+            found = measure(served, tmp_path)
+        counted = client.get("/metrics").text
+        repeated = [client.post("/predict", content=encode(solid((20, 20, 240)), "PNG")).json() for _ in range(2)]
+    assert 'classifier_cache_requests_total{result="computed"} 3.0' in counted
+    assert 'classifier_cache_requests_total{result="cached"}' not in counted
+    assert len({answer.score for answer in found.answers}) == 3
+    assert [one["cached"] for one in repeated] == [False, True]
+
+
+def test_a_service_that_asks_for_a_key(tiny, folder, tmp_path, capsys):
+    (tmp_path / "key").write_text("secret-of-32-characters-or-more-\n")
+    (tmp_path / "two").write_text("first\nsecond\n")
+    with serving(tiny, api_keys="secret-of-32-characters-or-more-") as client:
+        asked = [str(client.base_url), folder]
+        assert "photos 8" in printed_by(capsys, *asked, "--api-key-file", tmp_path / "key", "--compare", tiny)
+        for more, says in [
+            ([], "answered 401"),
+            (["--api-key-file", tmp_path / "absent"], "--api-key-file"),
+            (["--api-key-file", tmp_path / "two"], "one key and nothing else"),
+        ]:
+            assert main(["evaluate", *map(str, [*asked, *more])]) == 2
+            printed = capsys.readouterr().err
+            assert says in printed
+            assert "second" not in printed
 
 
 def test_two_models_are_compared_by_label(tiny, other, folder):
@@ -182,7 +215,7 @@ def test_two_models_are_compared_by_label(tiny, other, folder):
     # The greenish photo of a blue thing is the second's one merit; it has no ids, so n3_blue.png does not count.
     assert (found.only_first, found.only_second) == (4, 1)
     # Five heads or tails, at most one of a kind: 2 * (1 + 5) / 32.
-    assert found.chance == pytest.approx(12 / 32)
+    assert found.p_value == pytest.approx(12 / 32)
     greenish = next(d for d in found.disagreements if "greenish" in d.file)
     assert (greenish.shows, greenish.first[0], greenish.second[0]) == ("blue", "green", "blue")
 
@@ -219,7 +252,7 @@ def test_the_command_compares(tiny, other, folder, tmp_path, capsys):
     for part in (
         "photos 8 7",
         "top-1 accuracy 87.5% 42.9%",
-        "others: no class, or one the model has not 1, not in the accuracy 2, not in the accuracy",
+        "others: photos of none of the model's classes 1, not in the accuracy 2, not in the accuracy",
         "same top-1 33.3% of 9 photos",
         "blue/greenish.png blue green",
     ):

@@ -13,7 +13,7 @@ from model_build.__main__ import main
 from model_build.errors import InputError
 from model_build.evaluation import report
 from model_build.evaluation.evaluate import Evaluation
-from model_build.evaluation.report import Said, Section
+from model_build.evaluation.report import Caption, Section
 from tests import tiny_model
 from tests.photos import encode, quarters, solid
 
@@ -70,9 +70,9 @@ def test_an_evaluation(tmp_path, classes):
     assert page.tags.count("svg") == 2
     assert ("details" in page.tags) == (classes == 400)
     named = classes <= 30
-    assert ("was said (" in page.text) == (not named)
+    assert ("predicted class (" in page.text) == (not named)
     if not named:
-        shown, said, photos = made.confused()[0]
+        shown, said, photos = made.mistakes()[0]
         assert f"{made.labels[shown]}{made.labels[said]}{photos}\n" in page.text
 
 
@@ -111,7 +111,7 @@ def test_figures_side_by_side(tmp_path):
 
 def test_photos(tmp_path):
     (tmp_path / "tall.png").write_bytes(encode(quarters(300, 900), "PNG"))
-    lines = [Said("shows x"), Said("x 0.9", True), Said(NASTY, False)]
+    lines = [Caption("shows x"), Caption("x 0.9", True), Caption(NASTY, False)]
     section = report.pictures("Photos", [(tmp_path / "tall.png", lines), (tmp_path / "gone.png", lines)], "Two.")
     page = written(tmp_path, [section])
     assert_complete(page)

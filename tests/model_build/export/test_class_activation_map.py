@@ -43,9 +43,9 @@ def classifier_of(model: onnx.ModelProto) -> tuple[np.ndarray, np.ndarray, float
     def value(name: str) -> np.ndarray:
         if name in index.constants:
             return index.array(name).astype(np.float64)
-        tensor, scale, zero = (index.array(part).astype(np.float64) for part in index.maker[name].input)
+        tensor, scale, zero = (index.array(part).astype(np.float64) for part in index.producer[name].input)
         shape = [1] * tensor.ndim
-        axis = graph.attribute(index.maker[name], "axis", 1) if scale.ndim else 0
+        axis = graph.attribute(index.producer[name], "axis", 1) if scale.ndim else 0
         if scale.ndim:
             shape[axis] = -1
         return (tensor - zero.reshape(shape)) * scale.reshape(shape)
@@ -54,9 +54,9 @@ def classifier_of(model: onnx.ModelProto) -> tuple[np.ndarray, np.ndarray, float
     weight = weight.reshape(weight.shape[:2]).T if layer.op_type == "Conv" else weight
     weight = weight.T if graph.attribute(layer, "transB", 0) else weight
     bias = value(layer.input[2]) if len(layer.input) > 2 else np.zeros(weight.shape[1])
-    dequantize = index.maker[layer.input[0]]
+    dequantize = index.producer[layer.input[0]]
     while dequantize.op_type in ("Squeeze", "Reshape", "Flatten"):
-        dequantize = index.maker[dequantize.input[0]]
+        dequantize = index.producer[dequantize.input[0]]
     step = float(index.array(dequantize.input[1])) if dequantize.op_type == "DequantizeLinear" else 0.0
     return weight, bias, step / 2
 
@@ -133,7 +133,7 @@ def test_other_forms_of_the_classifier(form):
         gemm.op_type, gemm.input[0], gemm.output[0] = "Conv", squeeze.input[0], squeeze.output[0]
         squeeze.input[0], squeeze.output[0] = gemm.output[0], "flat_logits"
         gemm.output[0] = squeeze.input[0]
-        index.maker["scores"].input[0] = "flat_logits"
+        index.producer["scores"].input[0] = "flat_logits"
         model.graph.node.remove(squeeze)
         model.graph.node.insert(len(model.graph.node) - 1, squeeze)
         graph.canonicalise(model)
@@ -147,7 +147,7 @@ def flat() -> onnx.ModelProto:
     model = small()
     index = graph.Graph(model)
     (squeeze,) = [node for node in model.graph.node if node.op_type == "Squeeze"]
-    squeeze.op_type, squeeze.input[0] = "Flatten", index.maker["features"].input[0]
+    squeeze.op_type, squeeze.input[0] = "Flatten", index.producer["features"].input[0]
     del squeeze.input[1:]
     index.set(next(n for n in model.graph.node if n.op_type == "Gemm").input[1], np.ones((12 * 225, 3), np.float32))
     return model
@@ -195,7 +195,7 @@ def test_the_way_to_the_scores_is_the_same_after_optimisation(tmp_path):
         index = graph.Graph(onnx.load(tmp_path / "optimised.onnx"))
         needed, pending = {}, ["scores"]
         while pending:
-            node = index.maker.get(pending.pop())
+            node = index.producer.get(pending.pop())
             if node is not None and node.name not in needed:
                 needed[node.name] = node.op_type
                 pending += node.input
@@ -224,12 +224,12 @@ def test_the_model_in_the_box():
 def test_a_real_network_with_random_weights():
     import keras
 
-    from model_build.export import exporter
+    from model_build.export import pipeline
     from tests.model_build.network.test_network import trained
 
     keras.utils.set_random_seed(3)
     network = trained(keras.applications.MobileNetV2((64, 64, 3), alpha=0.35, weights=None, classes=7))
-    fp32, _, classes = exporter.convert(network, 64, 64)
+    fp32, _, classes = pipeline.convert(network, 64, 64)
     assert classes == 7
     pixels = pictures(64, 8)
     check(class_activation_map.add(fp32), pixels)

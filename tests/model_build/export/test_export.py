@@ -216,7 +216,7 @@ def test_no_network_for_the_weights(capsys, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_below_the_bar_nothing_is_written(capsys, tmp_path, fine_tuned, monkeypatch):
+def test_outside_the_limits_nothing_is_written(capsys, tmp_path, fine_tuned, monkeypatch):
     from model_build.export import parity
 
     monkeypatch.setattr(parity, "MAX_DIFFERENCE", -1.0)

@@ -69,9 +69,11 @@ def run(model, feeds, name=None):
 def ours(model, before):
     graph.fold_pads(model)
     graph.fold_dense(model)
-    own, first = graph.take_off_front(model)
-    graph.read_pixels(model, first, Affine(before.scale * own.scale, before.shift * own.scale + own.shift), SIZE, SIZE)
-    classes = graph.write_scores(model)
+    own, first = graph.remove_preprocessing(model)
+    graph.add_image_input(
+        model, first, Affine(before.scale * own.scale, before.shift * own.scale + own.shift), SIZE, SIZE
+    )
+    classes = graph.add_scores_output(model)
     graph.canonicalise(model)
     onnx.checker.check_model(model, full_check=True)
     return classes
@@ -123,11 +125,11 @@ def test_one_unit_becomes_two_classes(end):
 
 def test_what_cannot_be_folded_is_said():
     with pytest.raises(InputError, match="Relu"):
-        graph.take_off_front(network([("Relu", None), *TRANSPOSE]))
+        graph.remove_preprocessing(network([("Relu", None), *TRANSPOSE]))
     with pytest.raises(InputError, match="multi-label"):
-        graph.write_scores(network(TRANSPOSE, end=["Sigmoid"]))
+        graph.add_scores_output(network(TRANSPOSE, end=["Sigmoid"]))
     with pytest.raises(InputError, match="not per channel"):
-        graph.take_off_front(network([("Add", np.ones((SIZE, SIZE, 3))), *TRANSPOSE]))
+        graph.remove_preprocessing(network([("Add", np.ones((SIZE, SIZE, 3))), *TRANSPOSE]))
 
 
 def test_scales_are_folded_and_nothing_else_is():

@@ -14,8 +14,8 @@ from app.inference.imaging import Resize
 from app.inference.model import Model
 from model_build.__main__ import main
 from model_build.dataset import labels, photos
-from model_build.export import exporter, graph, parity
-from model_build.network import cost, layers, weights
+from model_build.export import graph, parity, pipeline
+from model_build.network import cost, keras_model, weights
 from model_build.network.architecture import ARTICLE, LAYOUTS, REFERENCE, SIZES, WIDTHS, plan
 from tests.conftest import SHARED, serving
 from tests.model_build.export.test_class_activation_map import check as check_evidence
@@ -53,7 +53,7 @@ def pixels(size: int, count: int = 3) -> np.ndarray:
 
 
 def scores(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    found = parity.keras_scores(model, exporter.PIXEL_RANGES["-1..1"], images)
+    found = parity.keras_scores(model, pipeline.PIXEL_RANGES["-1..1"], images)
     assert np.ptp(found, axis=1).min() > 0.01, "all classes alike: nothing could be seen"
     return found
 
@@ -63,8 +63,8 @@ def scores(model: keras.Model, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("alpha", "size"), [(0.556, 75), (1.4, 64)])
 def test_keras_weights_give_the_same_scores(alpha, size):
     theirs = trained(keras.applications.MobileNetV2(input_shape=(size, size, 3), alpha=alpha, weights=None, classes=7))
-    ours = layers.build(plan(REFERENCE, alpha, size, 7))
-    layers.take_weights(ours, theirs)
+    ours = keras_model.build(plan(REFERENCE, alpha, size, 7))
+    keras_model.copy_weights(ours, theirs)
     images = pixels(size)
     assert np.abs(scores(ours, images) - scores(theirs, images)).max() <= 1e-6
 
@@ -86,8 +86,8 @@ def test_keras_imagenet_weights_give_the_same_scores_on_photos():
 @pytest.mark.parametrize(("alpha", "size"), list(zip(WIDTHS, (*SIZES, min(SIZES)), strict=True)))
 def test_every_width_exports_and_costs_what_the_formulas_say(layout, alpha, size):
     planned = plan(layout, alpha, size, 7)
-    model = trained(layers.build(planned))
-    proto, _, classes = exporter.convert(model, size, size)
+    model = trained(keras_model.build(planned))
+    proto, _, classes = pipeline.convert(model, size, size)
     expected = cost.total(planned)
     assert graph.multiply_adds(proto) == expected.multiply_adds
     assert model.count_params() == expected.parameters
@@ -106,7 +106,7 @@ def test_every_width_exports_and_costs_what_the_formulas_say(layout, alpha, size
 def article(tmp_path_factory) -> Path:
     """A folder with an article-layout network as bare weights and as a whole model."""
     folder = tmp_path_factory.mktemp("article")
-    model = trained(layers.build(plan(ARTICLE, 0.35, 96, 7)))
+    model = trained(keras_model.build(plan(ARTICLE, 0.35, 96, 7)))
     model.save_weights(folder / "own.weights.h5")
     model.save(folder / "own.keras")
     return folder

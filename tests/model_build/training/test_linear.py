@@ -20,7 +20,7 @@ def test_nothing_fits_better(channels):
     weights = 1 / (3 * np.bincount(classes)[classes])
     mean = weights @ features
     spread = np.sqrt(weights @ (features - mean) ** 2)
-    for strength, found in zip((3.0, 0.1), linear.learn(features, classes, 3, (3.0, 0.1)), strict=True):
+    for strength, found in zip((3.0, 0.1), linear.fit(features, classes, 3, (3.0, 0.1)), strict=True):
         errors = (softmax(found(features)) - np.eye(3)[classes]) * weights[:, np.newaxis]
         gradient = ((features - mean) / spread).T @ errors + strength * found.weight * spread[:, np.newaxis]
         assert np.abs(gradient).max() < 1e-4
@@ -29,7 +29,7 @@ def test_nothing_fits_better(channels):
 
 def test_a_rare_class_counts_as_much_as_a_frequent_one():
     features, classes = blobs((400, 8), 2, spread=3.0)
-    found = next(linear.learn(features, classes, 2, (0.1,)))
+    found = next(linear.fit(features, classes, 2, (0.1,)))
     right = found(features).argmax(axis=1) == classes
     assert right[classes == 1].mean() >= 0.5
     assert right[classes == 0].mean() >= 0.5
@@ -38,12 +38,12 @@ def test_a_rare_class_counts_as_much_as_a_frequent_one():
 def test_silent_channels_have_no_weight():
     features, classes = blobs((10, 10), 4, spread=0.2)
     features[:, 2] = 0.7
-    found = next(linear.learn(features, classes, 2, (0.3,)))
+    found = next(linear.fit(features, classes, 2, (0.3,)))
     assert (found.weight[2] == 0).all()
     assert np.isfinite(found.weight).all()
     assert (found(features).argmax(axis=1) == classes).all()
 
 
 def test_features_that_never_differ_give_even_scores():
-    found = next(linear.learn(np.full((6, 3), 2.0), np.arange(6) % 2, 2, (1.0,)))
+    found = next(linear.fit(np.full((6, 3), 2.0), np.arange(6) % 2, 2, (1.0,)))
     assert softmax(found(np.full((1, 3), 2.0)))[0] == pytest.approx([0.5, 0.5])

@@ -134,7 +134,7 @@ def test_it_works_without_anything_heavy_and_says_what_it_did(taught, base):
     path, done = taught
     precision = base.name.split(".")[1]
     assert path.name == f"bins.{precision}.onnx"
-    assert "Looking at the pictures" in done.stderr
+    assert "Computing features" in done.stderr
     assert "classes      4: blue bin, green bin, red bin, yellow bin" in done.stdout
     assert "pictures     60 used, 36 of them to learn from; 1 left out" in done.stdout
     assert "left out: red_bin/broken.jpg: " in done.stdout

@@ -78,7 +78,7 @@ def test_an_interrupted_run_ends_with_the_same_model(balls, tmp_path, monkeypatc
         learn(balls, tmp_path / "cut", [])
     monkeypatch.setattr(training.Run, "checkpoint", checkpoint)
     resumed = learn(balls, tmp_path / "cut", lines)
-    assert "Going on after epoch 1" in lines
+    assert "Resuming after epoch 1" in lines
     assert resumed.history == whole.history
     assert fingerprint(resumed) == fingerprint(whole)
     assert (resumed.temperature, resumed.unknown_below) == (whole.temperature, whole.unknown_below)

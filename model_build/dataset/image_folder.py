@@ -1,4 +1,4 @@
-"""A folder with one sub-folder per class, made fit to learn from: found, decoded, checked, split."""
+"""A folder with one sub-folder per class as a training set: find, check, decode and split its pictures."""
 
 import hashlib
 from collections import Counter
@@ -45,7 +45,7 @@ class Item:
 
 
 @dataclass(slots=True)
-class Folder:
+class ImageFolder:
     """The pictures of a folder.
 
     Attributes:
@@ -76,7 +76,7 @@ class Folder:
         return hashlib.sha256("\n".join([*self.labels.labels, *lines]).encode()).hexdigest()
 
 
-def find(root: Path) -> Folder:
+def find(root: Path) -> ImageFolder:
     """Finds the classes and pictures of a folder; nothing is decoded yet.
 
     The classes are the sub-folders of ``root``, or, where it has ``train/`` and one of ``val/``, ``validation/`` and
@@ -103,7 +103,7 @@ def find(root: Path) -> Folder:
             f"{root} needs one sub-folder with pictures for each of two or more classes; it has {found}. "
             "To tell one thing from everything else, add a folder with pictures of everything else."
         )
-    folder = Folder(root, _labels(names, grouped), [], divided)
+    folder = ImageFolder(root, _labels(names, grouped), [], divided)
     classes = list(zip(folder.labels.ids, folder.labels.labels, strict=True))
     if same := [name for name, named in zip(names, classes, strict=True) if classes.count(named) > 1]:
         raise InputError(f"{root} has sub-folders whose names mean the same class: {', '.join(same)}")
@@ -130,7 +130,7 @@ def find(root: Path) -> Folder:
     return folder
 
 
-def _unique(folder: Folder, items: list[Item]) -> list[Item]:
+def _unique(folder: ImageFolder, items: list[Item]) -> list[Item]:
     """Each content once. Held-out pictures stay, their copies among the others go."""
     by_content: dict[str, list[Item]] = {}
     for item in items:
@@ -150,7 +150,7 @@ def _unique(folder: Folder, items: list[Item]) -> list[Item]:
 
 
 def decode(
-    folder: Folder,
+    folder: ImageFolder,
     resize: Resize,
     use: Callable[[NDArray[np.uint8]], T],
     track: Callable[[Iterable[Any]], Iterable[Any]] = iter,
@@ -192,7 +192,7 @@ def decode(
     return made
 
 
-def split(folder: Folder, validation: float, test: float, seed: int) -> dict[Part, NDArray[np.int64]]:
+def split(folder: ImageFolder, validation: float, test: float, seed: int) -> dict[Part, NDArray[np.int64]]:
     """Divides the pictures, each class by the same shares.
 
     Args:

@@ -1,4 +1,4 @@
-"""A Keras classifier to the ONNX files that the service loads, each checked against its source before it exists."""
+"""The export: a Keras classifier to the ONNX files that the service loads, each checked before it is written."""
 
 import platform
 import tempfile
@@ -25,7 +25,7 @@ from model_build.dataset.photos import Photos
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, parity, publish, quantize
 from model_build.export.graph import Affine
-from model_build.export.parity import Int8Bar, Parity
+from model_build.export.parity import Int8Limits, Parity
 from model_build.network.architecture import LAYOUTS
 from model_build.network.weights import Source
 
@@ -62,7 +62,7 @@ class Request:
     pixel_range: str
     crop: float
     filter: str
-    bar: Int8Bar
+    limits: Int8Limits
     output: Path
     name: str | None
     version: str | None
@@ -70,11 +70,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to make of a Keras model.
+    """What to write, and with which limits.
 
     Attributes:
         precision: ``fp32``, ``int8`` or ``both``.
-        bar: how far int8 may be from fp32.
+        limits: how far int8 may be from fp32.
         output: the folder to write to.
         name: for the contract and the file.
         version: for the contract; None derives it from the graph.
@@ -84,7 +84,7 @@ class Target:
     """
 
     precision: str
-    bar: Int8Bar
+    limits: Int8Limits
     output: Path
     name: str
     version: str | None = None
@@ -126,7 +126,7 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     pictures = _pictures(request.calibration, resize, names, track, say)
     target = Target(
         precision="fp32" if pictures.generated else request.precision,
-        bar=request.bar,
+        limits=request.limits,
         output=request.output,
         name=publish.checked_name(request.name or _default_name(request, source, height)),
         version=request.version,
@@ -179,7 +179,7 @@ def publish_checked(
             model, contract = publish.with_golden(int8, contract, Path(folder), draft.golden.photo)
             int8_scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX int8"))
             int8_parity = parity.compare("fp32", int8_scores, scores, pictures)
-            parity.check_int8(int8_parity, target.bar)
+            parity.check_int8(int8_parity, target.limits)
             made.append((int8, contract, int8_parity))
     if target.precision == "int8":
         made = made[1:]
@@ -214,14 +214,14 @@ def convert(
     graph.fold_pads(proto)
     graph.fold_scales(proto)
     graph.fold_dense(proto)
-    own, first = graph.take_off_front(proto)
+    own, first = graph.remove_preprocessing(proto)
     if pixel_range == "auto":
         pixel_range = "-1..1" if own.is_identity else "0..255"
     before = PIXEL_RANGES[pixel_range]
-    graph.read_pixels(
+    graph.add_image_input(
         proto, first, Affine(before.scale * own.scale, before.shift * own.scale + own.shift), height, width
     )
-    classes = graph.write_scores(proto)
+    classes = graph.add_scores_output(proto)
     graph.canonicalise(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto, before, classes

@@ -1,4 +1,4 @@
-"""MobileNetV2 from its building blocks, in Keras.
+"""The Keras model of a plan: MobileNetV2 from its building blocks.
 
 A standard convolution filters and mixes channels at once, which costs F·F·C·Wo·Ho·Nf multiply-adds. MobileNetV2 takes
 the two apart: a depthwise convolution filters each channel by itself (F·F·Wo·Ho·C), a 1x1 convolution mixes them. Its
@@ -64,7 +64,7 @@ def convolve(x: Any, step: Convolution) -> Any:
     return x
 
 
-def take_weights(model: keras.Model, source: keras.Model) -> None:
+def copy_weights(model: keras.Model, source: keras.Model) -> None:
     """Gives a network of the reference layout the weights of a ``keras.applications`` one, one for one.
 
     Raises:

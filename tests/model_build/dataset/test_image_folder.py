@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from app.inference.imaging import Resize
-from model_build.dataset import folders
+from model_build.dataset import image_folder
 from model_build.errors import InputError
 from tests.photos import encode, solid
 
@@ -24,8 +24,8 @@ def folder(tmp_path):
 
 
 def decoded(root):
-    found = folders.find(root)
-    return found, folders.decode(found, RULE, lambda pixels: pixels.mean(axis=(0, 1)).round().tolist())
+    found = image_folder.find(root)
+    return found, image_folder.decode(found, RULE, lambda pixels: pixels.mean(axis=(0, 1)).round().tolist())
 
 
 def test_classes_and_pictures(folder):
@@ -39,12 +39,12 @@ def test_classes_and_pictures(folder):
 
 def test_one_class_is_not_enough(tmp_path):
     with pytest.raises(InputError, match="it has none"):
-        folders.find(tmp_path)
+        image_folder.find(tmp_path)
     fill(tmp_path / "cat", 9)
     with pytest.raises(InputError, match=r"only 'cat'.*everything else"):
-        folders.find(tmp_path)
+        image_folder.find(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
-        folders.find(tmp_path / "absent")
+        image_folder.find(tmp_path / "absent")
 
 
 def test_what_cannot_be_read_is_left_out_by_name(folder):
@@ -71,19 +71,19 @@ def test_too_few_pictures(folder):
 
 def test_hidden_folders_are_no_classes(folder):
     fill(folder / ".thumbnails", 5, 3)
-    assert folders.find(folder).labels.labels == ("tabby", "red bin")
+    assert image_folder.find(folder).labels.labels == ("tabby", "red bin")
 
 
 def test_two_folders_for_one_class(folder):
     fill(folder / "red bin", 5, 3)
     with pytest.raises(InputError, match="red bin, red_bin"):
-        folders.find(folder)
+        image_folder.find(folder)
 
 
 def test_the_same_picture_twice_is_used_once(folder):
     copy = folder / "red_bin" / "zz.png"
     copy.write_bytes((folder / "red_bin" / "03.png").read_bytes())
-    found = folders.find(folder)
+    found = image_folder.find(folder)
     assert len(found.items) == 16
     assert copy not in [item.path for item in found.items]
     assert found.left_out == ["red_bin/03.png, red_bin/zz.png: the same picture; used once"]
@@ -92,7 +92,7 @@ def test_the_same_picture_twice_is_used_once(folder):
 def test_a_picture_in_two_classes_is_not_used(folder):
     shared = (folder / "red_bin" / "03.png").read_bytes()
     (folder / "n02123045_tabby" / "zz.png").write_bytes(shared)
-    found = folders.find(folder)
+    found = image_folder.find(folder)
     assert len(found.items) == 15
     assert found.found - len(found.items) == 2
     assert found.left_out == ["n02123045_tabby/zz.png, red_bin/03.png: the same picture in different classes"]
@@ -110,7 +110,7 @@ def test_a_divided_folder_stays_divided(tmp_path, name):
     found, _ = decoded(divided(tmp_path, name))
     assert found.divided
     assert found.labels.labels == ("cat", "dog")
-    parts = folders.split(found, 0.25, 0.25, 0)
+    parts = image_folder.split(found, 0.25, 0.25, 0)
     assert {found.items[i].path.parts[-3] for i in parts["test"]} == {name}
     assert len(parts["test"]) == 6
     assert found.classes[parts["validation"]].tolist() == [0, 0, 1, 1]
@@ -120,7 +120,7 @@ def test_a_divided_folder_stays_divided(tmp_path, name):
 def test_a_picture_in_both_parts_is_kept_for_testing(tmp_path):
     divided(tmp_path)
     (tmp_path / "train" / "cat" / "zz.png").write_bytes((tmp_path / "val" / "cat" / "01.png").read_bytes())
-    found = folders.find(tmp_path)
+    found = image_folder.find(tmp_path)
     assert len(found.items) == 22
     assert sum(item.held_out for item in found.items) == 6
     assert found.left_out == ["train/cat/zz.png, val/cat/01.png: the same picture in both parts; kept for testing"]
@@ -129,10 +129,10 @@ def test_a_picture_in_both_parts_is_kept_for_testing(tmp_path):
 def test_divided_folders_that_do_not_fit(tmp_path):
     divided(tmp_path)
     divided(tmp_path, "test")
-    assert folders.find(tmp_path).left_out == ["val/: not used, test/ is there to test with"]
+    assert image_folder.find(tmp_path).left_out == ["val/: not used, test/ is there to test with"]
     fill(tmp_path / "test" / "bird", 3, 20)
     with pytest.raises(InputError, match="has not: bird"):
-        folders.find(tmp_path)
+        image_folder.find(tmp_path)
 
 
 def test_nothing_to_test_with(tmp_path):
@@ -145,7 +145,7 @@ def test_nothing_to_test_with(tmp_path):
 
 def test_a_split_takes_the_same_share_of_each_class_and_each_picture_once(folder):
     found, _ = decoded(folder)
-    parts = folders.split(found, 0.2, 0.2, 0)
+    parts = image_folder.split(found, 0.2, 0.2, 0)
     counts = {name: np.bincount(found.classes[indices]).tolist() for name, indices in parts.items()}
     assert counts == {"train": [6, 4], "validation": [2, 1], "test": [2, 1]}
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(16))
@@ -156,7 +156,7 @@ def test_the_smallest_class_has_something_in_every_part(tmp_path):
     fill(tmp_path / "a", 5, 1)
     fill(tmp_path / "b", 5, 2)
     found, _ = decoded(tmp_path)
-    parts = folders.split(found, 0.1, 0.1, 0)
+    parts = image_folder.split(found, 0.1, 0.1, 0)
     assert [np.bincount(found.classes[parts[name]]).tolist() for name in ("train", "validation", "test")] == [
         [3, 3],
         [1, 1],
@@ -170,17 +170,17 @@ def test_the_seed_alone_decides_the_split(folder):
     assert found.digest == again.digest
 
     def lists(where, seed):
-        return {name: indices.tolist() for name, indices in folders.split(where, 0.2, 0.2, seed).items()}
+        return {name: indices.tolist() for name, indices in image_folder.split(where, 0.2, 0.2, seed).items()}
 
     assert lists(found, 3) == lists(again, 3)
     assert lists(found, 3) != lists(found, 4)
 
 
 def test_the_digest_tells_contents_and_classes_apart(folder):
-    before = folders.find(folder).digest
+    before = image_folder.find(folder).digest
     moved = folder / "red_bin" / "05.png"
     moved.rename(folder / "n02123045_tabby" / "zz.png")
-    assert folders.find(folder).digest != before
+    assert image_folder.find(folder).digest != before
 
 
 def test_folders_in_folders_are_groups(tmp_path):
@@ -189,7 +189,7 @@ def test_folders_in_folders_are_groups(tmp_path):
     fill(tmp_path / "red_glass", 7, 3)
     fill(tmp_path / "red_glass" / "monday", 2, 4)
     (tmp_path / "empty").mkdir()
-    found = folders.find(tmp_path)
+    found = image_folder.find(tmp_path)
     assert found.labels.labels == ("empty", "foil", "tin can", "red glass")
     assert found.labels.groups == ("empty", "metal", "metal", "red glass")
     assert found.labels.ids[2] == "n02747177"
@@ -198,7 +198,7 @@ def test_folders_in_folders_are_groups(tmp_path):
 
 def test_no_folder_in_a_folder_no_groups(folder):
     fill(folder / "red_bin" / "tuesday", 2, 5)
-    assert folders.find(folder).labels.groups is None
+    assert image_folder.find(folder).labels.groups is None
 
 
 def test_groups_of_a_divided_folder(tmp_path):
@@ -214,11 +214,11 @@ def test_groups_of_a_divided_folder(tmp_path):
     assert found.left_out == ["test/metal/00.png: in no class's folder"]
     fill(tmp_path / "test" / "metal" / "tin", 1, 10)
     with pytest.raises(InputError, match="metal/tin"):
-        folders.find(tmp_path)
+        image_folder.find(tmp_path)
 
 
 def test_one_class_name_in_two_groups(tmp_path):
     fill(tmp_path / "metal" / "can", 5, 1)
     fill(tmp_path / "plastic" / "can", 5, 2)
     with pytest.raises(InputError, match="metal/can, plastic/can"):
-        folders.find(tmp_path)
+        image_folder.find(tmp_path)

@@ -65,6 +65,7 @@ USED = {
         "url": None,
     },
     RequestResponseCycle: {
+        "body": None,
         "default_headers": None,
         "disconnected": None,
         "keep_alive": None,

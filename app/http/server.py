@@ -27,6 +27,7 @@ from typing import Any, Final
 import httptools
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -208,6 +209,7 @@ class Protocol(HttpToolsProtocol):
         self._beside_body = 0
         self._framing = 0
         self._left: list[memoryview] = []
+        self._halted = False
         self._fault: tuple[ProblemType, str] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
@@ -252,10 +254,15 @@ class Protocol(HttpToolsProtocol):
                 del self._left[0]
             self._parse(bytes(data[:size]))
         if self._left:
+            self._halted = True
             self.flow.pause_reading()
             self.loop.call_soon(self._go_on)
-        elif not self.pipeline and not self._deaf and not self.transport.is_closing():
-            self.flow.resume_reading()
+        elif self._halted:
+            self._halted = False
+            # Uvicorn may have stopped reading too: behind a request that is worked on, and where much of a body waits.
+            waits = self.cycle is not None and len(self.cycle.body) > HIGH_WATER_LIMIT
+            if not self.pipeline and not waits and not self._deaf and not self.transport.is_closing():
+                self.flow.resume_reading()
 
     def _parse(self, data: bytes) -> None:
         self._beside_body += len(data)

@@ -71,11 +71,14 @@ def serving(model: Path, verify: ssl.SSLContext | bool = False, **settings) -> I
     assert server.started, "the service did not start"
     scheme = "https" if "tls_key" in settings else "http"
     url = f"{scheme}://127.0.0.1:{server.socket.getsockname()[1]}"
-    with httpx.Client(base_url=url, timeout=30, verify=verify) as client:
-        client.server = server
-        yield client
-    server.loop.call_soon_threadsafe(server.stop)
-    thread.join(30)
+    try:
+        with httpx.Client(base_url=url, timeout=30, verify=verify) as client:
+            client.server = server
+            yield client
+    finally:
+        # Also after a test that has failed: what its service logs later would be another test's failure.
+        server.loop.call_soon_threadsafe(server.stop)
+        thread.join(30)
     assert not thread.is_alive(), "the service did not shut down"
 
 

@@ -440,7 +440,7 @@ def test_a_client_that_leaves_a_large_photo(tiny):
 
 
 def test_an_answer_that_is_not_read_is_given_up(tiny):
-    with serving(tiny, send_timeout_seconds=0.3) as client:
+    with serving(tiny, send_timeout_seconds=1) as client:
         state = client.server.server_state
         connections = [deaf(client) for _ in range(3)]
         for connection in connections:

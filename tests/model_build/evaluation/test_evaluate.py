@@ -154,8 +154,8 @@ def test_groups_that_are_right(tmp_path, tiny, folder):
         {"group": "cool", "photos": 6, "right": 6},
         {"group": "warm", "photos": 2, "right": 2},
     ]
-    with serving(path) as client:
-        served = measure(RemoteTarget(str(client.base_url)), folder)
+    with serving(path) as client, contextlib.closing(RemoteTarget(f"{client.base_url}")) as target:
+        served = measure(target, folder)
     assert [answer.group for answer in served.answers] == [answer.group for answer in found.answers]
     without = measure(InProcess(tiny), folder)
     assert (without.group_right, without.as_json()["group"], without.as_json()["per_group"]) == (None, None, [])

@@ -123,6 +123,7 @@ IMPORTED = {
     "PIL._imaging",
     "uvicorn.config.STARTUP_FAILURE",
     "uvicorn.middleware.proxy_headers.ProxyHeadersMiddleware",
+    "uvicorn.protocols.http.flow_control.HIGH_WATER_LIMIT",
     "uvicorn.protocols.http.httptools_impl.STATUS_LINE",
     "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol",
     "uvicorn.protocols.http.httptools_impl.RequestResponseCycle",

@@ -317,7 +317,8 @@ def test_two_hundred_swaps_under_load(tmp_path):
         assert len(seen) == 201
         assert swaps(service.client) == {"swapped": 200}
     print(sizes, seen.total())
-    assert sizes[200]["threads"] == sizes[50]["threads"]
+    # asyncio's pool for blocking work adds a thread now and then, up to its bound; a thread a swap would be 150.
+    assert sizes[200]["threads"] <= sizes[50]["threads"] + 2
     assert sizes[200]["files"] <= sizes[50]["files"] + 2
     # 150 kept models would be 150 MB.
     assert sizes[200]["kB"] - sizes[50]["kB"] < 15_000

@@ -82,12 +82,13 @@ class Listener:
             tls: how to speak TLS.
             protocol: makes the protocol of a connection whose handshake is complete.
             handshake_s: seconds that a client has for its handshake.
-            shutdown_s: seconds that a client has to say goodbye.
+            shutdown_s: seconds that a client has to say goodbye, and for its handshake once the service ends.
         """
         self._socket = listening
         self._socket.listen(2048)
         self._socket.setblocking(False)
         self._protocol = protocol
+        self._shutdown_s = shutdown_s
         self._options: dict[str, Any] = {
             "ssl": tls,
             "ssl_handshake_timeout": handshake_s,
@@ -107,9 +108,14 @@ class Listener:
         self._socket.close()
 
     async def wait_closed(self) -> None:
-        """Waits for the handshakes that are under way."""
-        if self._handshakes:
-            await asyncio.wait(self._handshakes)
+        """Waits for the handshakes that are under way, and ends those whose clients say nothing."""
+        if not self._handshakes:
+            return
+        _, silent = await asyncio.wait(self._handshakes, timeout=self._shutdown_s)
+        for task in silent:
+            task.cancel()
+        if silent:
+            await asyncio.wait(silent)
 
     def _resume(self) -> None:
         self._retry = None

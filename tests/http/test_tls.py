@@ -285,6 +285,21 @@ def test_handshakes_that_never_end_lock_nobody_out(crowded, files, sent):
                 assert client.post("/predict", content=RED).status_code == 200
 
 
+def test_a_handshake_that_never_ends_does_not_keep_the_service(tiny, files):
+    """Whoever connects and says nothing has 600 s for that, but not while the service ends."""
+    port = free_port()
+    settings = {"model": tiny, "host": "127.0.0.1", "port": port, "drain_seconds": 0, "header_timeout_seconds": 600}
+    process = start(COMMANDS["module"], **settings, **files)
+    assert any('"listening"' in line for line in process.stdout)
+    with socket.create_connection(("127.0.0.1", port)) as silent:
+        # Those that come later are answered, so this one has been accepted.
+        assert httpx.get(f"https://127.0.0.1:{port}/health/live", verify=trusting(files)).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert silent.recv(1) == b""
+    assert process.returncode == 0
+
+
 def test_clients_keep_their_handshakes_while_another_has_most(tiny, files):
     """Addresses count: whoever has most of them gives way."""
 

@@ -75,8 +75,10 @@ _SPEAK: Final = "The service speaks HTTP/1.1; send your request so."
 _TOO_OLD: Final = NOT_HTTP, f"This is HTTP/0.9. {_SPEAK}"
 _TOO_LARGE: Final = (
     HEADERS_TOO_LARGE,
-    f"The request's head or trailer has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} fields. Send fewer headers.",
+    f"The request's headers or trailer have more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} fields. Send fewer or "
+    "shorter ones.",
 )
+_TOO_FRAMED: Final = HEADERS_TOO_LARGE, "The body has more around its chunks than in them. Send larger chunks."
 #: Linux asm-generic/socket.h; the socket module has no name for it.
 _SO_ATTACH_FILTER: Final = 26
 
@@ -245,14 +247,13 @@ class Protocol(HttpToolsProtocol):
             if self._deaf or self.transport.is_closing():
                 self._left.clear()
                 return
-            data = self._left[0]
-            size = len(data) if self._in_sized_body else _SLICE_BYTES - parsed
-            parsed += 0 if self._in_sized_body else min(size, len(data))
-            if size < len(data):
-                self._left[0] = data[size:]
-            else:
-                del self._left[0]
-            self._parse(bytes(data[:size]))
+            data = self._left.pop(0)
+            if not self._in_sized_body:
+                data, rest = data[: _SLICE_BYTES - parsed], data[_SLICE_BYTES - parsed :]
+                parsed += len(data)
+                if rest:
+                    self._left.insert(0, rest)
+            self._parse(bytes(data))
         if self._left:
             self._halted = True
             self.flow.pause_reading()
@@ -360,7 +361,7 @@ class Protocol(HttpToolsProtocol):
         if self._chunked:
             self._framing = max(0, self._framing + _FRAME_BYTES - len(body))
             if self._framing > _MAX_FRAMING_BYTES:
-                self._fault = _TOO_LARGE
+                self._fault = _TOO_FRAMED
                 raise _Refused
         super().on_body(body)
 

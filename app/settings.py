@@ -32,8 +32,12 @@ _RENAMED: Final = {
 
 def _renamed(environment: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The values of variables with an old name, by their new one (in lower case, without the prefix)."""
-    given = {name.upper().removeprefix(_PREFIX): value for name, value in environment if name.upper()[:11] == _PREFIX}
-    return {new.lower(): given[old] for old, new in _RENAMED.items() if old in given and new not in given}
+    given = {name.upper(): value for name, value in environment}
+    return {
+        new.lower(): given[_PREFIX + old]
+        for old, new in _RENAMED.items()
+        if _PREFIX + old in given and _PREFIX + new not in given
+    }
 
 
 def deprecated(environment: Iterable[tuple[str, str]] | None = None) -> list[str]:

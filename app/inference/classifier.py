@@ -140,7 +140,7 @@ class Classifier:
         return Result(
             contract=self.contract,
             predictions=tuple(Prediction(labels[i], i, ids[i], score) for i, score in ranked),
-            unknown=bool(scores.max() < self.contract.unknown_below),
+            unknown=self.is_unknown(scores),
             cached=cached,
             decode_s=decoded - started,
             infer_s=inferred - decoded,

@@ -75,8 +75,7 @@ _SPEAK: Final = "The service speaks HTTP/1.1; send your request so."
 _TOO_OLD: Final = NOT_HTTP, f"This is HTTP/0.9. {_SPEAK}"
 _TOO_LARGE: Final = (
     HEADERS_TOO_LARGE,
-    f"The request's headers or trailer have more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} fields. Send fewer or "
-    "shorter ones.",
+    f"The headers or the trailer have more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} fields. Send fewer of them.",
 )
 _TOO_FRAMED: Final = HEADERS_TOO_LARGE, "The body has more around its chunks than in them. Send larger chunks."
 #: Linux asm-generic/socket.h; the socket module has no name for it.

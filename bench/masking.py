@@ -24,9 +24,9 @@ from app.errors import ModelError, NotExplainable
 from app.inference.model import Model
 from app.runtime.cpus import usable_cpus
 from model_build.dataset import photos
+from model_build.dataset.intervals import wilson
 from model_build.dataset.labels import Labels
 from model_build.errors import InputError
-from model_build.evaluation.evaluate import wilson
 from model_build.terminal import print_table, track
 
 #: Share of the cells that is masked.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import RequestError
+from model_build.dataset.intervals import wilson
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import class_of, images_in
 from model_build.errors import InputError
@@ -17,8 +18,6 @@ from model_build.evaluation.targets import BEST, Answer, Target
 
 #: Bins of the calibration error, as in Guo et al. 2017, arXiv:1706.04599.
 BINS: Final = 15
-#: 97.5 % quantile of the normal distribution: two-sided 95 %.
-_Z: Final = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,19 +387,3 @@ def compare(first: Measured, second: Measured) -> Comparison:
             answers = ((labels[0], first.answers[i].score), (labels[1], second.answers[j].score))
             disagreements.append(Disagreement(first.files[i], known[0] if known else None, *answers))
     return Comparison(len(both), tuple(disagreements), *only)
-
-
-def wilson(right: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927, "Probable inference, the law of succession, ...", JASA 22).
-
-    Args:
-        right: how many, 0 to ``of``.
-        of: of how many, at least 1.
-
-    Returns:
-        Its lower and upper end, 0 to 1.
-    """
-    share, weight = right / of, _Z**2 / of
-    middle = share + weight / 2
-    spread = _Z * math.sqrt(share * (1 - share) / of + weight / (4 * of))
-    return max(0.0, (middle - spread) / (1 + weight)), min(1.0, (middle + spread) / (1 + weight))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from model_build.__main__ import main
+from model_build.dataset.intervals import wilson
 from model_build.errors import InputError
-from model_build.evaluation.evaluate import BINS, Evaluation, compare, measure, wilson
+from model_build.evaluation.evaluate import BINS, Evaluation, compare, measure
 from model_build.evaluation.remote_target import RemoteTarget
 from model_build.evaluation.targets import InProcess
 from tests import tiny_model
@@ -95,15 +96,6 @@ def test_bins_hold_their_upper_end():
     # (m / 15, (m + 1) / 15]: as Guo et al. have it.
     found = made([0] * 4, [0] * 4, [0.0, 0.2, np.nextafter(0.2, 1), 1.0])
     assert [m for m, part in enumerate(found.reliability()) if part] == [0, 2, 3, BINS - 1]
-
-
-@pytest.mark.parametrize(
-    ("right", "of", "low", "high"),
-    # Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I, method 3; one mirrored.
-    [(81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson(right, of, low, high):
-    assert wilson(right, of) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
 
 def test_a_folder_through_the_serving_code(tiny, folder):

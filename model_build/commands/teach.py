@@ -8,15 +8,17 @@ from model_build.errors import InputError
 from model_build.terminal import fraction, say, track
 
 if TYPE_CHECKING:
+    from model_build.dataset.intervals import Share
     from model_build.training.teach import Taught
 
 _DESCRIPTION = """\
 Give a model file new classes, from a folder with a sub-folder of pictures for each.
 
-Needs neither TensorFlow nor a GPU: the network stays as it is, and a linear classifier is fitted to its features. A
-fifth of each class is for validation (it chooses and calibrates) and another fifth for the test; a folder that is
-divided into train/ and val/ or test/ keeps its own division. The new file is complete: it holds the labels, the
-accuracy, the temperature and the score below which a picture is classified as unknown.
+Needs neither TensorFlow nor a GPU: the network stays as it is, and a linear classifier is fitted to its features. What
+is said about it is cross-validated: on pictures that the head had not learned from, with near-duplicates (frames of a
+burst, copies) on one side. The head that is written learns from all of them. A folder that is divided into train/ and
+val/ or test/ is tested with its own test part instead. The new file is complete: it holds the labels, the accuracy,
+the temperature and the score below which a picture is classified as unknown.
 
 exit codes:
   0  the model was written
@@ -43,13 +45,13 @@ def add_to(commands: Any) -> None:
     teach.add_argument("folder", type=Path, metavar="DIR", help="a sub-folder with pictures for each class")
     teach.add_argument("--output", type=Path, default=Path("models"), metavar="DIR", help="default: models")
     teach.add_argument("--name", help="default: the folder's name")
-    teach.add_argument("--seed", type=int, default=0, help="of the random division of the pictures (default: 0)")
+    teach.add_argument("--seed", type=int, default=0, help="of the division into folds (default: 0)")
     teach.add_argument(
         "--unknown-share",
         type=fraction,
         default=0.05,
         metavar="SHARE",
-        help="share of the validation pictures that may be classified as unknown, 0 to 1; a larger one finds more "
+        help="share of the classes' own pictures that may be classified as unknown, 0 to 1; a larger one finds more "
         "pictures of other things (default: 0.05)",
     )
     teach.set_defaults(run=run)
@@ -75,18 +77,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _summary(taught: "Taught") -> str:
-    contract, measured = taught.contract, taught.contract.measured
-    train, validation, test = (measured[part] for part in ("train", "validation", "test"))
-    used = train["photos"] + validation["photos"] + test["photos"]
+    contract, figures = taught.contract, taught.figures
+    learned, left_out = contract.measured["learned"]["photos"], contract.measured["left_out"]["photos"]
+    threshold = f"below a score of {contract.unknown_below:.3f}" if contract.unknown_below else "never"
     lines = [f"left out: {line}" for line in taught.left_out]
+    lines += [f"note: {line}" for line in taught.warnings]
     lines += [
         f"classes      {len(contract.labels)}: {', '.join(contract.labels)}",
-        f"pictures     {used} used, {train['photos']} of them to learn from; {measured['left_out']['photos']} left out",
-        f"validation   {validation['accuracy']:.1%} of {validation['photos']} right",
-        f"test         {test['accuracy']:.1%} of {test['photos']} right; {test['unknown']:.1%} classified as unknown",
+        f"pictures     {learned} learned from; {left_out} left out",
+        f"right        {_share(figures.accuracy)}, by {figures.how}",
+        f"class mean   {_share(figures.by_class)}",
+        *(f"  {label}: {_share(share)}" for label, share in zip(contract.labels, figures.classes, strict=True)),
+        f"unknown      {threshold}: {_share(figures.unknown)} of the classes",
         f"temperature  {contract.temperature:.3f}",
-        f"unknown      below a score of {contract.unknown_below:.3f}",
         f"file         {taught.path}, {taught.path.stat().st_size / 1e6:.2f} MB",
         f"seconds      {taught.seconds:.1f}",
     ]
     return "\n".join(lines)
+
+
+def _share(share: "Share | None") -> str:
+    if share is None:
+        return "not known"
+    worth = "" if share.independent == share.photos else f", {share.independent} different ones"
+    return f"{share.value:.1%} of {share.photos} photos{worth} (95 % interval {share.low:.1%} to {share.high:.1%})"

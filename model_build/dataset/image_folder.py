@@ -70,6 +70,11 @@ class ImageFolder:
         return np.array([item.label for item in self.items], np.int64)
 
     @property
+    def held_out(self) -> NDArray[np.bool_]:
+        """``bool [N]``, whether the folder itself keeps each item for testing."""
+        return np.array([item.held_out for item in self.items], bool)
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) over all pictures and their classes: the same for the same content."""
         lines = (f"{item.digest} {item.label} {item.held_out}" for item in self.items)
@@ -206,7 +211,7 @@ def split(folder: ImageFolder, validation: float, test: float, seed: int) -> dic
     """
     random = np.random.default_rng(seed)
     parts: dict[Part, list[int]] = {"train": [], "validation": [], "test": []}
-    held_out = np.array([item.held_out for item in folder.items])
+    held_out = folder.held_out
     parts["test"] += np.flatnonzero(held_out).tolist()
     for label in range(len(folder.labels.labels)):
         indices = random.permutation(np.flatnonzero((folder.classes == label) & ~held_out))

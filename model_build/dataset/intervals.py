@@ -1,18 +1,82 @@
 """How sure a share is that was counted on a few photos."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 #: Two-sided 95 % of a normal distribution, in standard deviations.
 _Z: Final = 1.959963984540054
+#: What a cluster is worth as a witness where figures are cross-validated, in photos. The folds' heads learn from much
+#: the same photos, so they are right and wrong together, and naive intervals are too narrow (Bates, Hastie and
+#: Tibshirani 2021, arXiv:2104.00673). On 15 and on 40 classes of which 6 were drawn at random, 5 or 20 photos each, the
+#: stated share varied 1.21 to 1.28 times as much as ``wilson`` has it: as that of 1.5 to 1.6 times fewer photos.
+CROSS_VALIDATED: Final = 1 / 1.6
 
 
-def wilson(right: int, of: int) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of photos, 0 to 1, and its 95 % interval.
+
+    Attributes:
+        value: the share.
+        low: the interval's lower end.
+        high: its upper end.
+        photos: how many there are.
+        independent: how many of them are worth a photo of their own: the number of their clusters.
+    """
+
+    value: float
+    low: float
+    high: float
+    photos: int
+    independent: int
+
+
+def share(flags: NDArray[np.bool_], clusters: NDArray[np.int64], worth: float = 1.0) -> Share | None:
+    """The share of photos for which ``flags`` is true, near-duplicates together counting as one photo.
+
+    A burst of fifty frames is one witness: it counts as much as a single photo, and the interval is that of as many
+    photos as there are clusters (times ``worth``).
+
+    Args:
+        flags: ``bool [N]``.
+        clusters: ``int64 [N]``, as ``duplicates.clusters`` makes them.
+        worth: of a cluster, for the interval; at most 1.
+
+    Returns:
+        None where there are no photos.
+    """
+    if not len(flags):
+        return None
+    _, of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    witnesses = np.bincount(of, weights=flags) / sizes
+    low, high = wilson(float(witnesses.sum()) * worth, len(witnesses) * worth)
+    return Share(float(witnesses.mean()), low, high, len(flags), len(witnesses))
+
+
+def mean(shares: Sequence[Share]) -> Share:
+    """The mean of independent shares, each counting the same, at least one.
+
+    Its interval is made of theirs: method of variance estimates recovery (Zou and Donner 2008, "Construction of
+    confidence intervals about effect measures: a general approach", Statistics in Medicine 27).
+    """
+    value = sum(one.value for one in shares) / len(shares)
+    below = math.sqrt(sum((one.value - one.low) ** 2 for one in shares)) / len(shares)
+    above = math.sqrt(sum((one.high - one.value) ** 2 for one in shares)) / len(shares)
+    photos, independent = (sum(getattr(one, name) for one in shares) for name in ("photos", "independent"))
+    return Share(value, value - below, value + above, photos, independent)
+
+
+def wilson(right: float, of: float) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927, "Probable inference, the law of succession, ...", JASA 22).
 
     Args:
         right: how many, 0 to ``of``.
-        of: of how many, at least 1.
+        of: of how many, more than 0.
 
     Returns:
         Its lower and upper end, 0 to 1.

@@ -1,5 +1,6 @@
 """New classes for a model file: a linear head fitted to the features that the file computes, without TensorFlow."""
 
+import math
 import platform
 import tempfile
 import time
@@ -15,23 +16,25 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from app.errors import ModelError
-from app.inference import imaging
 from app.inference.contract import Contract, Golden
 from app.inference.model import INPUT, Model
 from app.runtime.cpus import usable_cpus
-from model_build.dataset import image_folder
-from model_build.dataset.image_folder import ImageFolder, Part
-from model_build.dataset.photos import DECODE_BUDGET
+from model_build.dataset import folds, image_folder, intervals
+from model_build.dataset.image_folder import ImageFolder
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
-from model_build.training import head, linear, temperature
+from model_build.training import cross_validation, head, linear, temperature
+from model_build.training.cross_validation import Choice
+from model_build.training.figures import Figures
+from model_build.training.figures import warnings as warnings_about
 from model_build.training.head import POOLED
 from model_build.training.linear import Linear
 
-#: Shares of each class that are not learned from.
-VALIDATION: Final = 0.2
-TEST: Final = 0.2
-#: Strengths of regularisation that the validation pictures choose from; below 0.1 nothing gets better.
+#: Folds of the cross-validation: more are nearer to a head that learns from all photos, and take longer.
+FOLDS: Final = 10
+#: With more photos than this there are half as many.
+_MANY_PHOTOS: Final = 2000
+#: Strengths of regularisation that the out-of-fold logits choose from; below 0.1 nothing gets better.
 STRENGTHS: Final = (10.0, 3.0, 1.0, 0.3, 0.1)
 _TOOLS: Final = ("onnx", "onnxruntime", "numpy", "pillow")
 #: Lines about pictures that are not used that the contract keeps; it has their number in any case.
@@ -54,10 +57,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """The file that was written, from what, and how long it took."""
+    """The file that was written, from what, what is known about its worth, and how long it took.
+
+    ``warnings`` say what makes the figures worth less than they look.
+    """
 
     path: Path
     contract: Contract
+    figures: Figures
+    warnings: list[str]
     left_out: list[str]
     seconds: float
 
@@ -81,10 +89,13 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
 
     folder = image_folder.find(request.folder)
     features = _features(trunk, folder, base, track)
-    parts = image_folder.split(folder, VALIDATION, TEST, request.seed)
-    say(f"Fitting a head for {len(folder.labels.labels)} classes from {len(parts['train'])} pictures")
-    found, fitted_temperature, validation_logits = _fit_head(features, folder.classes, parts)
-    threshold = temperature.unknown_below(temperature.softmax(validation_logits), request.unknown_share)
+    photos = _Photos(features, folder.classes, folds.clusters_of_classes(features, folder.classes), folder.held_out)
+    learned = photos.of(~photos.held_out)
+    say(f"Fitting a head for {len(folder.labels.labels)} classes from {len(learned.classes)} pictures")
+    choice, figures = _choose(learned, len(folder.labels.labels), request, track)
+    found = _fit(learned, choice)
+    if folder.divided:
+        figures = _tested(found, choice, photos, len(folder.labels.labels))
 
     proto = class_activation_map.add(head.attach_head(trunk, found))
     draft = Contract(
@@ -94,8 +105,8 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
         labels=folder.labels.labels,
         ids=folder.labels.ids,
         resize=base.resize,
-        temperature=fitted_temperature,
-        unknown_below=round(threshold, 6),
+        temperature=choice.temperature,
+        unknown_below=round(choice.unknown_below, 6),
         golden=Golden(b"", {0: 0.0}, 0.0),
         multiply_adds=graph.multiply_adds(proto),
         parameters=base.parameters - trunk.removed + found.weight.size + found.bias.size,
@@ -106,27 +117,36 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
             "seed": request.seed,
             "tools": {"python": platform.python_version()} | {tool: installed(tool) for tool in _TOOLS},
         },
+        measured=figures.as_json(folder.labels.labels)
+        | {
+            "learned": {"photos": len(learned.classes), "independent": len(np.unique(learned.clusters))},
+            "left_out": {"photos": folder.found - len(folder.items), "first": folder.left_out[:_LEFT_OUT_LINES]},
+        },
         groups=folder.labels.groups,
     )
     with tempfile.TemporaryDirectory() as scratch:
-        model, contract = publish.with_golden(proto, draft, Path(scratch))
-        scores = _scores(model, [folder.items[i].path for i in parts["test"]], track)
-    measured = {
-        "train": {"photos": len(parts["train"])},
-        "validation": {
-            "photos": len(parts["validation"]),
-            "accuracy": _accuracy(validation_logits, folder.classes[parts["validation"]]),
-        },
-        "test": {
-            "photos": len(parts["test"]),
-            "accuracy": _accuracy(scores, folder.classes[parts["test"]]),
-            "unknown": round(float((scores.max(axis=1) < contract.unknown_below).mean()), 6),
-        },
-        "left_out": {"photos": folder.found - len(folder.items), "first": folder.left_out[:_LEFT_OUT_LINES]},
-    }
-    contract = replace(contract, measured=measured)
+        _, contract = publish.with_golden(proto, draft, Path(scratch))
     path = publish.publish(proto, contract, request.output)
-    return Taught(path, contract, folder.left_out, time.perf_counter() - started)
+    warnings = warnings_about(folder.labels.labels, learned.classes, learned.clusters)
+    if seen := int(np.isin(photos.clusters[photos.held_out], learned.clusters).sum()):
+        warnings.append(
+            f"{seen} of the {photos.held_out.sum()} photos of the folder's own test part are near-duplicates of photos "
+            "that are learned from: on photos of other scenes the model may be less often right"
+        )
+    return Taught(path, contract, figures, warnings, folder.left_out, time.perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Photos:
+    """Features ``[N, D]``, classes, clusters of near-duplicates, and whether the folder keeps a photo for testing."""
+
+    features: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    clusters: NDArray[np.int64]
+    held_out: NDArray[np.bool_]
+
+    def of(self, these: NDArray[np.bool_]) -> "_Photos":
+        return _Photos(self.features[these], self.classes[these], self.clusters[these], self.held_out[these])
 
 
 def _load(path: Path) -> tuple[Contract, head.Trunk]:
@@ -155,35 +175,47 @@ def _features(trunk: head.Trunk, folder: ImageFolder, base: Contract, track: Tra
     return np.stack(image_folder.decode(folder, base.resize, features, lambda it: track(it, "Computing features")))
 
 
-def _fit_head(
-    features: NDArray[np.float32], classes: NDArray[np.int64], parts: dict[Part, NDArray[np.int64]]
-) -> tuple[Linear, float, NDArray[np.float64]]:
-    """The head whose calibrated scores fit the validation pictures best.
-
-    Returns:
-        The head, divided by its temperature; the temperature; the logits of the validation pictures after that.
-    """
-    train, validation = parts["train"], parts["validation"]
-    candidates = []
-    for candidate in linear.fit(features[train], classes[train], int(classes.max()) + 1, STRENGTHS):
-        fitted_temperature = temperature.fit(candidate(features[validation]), classes[validation])
-        calibrated = candidate.divided_by(fitted_temperature)
-        logits = calibrated(features[validation])
-        candidates.append((temperature.loss(logits, classes[validation]), calibrated, fitted_temperature, logits))
-    _, calibrated, fitted_temperature, logits = min(candidates, key=lambda candidate: candidate[0])
-    return calibrated, fitted_temperature, logits
-
-
-def _scores(model: Model, paths: list[Path], track: Track) -> NDArray[np.float32]:
-    """The finished file's scores of pictures: ``float32 [N, C]``."""
-    resize = model.contract.resize
-    return np.concatenate(
-        [
-            model(imaging.load(path.read_bytes(), resize, DECODE_BUDGET)[np.newaxis])
-            for path in track(paths, "Testing the finished model")
-        ]
+def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tuple[Choice, Figures]:
+    """What the head is to be like, by cross-validation; and what a head that is chosen so is worth."""
+    most = FOLDS if len(photos.classes) <= _MANY_PHOTOS else FOLDS // 2
+    fold = folds.deal(photos.classes, photos.clusters, most, request.seed)
+    found = cross_validation.out_of_fold(
+        photos.features, photos.classes, photos.clusters, fold, STRENGTHS, request.unknown_share, track
     )
+    choice = found.choose()
+    if len(np.unique(photos.classes[~folds.alone(photos.classes, photos.clusters)])) < 2:
+        # Scores of near-duplicates are far above those of other photos of their classes, which would all be unknown.
+        # Halfway from there, by orders of magnitude, to scores that say nothing.
+        choice = replace(choice, unknown_below=math.sqrt(choice.unknown_below / count))
+    scores, thresholds = found.scores()
+    figures = Figures.of(
+        f"{len(np.unique(fold))}-fold cross-validation",
+        scores.argmax(axis=1) == photos.classes,
+        scores.max(axis=1) < thresholds,
+        photos.classes,
+        photos.clusters,
+        count,
+        intervals.CROSS_VALIDATED,
+    )
+    return choice, figures
 
 
-def _accuracy(scores: NDArray[Any], classes: NDArray[np.int64]) -> float:
-    return round(float((scores.argmax(axis=1) == classes).mean()), 6)
+def _fit(photos: _Photos, choice: Choice) -> Linear:
+    """The head that learns from all photos, divided by its temperature."""
+    strengths = STRENGTHS[: choice.strength + 1]
+    *_, found = linear.fit(photos.features, photos.classes, int(photos.classes.max()) + 1, strengths)
+    return found.divided_by(choice.temperature)
+
+
+def _tested(found: Linear, choice: Choice, photos: _Photos, count: int) -> Figures:
+    """What the finished head is worth on the photos that the folder keeps for testing."""
+    test = photos.of(photos.held_out)
+    scores = temperature.softmax(found(test.features))
+    return Figures.of(
+        "the folder's own test part",
+        scores.argmax(axis=1) == test.classes,
+        scores.max(axis=1) < choice.unknown_below,
+        test.classes,
+        test.clusters,
+        count,
+    )

@@ -18,7 +18,7 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return found
 
 
-def fit(logits: NDArray[np.floating], classes: NDArray[np.int64]) -> float:
+def fit(logits: NDArray[np.floating], classes: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> float:
     """The temperature that makes ``softmax(logits / temperature)`` the likeliest (Guo et al. 2017, arXiv:1706.04599).
 
     Likeliest with targets of ``1 - 1 / (N + 2)`` instead of 1 (Platt 1999, "Probabilistic outputs for support vector
@@ -27,17 +27,19 @@ def fit(logits: NDArray[np.floating], classes: NDArray[np.int64]) -> float:
     Args:
         logits: ``[N, C]``, of photos that the model was not trained on.
         classes: ``[N]``, what they show.
+        weights: ``[N]``, what each counts, adding up to the number of independent photos; None: all count 1.
     """
-    return float(np.exp(_search(lambda log_temperature: loss(logits / np.exp(log_temperature), classes))))
+    return float(np.exp(_search(lambda log_temperature: loss(logits / np.exp(log_temperature), classes, weights))))
 
 
-def loss(logits: NDArray[np.floating], classes: NDArray[np.int64]) -> float:
+def loss(logits: NDArray[np.floating], classes: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> float:
     """The mean cross-entropy of ``softmax(logits)`` with the targets that ``fit`` has; less is better."""
     photos, count = logits.shape
-    rest = 1 / (photos + 2)
+    rest = 1 / ((photos if weights is None else weights.sum()) + 2)
     targets = np.full((photos, count), rest / (count - 1))
     targets[np.arange(photos), classes] = 1 - rest
-    return float(-(targets * np.log(np.maximum(softmax(logits), 1e-300))).sum(axis=1).mean())
+    entropies = -(targets * np.log(np.maximum(softmax(logits), 1e-300))).sum(axis=1)
+    return float(np.average(entropies, weights=weights))
 
 
 def _search(cost: Callable[[float], float]) -> float:
@@ -49,11 +51,12 @@ def _search(cost: Callable[[float], float]) -> float:
     return float((low + high) / 2)
 
 
-def unknown_below(scores: NDArray[np.floating], share: float) -> float:
+def unknown_below(scores: NDArray[np.floating], share: float, weights: NDArray[np.float64] | None = None) -> float:
     """The best score below which a photo is classified as unknown.
 
     Args:
         scores: ``[N, C]``, calibrated, of held-out photos that do show one of the classes.
         share: how many of them may be classified as unknown, 0 to 1.
+        weights: ``[N]``, what each counts; None: all count the same.
     """
-    return float(np.quantile(scores.max(axis=1), share))
+    return float(np.quantile(scores.max(axis=1), share, method="inverted_cdf", weights=weights))

@@ -15,6 +15,8 @@ from .model_file import ModelFile
 
 INPUT: Final = "image"
 SCORES: Final = "scores"
+#: How unlike everything that the model knows a photo is, in the files that have it.
+NOVELTY: Final = "novelty"
 #: What explains a score, in the files that have it: see ``Model.evidence``.
 EVIDENCE: Final = "evidence"
 EVIDENCE_BIAS: Final = "evidence_bias"

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from app.inference.model import NOVELTY
 from model_build.errors import InputError
 from model_build.export.graph import BATCH, FEATURES, SCORES, Graph, canonicalise
+from model_build.training.class_means import SHORTEST, ClassMeans
 from model_build.training.linear import Linear
 
 POOLED = "pooled"
@@ -69,8 +72,14 @@ def remove_head(model: onnx.ModelProto) -> Trunk:
     return Trunk(proto, removed)
 
 
-def attach_head(trunk: Trunk, head: Linear) -> onnx.ModelProto:
-    """A complete graph again, whose ``scores`` are the softmax of ``head``'s logits."""
+def attach_head(trunk: Trunk, head: Linear, means: ClassMeans | None = None) -> onnx.ModelProto:
+    """A complete graph again, whose ``scores`` are the softmax of ``head``'s logits.
+
+    Args:
+        trunk: what computes the features.
+        head: the classifier.
+        means: where given, the graph also has the output ``novelty`` (``float32 [batch]``), what they say.
+    """
     proto = onnx.ModelProto()
     proto.CopyFrom(trunk.proto)
     del proto.metadata_props[:]
@@ -79,13 +88,34 @@ def attach_head(trunk: Trunk, head: Linear) -> onnx.ModelProto:
     bias = graph.set("head_bias", head.bias.astype(np.float32))
     graph.add("Gemm", [POOLED, weight, bias], "head_logits")
     graph.add("Softmax", ["head_logits"], SCORES, axis=-1)
+    novelty = [] if means is None else [_add_novelty(graph, means)]
     kept = [value for value in graph.proto.output if value.name == FEATURES]
     del graph.proto.output[:]
     classes = len(head.bias)
-    graph.proto.output.extend([*kept, helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH, classes])])
+    scores = helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH, classes])
+    graph.proto.output.extend([*kept, scores, *novelty])
     canonicalise(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _add_novelty(graph: Graph, means: ClassMeans) -> onnx.ValueInfoProto:
+    """Adds the nodes that compute ``ClassMeans.__call__``, and returns their output."""
+    shortest = graph.set("novelty_shortest", np.array(SHORTEST, np.float32))
+
+    def cosines(vectors: str, weight: NDArray[np.float64], name: str) -> str:
+        directions = graph.set(f"{name}_means", weight.astype(np.float32))
+        length = graph.add("ReduceL2", [vectors], f"{name}_length", axes=[1], keepdims=1)
+        length = graph.add("Max", [length, shortest], f"{name}_divisor")
+        return graph.add("Div", [graph.add("MatMul", [vectors, directions], f"{name}_products"), length], name)
+
+    centred, plain = means.weights
+    centre = graph.set("novelty_centre", means.centre.astype(np.float32))
+    differences = graph.add("Sub", [POOLED, centre], "novelty_differences")
+    parts = [cosines(differences, centred, "novelty_centred"), cosines(POOLED, plain, "novelty_plain")]
+    best = graph.add("ReduceMax", [graph.add("Add", parts, "novelty_likeness")], "novelty_best", axes=[1], keepdims=0)
+    graph.add("Sub", [graph.set("novelty_one", np.array(1, np.float32)), best], NOVELTY)
+    return helper.make_tensor_value_info(NOVELTY, TensorProto.FLOAT, [BATCH])
 
 
 def _values(graph: Graph, name: str) -> int:

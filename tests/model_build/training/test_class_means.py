@@ -1,0 +1,86 @@
+"""Novelty by the classes' mean features: what it tells apart, and that a graph computes the same."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from app.inference.decode_budget import DecodeBudget
+from app.inference.imaging import load
+from model_build.export import class_activation_map, quantize
+from model_build.training import head
+from model_build.training.class_means import ClassMeans, out_of_fold
+from model_build.training.linear import Linear
+from tests import tiny_model
+from tests.model_build.training.test_teach import COLOURS, network, photo
+
+
+def drawn(mean, count, seed):
+    return np.maximum(np.random.default_rng(seed).normal(mean, 0.2, (count, len(mean))), 0)
+
+
+#: Two classes of one kind, in eight channels of which the first four are the kind's.
+KIND = np.array([4.0, 4, 4, 4, 0, 0, 0, 0])
+FIRST, SECOND, THIRD = KIND + np.eye(8)[4], KIND + np.eye(8)[5], KIND + 2 * np.eye(8)[6]
+
+
+@pytest.fixture(scope="module")
+def means():
+    return ClassMeans.of(np.concatenate([drawn(FIRST, 30, 1), drawn(SECOND, 10, 2)]), np.repeat([0, 1], [30, 10]))
+
+
+def test_own_photos_are_less_novel_than_their_kind_and_this_less_than_other_things(means):
+    own = means(np.concatenate([drawn(FIRST, 50, 3), drawn(SECOND, 50, 4)]))
+    kin = means(drawn(THIRD, 50, 5))
+    other = means(drawn(KIND[::-1], 50, 6))
+    assert own.max() < kin.min()
+    assert kin.max() < other.min()
+
+
+def test_a_mean_is_not_novel_and_lengths_do_not_matter(means):
+    assert means(means.means) == pytest.approx([0, 0], abs=1e-12)
+    assert np.isfinite(means(np.zeros((1, 8)))).all()
+    plain = ClassMeans(means.means - means.centre)
+    assert plain(plain.means * 7) == pytest.approx([0, 0], abs=1e-12)
+
+
+def test_each_class_counts_the_same(means):
+    assert means.centre == pytest.approx((means.means[0] + means.means[1]) / 2)
+    assert means.means[0] == pytest.approx(FIRST, abs=0.2)
+
+
+def test_out_of_fold_no_photo_is_in_its_own_mean():
+    features, classes = np.concatenate([drawn(FIRST, 12, 1), drawn(SECOND, 12, 2)]), np.repeat([0, 1], 12)
+    folds = np.arange(24) % 3
+    found = out_of_fold(features, classes, folds)
+    rest = folds != 1
+    assert np.array_equal(found[~rest], ClassMeans.of(features[rest], classes[rest])(features[~rest]))
+    assert found.mean() > ClassMeans.of(features, classes)(features).mean()
+    # A class that is in one fold only is like none of the others.
+    alone = out_of_fold(features, classes, classes)
+    assert alone.min() > found.max()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_graph_computes_the_same(precision):
+    rule = tiny_model.contract().resize
+    pictures = [photo(colour, seed) for colour in COLOURS.values() for seed in range(5)]
+    pixels = np.stack([load(data, rule, DecodeBudget(10**6)) for data in pictures])
+    pixels = np.concatenate([pixels, np.zeros_like(pixels[:1])])
+    model = network()
+    trunk = head.remove_head(model if precision == "fp32" else quantize.quantize(model, pixels))
+
+    def run(proto, *outputs):
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        return ort.InferenceSession(proto.SerializeToString(), options).run(outputs, {"image": pixels})
+
+    (features,) = run(trunk.proto, head.POOLED)
+    classes = np.repeat(np.arange(4), 5)
+    linear = Linear(np.random.default_rng(0).normal(size=(features.shape[1], 4)), np.zeros(4))
+    means = ClassMeans.of(features[:20], classes)
+    novelty, scores = run(class_activation_map.add(head.attach_head(trunk, linear, means)), "novelty", "scores")
+    (plain,) = run(class_activation_map.add(head.attach_head(trunk, linear)), "scores")
+    assert novelty.shape == (21,)
+    assert novelty.dtype == np.float32
+    assert np.abs(novelty - means(features)).max() < 1e-5
+    assert np.array_equal(scores, plain)

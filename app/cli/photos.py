@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-#: Names in a folder that are taken for photos; a file that is named itself may have any.
-SUFFIXES: Final = frozenset(
-    ".jpg .jpeg .jpe .mpo .png .webp .avif .gif .bmp .tif .tiff .heic .heif".split()  # noqa: SIM905 - reads better
-)
+from ..inference.formats import SUFFIXES
+
 #: Stands for standard input.
 STDIN: Final = "-"
 

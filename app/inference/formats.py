@@ -123,6 +123,15 @@ _SIDES: Final = (
 _RAW: Final = ((1, "8-bit grey"), (1.5, "YUV 4:2:0"), (2, "RGB565 or YUV 4:2:2"), (3, "RGB888"), (4, "RGBA"))
 
 
+#: Endings of names of files that hold pictures of these formats, HEIC among them, which needs an extra.
+SUFFIXES: Final = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".heic", ".heif", ".hif"),
+    }
+)
+
+
 def looks_like_picture(data: bytes) -> bool:
     """Whether bytes begin as an image file does that the service may be able to read: 32 of them are enough."""
     if data.startswith(_ANY_BEGINNING):

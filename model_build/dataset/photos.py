@@ -11,11 +11,12 @@ from PIL import Image
 from app.errors import RequestError
 from app.inference import imaging
 from app.inference.decode_budget import DecodeBudget
+from app.inference.formats import SUFFIXES
 from app.inference.imaging import Resize
+from model_build.dataset import files
 from model_build.dataset.labels import Labels, of_folder
 from model_build.errors import InputError
 
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
 #: The builder reads files that its owner chose; the limit is there for decompression bombs among them.
 DECODE_BUDGET: Final = DecodeBudget(200_000_000)
 
@@ -48,23 +49,14 @@ class Photos:
         return np.concatenate([pixels, pixels[:, :, ::-1]]) if 2 * len(pixels) <= most else pixels
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file's name says that it is an image."""
-    return path.suffix.lower() in _SUFFIXES
-
-
 def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder and its sub-folders, by name.
+    """The pictures in a folder and its sub-folders, by name, as ``files.scan`` finds them.
 
     Raises:
         InputError: the folder cannot be read.
     """
-    try:
-        if not folder.is_dir():
-            raise NotADirectoryError(f"{folder} is not a folder")
-        return sorted(path for path in folder.rglob("*") if is_image(path))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error}") from error
+    found, _ = files.scan(folder)
+    return found.all_pictures()
 
 
 def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Photos:
@@ -81,11 +73,11 @@ def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Pho
     Raises:
         InputError: the folder cannot be read, or has no readable image.
     """
-    files = images_in(folder)
-    if not files:
-        raise InputError(f"{folder} has no images ({', '.join(sorted(_SUFFIXES))})")
+    paths = images_in(folder)
+    if not paths:
+        raise InputError(f"{folder} has no images ({', '.join(sorted(SUFFIXES))})")
     pixels, classes, skipped = [], [], []
-    for path in track(files):
+    for path in track(paths):
         try:
             pixels.append(imaging.load(path.read_bytes(), resize, DECODE_BUDGET))
         except (RequestError, OSError) as error:
@@ -93,7 +85,7 @@ def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Pho
             continue
         classes.append(class_of(path, folder, labels))
     if not pixels:
-        raise InputError(f"none of the {len(files)} images in {folder} can be decoded: {skipped[0]}")
+        raise InputError(f"none of the {len(paths)} images in {folder} can be decoded: {skipped[0]}")
     return Photos(np.stack(pixels), np.array(classes, np.int64), tuple(skipped))
 
 

@@ -222,7 +222,7 @@ class TrainingPictures:
         self.pixels = pixels
         self.classes = classes
         self._recipe = recipe
-        counts = np.bincount(classes)
+        counts = np.bincount(classes[classes != image_folder.REFUSED])
         #: Each class weighs the same, however many pictures it has.
         self.weights = (counts.sum() / len(counts) / np.maximum(counts, 1)).astype(np.float32)
 
@@ -371,7 +371,7 @@ class Run:
         if self._items.exists():
             found = json.loads(self._items.read_text())
             folder.items = [folder.items[i] for i in found["kept"]]
-            folder.left_out = found["left_out"]
+            folder.reasons.names = found["left_out"]
             pixels: NDArray[np.uint8] = np.load(self._pixels, mmap_mode="r")
             return pixels[: len(folder.items)]
         self.root.mkdir(parents=True, exist_ok=True)
@@ -388,7 +388,7 @@ class Run:
         image_folder.decode(folder, canvas, keep, lambda items: track(items, "Decoding pictures"))
         written.flush()
         kept = [position[item.path] for item in folder.items]
-        self._write(self._items, json.dumps({"kept": kept, "left_out": folder.left_out}))
+        self._write(self._items, json.dumps({"kept": kept, "left_out": folder.reasons.names}))
         return written[:count]
 
     def history(self) -> list[dict[str, float]]:

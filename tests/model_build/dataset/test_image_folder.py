@@ -129,7 +129,6 @@ def test_a_picture_in_both_parts_is_kept_for_testing(tmp_path):
 def test_divided_folders_that_do_not_fit(tmp_path):
     divided(tmp_path)
     divided(tmp_path, "test")
-    assert image_folder.find(tmp_path).left_out == ["val/: not used, test/ is there to test with"]
     fill(tmp_path / "test" / "bird", 3, 20)
     with pytest.raises(InputError, match="has not: bird"):
         image_folder.find(tmp_path)
@@ -190,10 +189,11 @@ def test_folders_in_folders_are_groups(tmp_path):
     fill(tmp_path / "red_glass" / "monday", 2, 4)
     (tmp_path / "empty").mkdir()
     found = image_folder.find(tmp_path)
-    assert found.labels.labels == ("empty", "foil", "tin can", "red glass")
-    assert found.labels.groups == ("empty", "metal", "metal", "red glass")
-    assert found.labels.ids[2] == "n02747177"
-    assert found.classes.tolist() == [1] * 6 + [2] * 5 + [3] * 9
+    assert found.labels.labels == ("foil", "tin can", "red glass")
+    assert found.labels.groups == ("metal", "metal", "red glass")
+    assert found.labels.ids[1] == "n02747177"
+    assert found.classes.tolist() == [0] * 6 + [1] * 5 + [2] * 9
+    assert found.left_out == ["empty: a folder without pictures"]
 
 
 def test_no_folder_in_a_folder_no_groups(folder):

@@ -81,7 +81,7 @@ def measure(model: Model, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) 
     random = np.random.default_rng(seed)
     rows = []
     for pixels in pictures:
-        scores, evidence, _ = model.evidence(pixels[np.newaxis])
+        scores, _, evidence, _ = model.evidence(pixels[np.newaxis])
         best = int(scores[0].argmax())
         shape, cells = evidence[0].shape, evidence[0].size
         most = np.zeros(cells, np.bool_)

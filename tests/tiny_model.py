@@ -56,16 +56,19 @@ def write(
     work: int = 0,
     sign: Callable[[bytes], bytes] | None = None,
     explainable: bool = True,
+    novel: bool = False,
 ) -> Path:
     """Writes the model under another name, then renames it.
 
     Args:
         path: where.
         sign: makes a signature.
-        made, metadata, scale, work, explainable: as for ``proto``.
+        made, metadata, scale, work, explainable, novel: as for ``proto``.
     """
     partial = path.with_name(f".{path.name}.partial")
-    body = proto(made, metadata, scale, work, explainable=explainable).SerializeToString(deterministic=True)
+    body = proto(made, metadata, scale, work, explainable=explainable, novel=novel).SerializeToString(
+        deterministic=True
+    )
     partial.write_bytes(publish.seal(body, sign))
     return partial.replace(path)
 
@@ -76,6 +79,7 @@ def proto(
     scale: float = 25.5,
     work: int = 0,
     explainable: bool = True,
+    novel: bool = False,
 ) -> ModelProto:
     """The model without checksum and signature.
 
@@ -85,6 +89,8 @@ def proto(
         scale: what the mean colours are divided by; the smaller, the surer.
         work: how many times to do something that changes nothing.
         explainable: whether it can say where its evidence lies.
+        novel: whether it says how novel a picture is: how dark, from 0 (one of its mean colours is 255) to 1. What
+            its scores are depends on differences of colours, so that neither follows from the other.
     """
     made = made or contract(golden=golden(scale))
     nodes = [
@@ -98,15 +104,25 @@ def proto(
         helper.make_node("Gemm", ["flat", "weight"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["scores"], axis=-1),
     ]
+    outputs = [
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3, 4, 4]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3]),
+    ]
+    constants = {"weight": np.eye(3, dtype=np.float32) / scale}
+    if novel:
+        nodes += [
+            helper.make_node("ReduceMax", ["flat"], ["brightest"], axes=[1], keepdims=0),
+            helper.make_node("Div", ["brightest", "white"], ["brightness"]),
+            helper.make_node("Sub", ["one", "brightness"], ["novelty"]),
+        ]
+        outputs.append(helper.make_tensor_value_info("novelty", TensorProto.FLOAT, ["batch"]))
+        constants |= {"white": np.float32(255), "one": np.float32(1)}
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 32, 32, 3])],
-        [
-            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3, 4, 4]),
-            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3]),
-        ],
-        [numpy_helper.from_array(np.eye(3, dtype=np.float32) / scale, "weight")],
+        outputs,
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if explainable:

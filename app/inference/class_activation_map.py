@@ -40,6 +40,7 @@ class Explanation:
     Attributes:
         contract: the model's.
         prediction: the class that is explained, and its score.
+        unknown: whether, by the model's own threshold, the photo shows none of its classes.
         box: what the model sees of the photo: left, upper, right, lower, as fractions of the upright photo's sides.
         evidence: ``float32 [h, w]``, what each cell of the box adds, rows from top to bottom. Their mean and ``bias``
             add up to the logit that the softmax reads, divided by the temperature already.
@@ -50,6 +51,7 @@ class Explanation:
 
     contract: Contract
     prediction: Prediction
+    unknown: bool
     box: tuple[float, float, float, float]
     evidence: NDArray[np.float32]
     bias: float
@@ -104,11 +106,12 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, ex
     box = crop_box(data, contract.resize)
     decoded = time.perf_counter()
     model = classifier.multithreaded if exclusive else classifier.model
-    scores, evidence, bias = model.evidence(pixels[np.newaxis], index)
+    scores, unknown, evidence, bias = model.evidence(pixels[np.newaxis], index)
     found = int(scores[0].argmax()) if index is None else index
     return Explanation(
         contract=contract,
         prediction=Prediction(contract.labels[found], found, contract.ids[found], float(scores[0, found])),
+        unknown=bool(unknown[0]),
         box=box,
         evidence=evidence[0],
         bias=float(bias[0]),

@@ -15,7 +15,7 @@ from .contract import Contract
 from .decode_budget import DecodeBudget
 from .frame_cache import CameraCache
 from .imaging import load
-from .model import Model
+from .model import Model, Scored
 from .ranking import Groups, top_k
 
 #: Rounds of a speed comparison; the median leaves out the first, which warms up.
@@ -46,7 +46,7 @@ class Result:
 
     ``groups`` is empty where the model has none. ``group`` is the best group's name whatever ``min_score`` left out,
     and "" where the model has none.
-    ``unknown`` says that the best score is below the model's own threshold: the photo shows none of its classes.
+    ``unknown`` says that, by the model's own threshold, the photo shows none of its classes.
     ``cached`` says that the scores are those of an earlier, near-identical frame of the same camera.
     """
 
@@ -122,9 +122,10 @@ class Classifier:
         decoded = time.perf_counter()
         model = self.multithreaded if exclusive else self.model
         if camera is None:
-            scores, cached = model(pixels[np.newaxis])[0], False
+            scored, cached = model.judge(pixels), False
         else:
-            scores, cached = camera.scores(self.contract, pixels, lambda: model(pixels[np.newaxis])[0])
+            scored, cached = camera.scores(self.contract, pixels, lambda: model.judge(pixels))
+        scores = scored.scores
         ranked = top_k(scores, k, min_score)
         groups: tuple[Group, ...] = ()
         group = ""
@@ -140,7 +141,7 @@ class Classifier:
         return Result(
             contract=self.contract,
             predictions=tuple(Prediction(labels[i], i, ids[i], score) for i, score in ranked),
-            unknown=self.is_unknown(scores),
+            unknown=scored.unknown,
             cached=cached,
             decode_s=decoded - started,
             infer_s=inferred - decoded,
@@ -148,17 +149,15 @@ class Classifier:
             group=group,
         )
 
-    def scores(
-        self, picture: bytes | NDArray[np.uint8], *, exclusive: bool = False
-    ) -> tuple[NDArray[np.float32], float, float]:
-        """The scores of all classes for one picture.
+    def scores(self, picture: bytes | NDArray[np.uint8], *, exclusive: bool = False) -> tuple[Scored, float, float]:
+        """The scores of all classes for one picture, and whether it shows none of them.
 
         Args:
             picture: an image file's bytes, or ``uint8 [H, W, 3]`` RGB pixels of the model's own size.
             exclusive: no other photo is being worked on, so this one may use all CPUs.
 
         Returns:
-            ``float32 [C]``, and how long decoding and inference took, in seconds.
+            Them, and how long decoding and inference took, in seconds.
 
         Raises:
             NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
@@ -166,16 +165,12 @@ class Classifier:
         started = time.perf_counter()
         pixels = load(picture, self.contract.resize, self.decode_budget) if isinstance(picture, bytes) else picture
         decoded = time.perf_counter()
-        scores = (self.multithreaded if exclusive else self.model)(pixels[np.newaxis])[0]
-        return scores, decoded - started, time.perf_counter() - decoded
+        scored = (self.multithreaded if exclusive else self.model).judge(pixels)
+        return scored, decoded - started, time.perf_counter() - decoded
 
     def best_group(self, scores: NDArray[np.float32]) -> str:
         """The name of the best group, by ``float32 [C]`` scores; "" where the model has no groups."""
         return "" if self.groups is None else self.groups.names[int(self.groups.sums(scores).argmax())]
-
-    def is_unknown(self, scores: NDArray[np.float32]) -> bool:
-        """Whether a photo shows none of the classes, by its scores; they are ``float32 [C]``."""
-        return bool(scores.max() < self.contract.unknown_below)
 
     def check_k(self, k: int) -> None:
         """Raises InvalidParameter if ``k`` is more than the model has classes."""
@@ -191,8 +186,7 @@ class Classifier:
         """
         golden = self.contract.golden
         try:
-            pixels = load(golden.photo, self.contract.resize, self.decode_budget)
-            scores = self.model(pixels[np.newaxis])[0]
+            scores = self.scores(golden.photo)[0].scores
         except Exception as error:
             raise ModelError(f"the model cannot classify its own golden photo: {error}") from error
         worst = max(abs(float(scores[index]) - score) for index, score in golden.scores.items())

@@ -35,7 +35,7 @@ _KEYS: Final = (
     "measured",
 )
 #: What a contract may have beside these; files without it are as good as ever.
-_OPTIONAL: Final = ("groups",)
+_OPTIONAL: Final = ("groups", "unknown_above")
 
 #: What a model may be stored in; how it is called in a contract.
 PRECISIONS: Final = ("fp32", "int8")
@@ -92,6 +92,7 @@ class Contract:
         temperature: what the logits were divided by so that scores are probabilities (Guo et al. 2017,
             arXiv:1706.04599), already inside the graph; 1.0 means as trained.
         unknown_below: a photo whose best score is below this shows none of the classes; 0.0 means never.
+            ``unknown_above`` decides instead where there is one.
         golden: the readiness check's photo.
         multiply_adds: of one image.
         parameters: number of trained values.
@@ -99,6 +100,8 @@ class Contract:
         measured: what parity and accuracy checks found when it was built.
         groups: the everyday name that each class belongs under, by index ("cat" for a tabby); None where the model has
             no groups.
+        unknown_above: a photo whose novelty, an output of the graph, is above this shows none of the classes; None
+            where the graph has no such output.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Contract:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
     groups: tuple[str, ...] | None = None
+    unknown_above: float | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """The contract as ONNX ``metadata_props``: strings, the same for the same contract."""
@@ -135,6 +139,8 @@ class Contract:
             "multiply_adds": str(self.multiply_adds),
             "parameters": str(self.parameters),
         }
+        if self.unknown_above is not None:
+            values["unknown_above"] = repr(self.unknown_above)
         documents = {
             "labels": self.labels,
             "ids": self.ids,
@@ -187,6 +193,7 @@ class Contract:
                 provenance=json.loads(metadata["provenance"]),
                 measured=json.loads(metadata["measured"]),
                 groups=_entries(metadata["groups"]) if "groups" in metadata else None,
+                unknown_above=float(metadata["unknown_above"]) if "unknown_above" in metadata else None,
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ModelError(f"the model's contract cannot be read: {_shown(error)}") from error
@@ -206,6 +213,8 @@ class Contract:
             raise ModelError(
                 f"the contract's temperature {self.temperature} or threshold {self.unknown_below} is impossible"
             )
+        if self.unknown_above is not None and not math.isfinite(self.unknown_above):
+            raise ModelError(f"the contract's threshold of novelty {self.unknown_above} is impossible")
         self._check_golden()
         if not (0 <= self.multiply_adds <= _MOST_COUNT and 0 <= self.parameters <= _MOST_COUNT):
             raise ModelError("the contract's number of multiply-adds or parameters is impossible")

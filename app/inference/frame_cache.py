@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import Contract
+from .model import Scored
 
 #: Cells in a row and in a column.
 CELLS: Final = 16
@@ -29,7 +30,7 @@ _MAX_CAMERAS: Final = 256
 class _Frame:
     contract: Contract
     cells: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    scored: Scored
     scored_at: float
 
 
@@ -43,15 +44,13 @@ class CameraCache:
         self._max_difference = max_difference
         self._last: _Frame | None = None
 
-    def scores(
-        self, contract: Contract, pixels: NDArray[np.uint8], infer: Callable[[], NDArray[np.float32]]
-    ) -> tuple[NDArray[np.float32], bool]:
-        """The scores of a frame, and whether they are those of an earlier one.
+    def scores(self, contract: Contract, pixels: NDArray[np.uint8], infer: Callable[[], Scored]) -> tuple[Scored, bool]:
+        """What is said about a frame, and whether it was said about an earlier one.
 
         Args:
             contract: of the model that is asked.
             pixels: ``uint8 [H, W, 3]``, the model's input.
-            infer: computes the scores, ``float32 [C]``.
+            infer: asks the model.
         """
         # One read and one write of a reference: a thread that comes in between at worst computes once more.
         cells, last, now = cell_means(pixels), self._last, time.monotonic()
@@ -61,10 +60,10 @@ class CameraCache:
             and now - last.scored_at <= self._max_age_s
             and np.abs(cells - last.cells).max() <= self._max_difference
         ):
-            return last.scores, True
-        scores = infer()
-        self._last = _Frame(contract, cells, scores, now)
-        return scores, False
+            return last.scored, True
+        scored = infer()
+        self._last = _Frame(contract, cells, scored, now)
+        return scored, False
 
 
 class FrameCache:

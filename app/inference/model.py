@@ -1,6 +1,7 @@
 """One ONNX file: its contract, and a session that turns pixels into scores."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,19 @@ EVIDENCE_BIAS: Final = "evidence_bias"
 EVIDENCE_CLASS: Final = "evidence_class"
 #: What the formats are told apart by: bytes 4 to 7 of a FlatBuffer of ONNX Runtime's own.
 _ORT_FORMAT: Final = b"ORTM"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What a model says about one picture.
+
+    Attributes:
+        scores: ``float32 [C]``, softmax.
+        unknown: whether it shows none of the classes, by the model's own threshold.
+    """
+
+    scores: NDArray[np.float32]
+    unknown: bool
 
 
 class Model:
@@ -87,9 +101,20 @@ class Model:
         scores: NDArray[np.float32] = self._session.run([SCORES], {INPUT: pixels}, self._run_options)[0]
         return scores
 
+    def judge(self, pixels: NDArray[np.uint8]) -> Scored:
+        """What the model says about one picture, ``uint8 [H, W, 3]``, in one run."""
+        feeds = {INPUT: pixels[np.newaxis]}
+        scores, *novelty = self._session.run([SCORES, *self._novelty], feeds, self._run_options)
+        return Scored(scores[0], bool(self._unknown(scores, *novelty)[0]))
+
+    def novelty(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """``float32 [N]``, how unlike everything the model knows the pictures of a batch are; its file must say it."""
+        found: NDArray[np.float32] = self._session.run([NOVELTY], {INPUT: pixels}, self._run_options)[0]
+        return found
+
     def evidence(
         self, pixels: NDArray[np.uint8], index: int | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
         """Scores of a batch, and where in the pictures the evidence for a class lies, in the same run.
 
         The class activation map of Zhou et al. 2016, arXiv:1512.04150: what each cell of the last feature map adds to
@@ -101,7 +126,8 @@ class Model:
             index: the class; None: each picture's best one.
 
         Returns:
-            ``float32 [N, C]``, the scores; ``float32 [N, h, w]``, the maps, rows from top to bottom; ``float32 [N]``,
+            ``float32 [N, C]``, the scores; ``bool [N]``, whether a picture shows none of the classes;
+            ``float32 [N, h, w]``, the maps, rows from top to bottom; ``float32 [N]``,
             the biases: the classifier's own, and in an int8 model what rounding the pooled features changes.
 
         Raises:
@@ -111,8 +137,9 @@ class Model:
         feeds = {INPUT: pixels}
         if index is not None:
             feeds[EVIDENCE_CLASS] = np.array([index])
-        scores, evidence, bias = self._session.run([SCORES, EVIDENCE, EVIDENCE_BIAS], feeds, self._run_options)
-        return scores, evidence, bias
+        outputs = [EVIDENCE, EVIDENCE_BIAS, SCORES, *self._novelty]
+        evidence, bias, scores, *novelty = self._session.run(outputs, feeds, self._run_options)
+        return scores, self._unknown(scores, *novelty), evidence, bias
 
     def check_explainable(self) -> None:
         """Raises NotExplainable if the file cannot say where its evidence lies."""
@@ -127,6 +154,20 @@ class Model:
         """Ends the call that is running in another thread, and every later one, with an error."""
         self._run_options.terminate = True
 
+    def _unknown(self, scores: NDArray[np.float32], novelty: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
+        """The one place that says which pictures show none of the classes: ``bool [N]``.
+
+        Args:
+            scores: ``float32 [N, C]``.
+            novelty: ``float32 [N]``, where the file says it.
+        """
+        threshold = self.contract.unknown_above
+        unknown: NDArray[np.bool_] = scores.max(axis=1) < self.contract.unknown_below
+        if novelty is not None and threshold is not None:
+            # Not `novelty > threshold`: a NaN is nothing that the model knows.
+            unknown = np.logical_not(novelty <= threshold)
+        return unknown
+
     def _check_interface(self) -> None:
         resize, classes = self.contract.resize, len(self.contract.labels)
         inputs, outputs = self._session.get_inputs(), {value.name: value for value in self._session.get_outputs()}
@@ -137,6 +178,14 @@ class Model:
         if SCORES not in outputs or outputs[SCORES].shape[-1] != classes:
             raise ModelError(f"it has no output {SCORES} with the contract's {classes} classes")
         self._explainable = EVIDENCE in outputs
+        self._novelty = [NOVELTY] if NOVELTY in outputs else []
+        if self._novelty and self.contract.unknown_above is None:
+            raise ModelError(f"it has an output {NOVELTY}, but its contract no threshold for it (unknown_above)")
+        if not self._novelty and self.contract.unknown_above is not None:
+            raise ModelError(f"its contract has a threshold (unknown_above), but it has no output {NOVELTY} to compare")
+        if self._novelty and (outputs[NOVELTY].type != "tensor(float)" or len(outputs[NOVELTY].shape) != 1):
+            kind, shape = outputs[NOVELTY].type, outputs[NOVELTY].shape
+            raise ModelError(f"its output {NOVELTY} is {kind} {shape}; one float for each picture is needed")
 
 
 def _reason(error: Exception, data: bytes) -> str:

@@ -9,6 +9,7 @@ from model_build.network.architecture import LAYOUTS
 from model_build.terminal import fraction, print_table, say, track
 
 if TYPE_CHECKING:
+    from app.inference.contract import Contract
     from model_build.export.pipeline import Exported
 
 _DESCRIPTION = """\
@@ -29,6 +30,7 @@ examples:
   python -m model_build export --calibration photos/
   python -m model_build export --weights flowers.h5 --labels flowers.txt --calibration photos/
   python -m model_build export --weights imagenet --alpha 0.35 --input-size 128 --precision fp32
+  python -m model_build export --calibration photos/ --known mine/ --foreign others/ --refuse 0.02
   python -m model_build export --architecture reference --calibration photos/
 """
 
@@ -89,6 +91,24 @@ def add_to(commands: Any) -> None:
         help="photos to calibrate int8 and to check parity on; <id>_<label>.jpg or <label>/x.jpg gives accuracy too",
     )
     target.add_argument(
+        "--known",
+        type=Path,
+        metavar="DIR",
+        help="photos of what the model knows, to choose on from where on a photo is unknown; those that calibrate are "
+        "left out (default: the others of --calibration)",
+    )
+    target.add_argument(
+        "--foreign", type=Path, metavar="DIR", help="photos of other things, to measure on how many of them are refused"
+    )
+    target.add_argument(
+        "--refuse",
+        type=fraction,
+        default=0.05,
+        metavar="SHARE",
+        help="of the known photos that may be taken for unknown, 0 to 1; a larger one refuses more foreign photos "
+        "(default: 0.05)",
+    )
+    target.add_argument(
         "--crop",
         type=fraction,
         default=0.875,
@@ -128,6 +148,9 @@ def run(options: argparse.Namespace) -> int:
         groups=options.groups,
         precision=options.precision,
         calibration=options.calibration,
+        known=options.known,
+        foreign=options.foreign,
+        refuse=options.refuse,
         pixel_range=options.pixel_range,
         crop=options.crop,
         filter=options.filter,
@@ -144,6 +167,23 @@ def print_exported(made: "list[Exported]") -> None:
     """Prints the table with which a command that wrote model files ends."""
     headings = ["file", "MB", "multiply-adds", "parameters", "compared with", "max difference", "same top-1"]
     print_table("Exported models", [*headings, "where decided", "accuracy"], [_row(item) for item in made])
+    for item in made:
+        print(f"{item.path.name}: {unknown_line(item.contract)}")
+
+
+def unknown_line(contract: "Contract") -> str:
+    """What the model refuses, as a person reads it."""
+    if contract.unknown_above is None:
+        below = contract.unknown_below
+        return f"unknown below a score of {below:.3f}" if below else "never says unknown"
+    found = contract.measured["unknown"]
+    said = (
+        f"unknown above a novelty of {contract.unknown_above:.3f}, {found['share']:.1%} of {found['chosen_on']} photos"
+    )
+    if "foreign" in found:
+        low, high = found["interval"]
+        said += f"; {found['foreign_refused']:.1%} of {found['foreign']} foreign ones ({low:.1%} to {high:.1%})"
+    return said
 
 
 def _row(item: "Exported") -> list[str]:

@@ -76,8 +76,9 @@ def run(options: argparse.Namespace) -> int:
     name = checked_name(options.name or options.folder.resolve().name)
     say("Starting TensorFlow")
     from model_build.commands.export import print_exported
+    from model_build.export.novelty import Refusal
     from model_build.export.parity import Int8Limits
-    from model_build.export.pipeline import Target, publish_checked
+    from model_build.export.pipeline import CALIBRATION_PHOTOS, Target, publish_checked
     from model_build.training.train import Recipe, train
 
     recipe = Recipe(
@@ -108,7 +109,10 @@ def run(options: argparse.Namespace) -> int:
         unknown_below=trained.unknown_below,
     )
     names, calibration = trained.folder.labels, trained.photos("validation", recipe.served)
-    made = publish_checked(trained.source, names, recipe.served, tested, calibration, target, track)
+    # Where the validation pictures are so few that all of them calibrate, their best scores decide.
+    typical = calibration.for_calibration(CALIBRATION_PHOTOS)
+    refusal = Refusal.of(typical, calibration.pixels, None, recipe.unknown_share)
+    made = publish_checked(trained.source, names, recipe.served, tested, calibration, target, track, refusal)
     trained.run.delete()
     print_exported(made)
     _report(made[-1].path, trained, tested)
@@ -118,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
 def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
     """Writes a report on the served file and the held-out pictures beside it."""
     from app.inference.model import Model
+    from model_build.commands.export import unknown_line
     from model_build.evaluation import report
     from model_build.evaluation.evaluate import Evaluation
     from model_build.export.parity import onnx_scores
@@ -129,7 +134,7 @@ def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
         **{f"pictures for {part}": str(len(indices)) for part, indices in trained.parts.items()},
         "left out": str(trained.folder.found - len(trained.folder.items)),
         "temperature": f"{trained.temperature:.3f}",
-        "unknown below": f"{trained.unknown_below:.3f}",
+        "unknown": unknown_line(model.contract).removeprefix("unknown "),
     }
     history = trained.history
     sections = [

@@ -32,8 +32,8 @@ def add(model: onnx.ModelProto) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(model)
     graph = Graph(proto)
-    classifier = _classifier(graph)
-    if classifier is None:
+    layer = classifier(graph)
+    if layer is None:
         return proto
     class_ = graph.set(EVIDENCE_CLASS, np.array([-1], np.int64))
     # An initializer that is an input too is that input's default.
@@ -43,7 +43,7 @@ def add(model: onnx.ModelProto) -> onnx.ModelProto:
     chosen = graph.add("Where", [none, best, class_], "evidence_chosen")
 
     first, last = (graph.set(f"evidence_axes_{n}", np.array(axes, np.int64)) for n, axes in enumerate([[1], [2, 3]]))
-    column = graph.add("Mul", [_pooled(graph), _column(graph, classifier, chosen, last)], "evidence_products")
+    column = graph.add("Mul", [_pooled(graph), _column(graph, layer, chosen, last)], "evidence_products")
     graph.add("ReduceSum", [column, first], EVIDENCE, keepdims=0)
 
     logits = graph.producer[SCORES].input[0]
@@ -65,7 +65,7 @@ def _pooled(graph: Graph) -> str:
     return tensor
 
 
-def _classifier(graph: Graph) -> onnx.NodeProto | None:
+def classifier(graph: Graph) -> onnx.NodeProto | None:
     """The linear classifier between the pooled features and the softmax; None where there is anything else."""
     if FEATURES not in graph.producer:
         return None

@@ -23,8 +23,9 @@ from model_build.dataset import groups, labels, photos
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
 from model_build.errors import InputError
-from model_build.export import class_activation_map, graph, parity, publish, quantize
+from model_build.export import class_activation_map, graph, novelty, parity, publish, quantize
 from model_build.export.graph import Affine
+from model_build.export.novelty import Refusal
 from model_build.export.parity import Int8Limits, Parity
 from model_build.network.architecture import LAYOUTS
 from model_build.network.weights import Source
@@ -59,6 +60,9 @@ class Request:
     groups: Path | None
     precision: str
     calibration: Path | None
+    known: Path | None
+    foreign: Path | None
+    refuse: float
     pixel_range: str
     crop: float
     filter: str
@@ -132,11 +136,19 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
         version=request.version,
         pixel_range=request.pixel_range,
     )
-    return publish_checked(source, names, resize, pictures, pictures, target, track)
+    refusal = None if pictures.generated else _refusal(request, pictures, resize, names, track, say)
+    return publish_checked(source, names, resize, pictures, pictures, target, track, refusal)
 
 
 def publish_checked(
-    source: Source, names: Labels, resize: Resize, pictures: Photos, calibration: Photos, target: Target, track: Track
+    source: Source,
+    names: Labels,
+    resize: Resize,
+    pictures: Photos,
+    calibration: Photos,
+    target: Target,
+    track: Track,
+    refusal: Refusal | None = None,
 ) -> list[Exported]:
     """Converts, checks, quantizes, checks, and only then publishes.
 
@@ -148,6 +160,7 @@ def publish_checked(
         calibration: to calibrate int8 on.
         target: what to make of it.
         track: ``track(iterable, description)`` shows progress.
+        refusal: by which photos the files learn what to refuse; None: they compute no novelty.
 
     Returns:
         The files written, fp32 first.
@@ -159,33 +172,35 @@ def publish_checked(
         fp32, normalise, classes = convert(source.model, resize.height, resize.width, target.pixel_range)
         if len(names.labels) != classes:
             raise InputError(f"there are {len(names.labels)} labels, but the model has {classes} classes")
-        served = class_activation_map.add(fp32)
-        draft = _initial_contract(served, source, names, resize, target)
-        model, draft = publish.with_golden(served, draft, Path(folder))
+        served = novelty.refusing(class_activation_map.add(fp32), refusal, lambda it: track(it, "Novelty, fp32"))
+        draft = served.contract(_initial_contract(served.proto, source, names, resize, target))
+        model, draft = publish.with_golden(served.proto, draft, Path(folder))
         expected = parity.keras_scores(
             source.model, normalise, pictures.pixels, lambda it: track(it, "Scores by Keras")
         )
         scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX fp32"))
         fp32_parity = parity.compare("keras", scores, expected, pictures)
         parity.check_fp32(fp32_parity)
-        made = [(served, draft, fp32_parity)]
+        made = [(served.proto, draft, fp32_parity)]
         if target.precision != "fp32":
-            int8 = class_activation_map.add(
+            quantized = class_activation_map.add(
                 quantize.quantize(
                     fp32, calibration.for_calibration(CALIBRATION_PHOTOS), lambda it: track(it, "Calibrating int8")
                 )
             )
-            contract = replace(draft, precision="int8", version=target.version or graph.digest(int8)[:12])
-            model, contract = publish.with_golden(int8, contract, Path(folder), draft.golden.photo)
+            int8 = novelty.refusing(quantized, refusal, lambda it: track(it, "Novelty, int8"))
+            version = target.version or graph.digest(int8.proto)[:12]
+            contract = int8.contract(replace(draft, precision="int8", version=version))
+            model, contract = publish.with_golden(int8.proto, contract, Path(folder), draft.golden.photo)
             int8_scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX int8"))
             int8_parity = parity.compare("fp32", int8_scores, scores, pictures)
             parity.check_int8(int8_parity, target.limits)
-            made.append((int8, contract, int8_parity))
+            made.append((int8.proto, contract, int8_parity))
     if target.precision == "int8":
         made = made[1:]
     exported = []
     for proto, contract, found in made:
-        complete = replace(contract, measured=found.as_metadata())
+        complete = replace(contract, measured={**found.as_metadata(), **contract.measured})
         exported.append(Exported(publish.publish(proto, complete, target.output), complete, found))
     return exported
 
@@ -250,6 +265,22 @@ def _pictures(folder: Path | None, resize: Resize, names: Labels, track: Track, 
     for line in pictures.skipped:
         say(f"Skipped {line}")
     return pictures
+
+
+def _refusal(
+    request: Request, pictures: Photos, resize: Resize, names: Labels, track: Track, say: Callable[[str], None]
+) -> Refusal | None:
+    """By which photos the model learns what to refuse; None, with a line that says why, where they are too few."""
+    known = pictures if request.known is None else _pictures(request.known, resize, names, track, say)
+    foreign = None if request.foreign is None else _pictures(request.foreign, resize, names, track, say).pixels
+    typical = pictures.for_calibration(CALIBRATION_PHOTOS)
+    refusal = Refusal.of(typical, known.pixels, foreign, request.refuse)
+    if refusal is None:
+        say(
+            f"The models will never say unknown: fewer than {novelty.FEWEST} photos of what they know have calibrated "
+            "nothing; give more with --known DIR"
+        )
+    return refusal
 
 
 def _default_name(request: Request, source: Source, size: int) -> str:

@@ -62,12 +62,12 @@ def test_cells_and_bias_add_up_to_the_logit(classifier):
 def test_a_batch_has_a_map_for_each_of_its_pictures(classifier):
     colours = [(250, 9, 9), (9, 250, 9)]
     pixels = np.stack([np.full((32, 32, 3), colour, np.uint8) for colour in colours])
-    scores, maps, bias = classifier.model.evidence(pixels)
+    scores, _, maps, bias = classifier.model.evidence(pixels)
     assert np.array_equal(scores, classifier.model(pixels))
     assert maps.shape == (2, 4, 4)
     assert bias.shape == (2,)
     assert maps == pytest.approx(250 / 25.5, abs=1e-4)
-    assert classifier.model.evidence(pixels, 2)[1] == pytest.approx(9 / 25.5, abs=1e-4)
+    assert classifier.model.evidence(pixels, 2)[2] == pytest.approx(9 / 25.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -138,7 +138,7 @@ def test_evidence_against_a_class_alone_draws_nothing(classifier):
     data = encode(solid((90, 90, 90), (64, 64)), "PNG")
     found = class_activation_map.explain(classifier, data, 0)
     against = class_activation_map.Explanation(
-        found.contract, found.prediction, found.box, -found.evidence, 0.0, 0.0, 0.0
+        found.contract, found.prediction, found.unknown, found.box, -found.evidence, 0.0, 0.0, 0.0
     )
     assert (opened(class_activation_map.overlay(data, against, MOST))[4:60, 4:60] == 90).all()
 

@@ -149,6 +149,8 @@ NAN, INFINITY = float("nan"), float("inf")
         {"unknown_below": NAN},
         {"unknown_below": 1.1},
         {"unknown_below": -0.1},
+        {"unknown_above": NAN},
+        {"unknown_above": float("inf")},
         golden(tolerance=1e9),
         golden(tolerance=0.26),
         golden(tolerance=INFINITY),

@@ -6,6 +6,7 @@ import pytest
 
 from app.inference import frame_cache
 from app.inference.frame_cache import CameraCache, FrameCache, cell_means
+from app.inference.model import Scored
 from tests import tiny_model
 from tests.conftest import serving
 from tests.photos import encode, solid
@@ -16,8 +17,8 @@ RED, NEARLY_RED, GREEN = (encode(solid(colour), "PNG") for colour in ((250, 10, 
 
 def scored(camera: CameraCache, pixels: np.ndarray, contract=CONTRACT) -> bool:
     """Whether a frame got an earlier one's scores; checks that they are those of the frame that was scored."""
-    scores, cached = camera.scores(contract, pixels, lambda: pixels.mean((0, 1)).astype(np.float32))
-    assert cached or np.array_equal(scores, pixels.mean((0, 1)).astype(np.float32))
+    scored, cached = camera.scores(contract, pixels, lambda: Scored(pixels.mean((0, 1)).astype(np.float32), False))
+    assert cached or np.array_equal(scored.scores, pixels.mean((0, 1)).astype(np.float32))
     return cached
 
 

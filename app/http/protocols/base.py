@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ... import errors
 from ...inference.classifier import Classifier
+from ...inference.model import Scored
 from ...telemetry.request_record import RequestRecord
 from ..body_reader import Body
 from ..service import Service
@@ -99,23 +100,23 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
     async with service.body_reader.read(request) as body:
         record.timings_s["read"] = perf_counter() - started
 
-        def begin() -> tuple[A, tuple[NDArray[np.float32], float, float] | None]:
+        def begin() -> tuple[A, tuple[Scored, float, float] | None]:
             asked = read(body)
             return asked, classifier.scores(asked.pictures[0], exclusive=workers.exclusive) if len(
                 asked.pictures
             ) == 1 else None
 
-        async def one(picture: Picture) -> NDArray[np.float32]:
-            (scores, _, _), _ = await workers.submit(
+        async def one(picture: Picture) -> Scored:
+            (scored, _, _), _ = await workers.submit(
                 lambda: classifier.scores(picture, exclusive=workers.exclusive), client
             )
-            return scores
+            return scored
 
         (asked, single), queued_s = await workers.submit(begin, client)
         if single is not None:
-            scores, decode_s, infer_s = single
+            scored, decode_s, infer_s = single
             record.timings_s |= {"queue": queued_s, "decode": decode_s, "infer": infer_s}
-            rows = [scores]
+            rows = [scored]
         else:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -124,5 +125,5 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
                 raise failed.exceptions[0] from None
             rows = [task.result() for task in tasks]
     record.images = len(rows)
-    record.answers += [(classifier.best_group(row), classifier.is_unknown(row)) for row in rows]
-    return asked, np.stack(rows)
+    record.answers += [(classifier.best_group(row.scores), row.unknown) for row in rows]
+    return asked, np.stack([row.scores for row in rows])

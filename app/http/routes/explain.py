@@ -22,6 +22,7 @@ router = APIRouter(tags=["explain"])
 _HEADERS: Final = {
     "X-Label": {"description": "The label, percent-encoded UTF-8.", "schema": {"type": "string"}},
     "X-Score": {"description": "Its score, 0 to 1.", "schema": {"type": "number"}},
+    "X-Unknown": {"description": "As `unknown`.", "schema": {"type": "boolean"}},
 }
 _ANSWERED: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -80,7 +81,11 @@ async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> 
     record.timings_s |= {"queue": queued_s, "decode": found.decode_s, "infer": found.infer_s}
     if query.format == "png":
         record.timings_s["draw"] = draw_s
-        headers = {"X-Label": quote(found.prediction.label), "X-Score": repr(found.prediction.score)}
+        headers = {
+            "X-Label": quote(found.prediction.label),
+            "X-Score": repr(found.prediction.score),
+            "X-Unknown": str(found.unknown).lower(),
+        }
         return Response(picture, headers=headers, media_type="image/png")
     prediction, (left, upper, right, lower) = found.prediction, found.box
     answer = ExplainResponse(
@@ -88,6 +93,7 @@ async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> 
         prediction=PredictionOut(
             label=prediction.label, index=prediction.index, id=prediction.id, score=prediction.score
         ),
+        unknown=found.unknown,
         box=Box(left=left, upper=upper, right=right, lower=lower),
         bias=round(found.bias, 6),
         evidence=[[round(value, 6) for value in row] for row in found.evidence.tolist()],

@@ -10,6 +10,9 @@ from ...inference.classifier import Result
 #: An example of a photo: a 2 x 2 grey PNG, as base64.
 TINY_PNG: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNsYGBiYAAAApIAhPd8o1gAAAAASUVORK5CYII="
 
+#: What ``unknown`` says, wherever it is said.
+UNKNOWN: Final = "By the model's own threshold, the photo shows none of its classes."
+
 
 class ModelQuery(BaseModel):
     """Which model is meant; an unknown parameter is an error, not a silent default."""

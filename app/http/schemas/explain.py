@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .common import ModelRef, PredictionOut, Timing
+from .common import UNKNOWN, ModelRef, PredictionOut, Timing
 
 
 class ExplainQuery(BaseModel):
@@ -37,6 +37,7 @@ class ExplainResponse(BaseModel):
 
     model: ModelRef
     prediction: PredictionOut = Field(description="The class that is explained.")
+    unknown: bool = Field(examples=[False], description=UNKNOWN)
     box: Box
     bias: float = Field(
         examples=[-0.0123],

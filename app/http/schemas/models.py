@@ -31,7 +31,13 @@ class ModelOut(BaseModel):
     groups: int = Field(examples=[146], description="How many groups the classes are in; 0: the model has none.")
     resize: ResizeOut
     temperature: float = Field(examples=[1.2], description="What the logits were divided by; inside the graph.")
-    unknown_below: float = Field(examples=[0.31], description="Below this best score a photo counts as unknown.")
+    unknown_below: float = Field(
+        examples=[0.31], description="Below this best score a photo counts as unknown, where `unknown_above` is null."
+    )
+    unknown_above: float | None = Field(
+        examples=[0.84],
+        description="Above this novelty, which the model computes, a photo counts as unknown; null: it computes none.",
+    )
     multiply_adds: int = Field(examples=[300774272])
     parameters: int = Field(examples=[3504872])
     provenance: dict[str, Any]
@@ -50,6 +56,7 @@ class ModelOut(BaseModel):
             resize=ResizeOut(height=resize.height, width=resize.width, crop=resize.crop, filter=resize.filter),
             temperature=contract.temperature,
             unknown_below=contract.unknown_below,
+            unknown_above=contract.unknown_above,
             multiply_adds=contract.multiply_adds,
             parameters=contract.parameters,
             provenance=dict(contract.provenance),

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from ...inference.classifier import Result
-from .common import GroupOut, ModelQuery, ModelRef, PredictionOut, Timing
+from .common import UNKNOWN, GroupOut, ModelQuery, ModelRef, PredictionOut, Timing
 from .problem import Problem
 
 _PREDICTIONS = [
@@ -21,9 +21,6 @@ _IN_GROUPS = (
 )
 
 _CACHED = "The scores are those of an earlier, near-identical frame of the same camera (`CLASSIFIER_CACHE_SECONDS`)."
-
-
-_UNKNOWN = "The best score is below the model's own threshold: the photo shows none of its classes."
 
 
 class PredictQuery(ModelQuery):
@@ -54,7 +51,7 @@ class PredictResponse(BaseModel):
     model: ModelRef
     groups: list[GroupOut] = Field(examples=[_GROUPS], description=_IN_GROUPS)
     predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
-    unknown: bool = Field(examples=[False], description=_UNKNOWN)
+    unknown: bool = Field(examples=[False], description=UNKNOWN)
     cached: bool = Field(examples=[False], description=_CACHED)
     timing_ms: Timing
     request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
@@ -89,7 +86,7 @@ class BatchResult(BaseModel):
 
     groups: list[GroupOut] = Field(examples=[_GROUPS], description=_IN_GROUPS)
     predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
-    unknown: bool = Field(examples=[False], description=_UNKNOWN)
+    unknown: bool = Field(examples=[False], description=UNKNOWN)
     timing_ms: Timing
 
 

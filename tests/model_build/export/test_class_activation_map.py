@@ -115,8 +115,8 @@ def test_int8_and_fp32_and_what_was_taught(tmp_path):
         check(taught, pixels)
 
 
-@pytest.mark.parametrize("form", ["transposed", "no bias", "convolution"])
-def test_other_forms_of_the_classifier(form):
+def other_form(form: str) -> onnx.ModelProto:
+    """The small network with its classifier written otherwise: ``transposed``, ``no bias`` or ``convolution``."""
     model = small()
     index = graph.Graph(model)
     (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
@@ -137,7 +137,12 @@ def test_other_forms_of_the_classifier(form):
         model.graph.node.remove(squeeze)
         model.graph.node.insert(len(model.graph.node) - 1, squeeze)
         graph.canonicalise(model)
-    explained = class_activation_map.add(model)
+    return model
+
+
+@pytest.mark.parametrize("form", ["transposed", "no bias", "convolution"])
+def test_other_forms_of_the_classifier(form):
+    explained = class_activation_map.add(other_form(form))
     assert len(explained.graph.output) == 4
     check(explained, pictures(32))
 
@@ -184,29 +189,30 @@ def test_a_head_that_is_something_else_is_left_alone(head):
     assert class_activation_map.add(model).graph == model.graph
 
 
+def optimised(model: onnx.ModelProto, folder: Path) -> list[str]:
+    """The operators that ONNX Runtime makes of the way to the scores."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    index = graph.Graph(onnx.load(folder / "optimised.onnx"))
+    needed, pending = {}, ["scores"]
+    while pending:
+        node = index.producer.get(pending.pop())
+        if node is not None and node.name not in needed:
+            needed[node.name] = node.op_type
+            pending += node.input
+    return sorted(needed.values())
+
+
 def test_the_way_to_the_scores_is_the_same_after_optimisation(tmp_path):
-    """What ONNX Runtime makes of the graph for whoever asks for scores alone: no node more, none unfused."""
-
-    def optimised(model: onnx.ModelProto) -> list[str]:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        index = graph.Graph(onnx.load(tmp_path / "optimised.onnx"))
-        needed, pending = {}, ["scores"]
-        while pending:
-            node = index.producer.get(pending.pop())
-            if node is not None and node.name not in needed:
-                needed[node.name] = node.op_type
-                pending += node.input
-        return sorted(needed.values())
-
+    """For whoever asks for scores alone: no node more, none unfused."""
     (bundled,) = BUNDLED.glob("*.onnx")
     for model in (onnx.load(bundled), class_activation_map.add(small())):
-        found = optimised(model)
-        assert found == optimised(without(model))
+        found = optimised(model, tmp_path)
+        assert found == optimised(without(model), tmp_path)
         assert "ArgMax" not in found
-    assert {"QLinearConv", "QGemm"} <= set(optimised(onnx.load(bundled)))
+    assert {"QLinearConv", "QGemm"} <= set(optimised(onnx.load(bundled), tmp_path))
 
 
 def test_the_model_in_the_box():

@@ -52,6 +52,10 @@ _HEIF_INSTALLED: Final = importlib.util.find_spec("pillow_heif") is not None
 #: what iPhones write, and needs the extra ``heic``.
 FORMATS: Final = (*_PLUGINS, "HEIF") if _HEIF_INSTALLED else tuple(_PLUGINS)
 
+#: Which part of a photo that has another shape than the model's input is seen; see ``Resize``.
+FITS: Final = ("crop", "squash", "pad")
+#: What surrounds a padded photo: the middle of the range, which is nearly 0 for a network that takes -1 to 1.
+_PADDING: Final = (128, 128, 128)
 #: Resampling filters that a contract may name.
 FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -95,28 +99,48 @@ _XMP_ORIENTATION: Final = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 class Resize:
     """How a photo of any size becomes the model's input.
 
-    The largest centred box with the model's aspect ratio is taken, shrunk to ``crop`` of its sides, and resampled to
-    ``height`` x ``width`` in one step. For a square input this is the classic "shortest side to ``height / crop``,
-    centre crop to ``height``" without the intermediate picture.
+    A centred box is taken, shrunk to ``crop`` of its sides, and resampled to ``height`` x ``width`` in one step. Which
+    box, ``fit`` says:
+
+    - ``crop``: the largest one with the input's aspect ratio. For a square input this is the classic "shortest side to
+      ``height / crop``, centre crop to ``height``" without the intermediate picture. What lies at the ends of a wide
+      photo is not seen.
+    - ``squash``: the whole photo; its aspect ratio changes.
+    - ``pad``: the smallest one with the input's aspect ratio that holds the whole photo; grey beside the photo.
 
     Attributes:
         height: rows of the model's input, in pixels.
         width: columns of the model's input, in pixels.
-        crop: side of the box as a fraction of the largest one that fits, in (0, 1]; 0.875 is 224 / 256.
+        crop: side of the box as a fraction of the one that ``fit`` names, in (0, 1]; 0.875 is 224 / 256.
         filter: resampling filter, a key of ``FILTERS``; antialiased, as Pillow does it.
+        fit: one of ``FITS``.
     """
 
     height: int
     width: int
     crop: float
     filter: str
+    fit: str = "crop"
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a ``width`` x ``height`` picture that the model sees: left, upper, right, lower, in pixels."""
-        box_height = min(height, width * self.height / self.width) * self.crop
+        """The part of a ``width`` x ``height`` picture that the model sees: left, upper, right, lower, in pixels.
+
+        Where ``fit`` is ``pad`` it reaches beyond the picture.
+        """
+        choose = max if self.fit == "pad" else min
+        box_height = choose(height, width * self.height / self.width) * self.crop
         box_width = box_height * self.width / self.height
+        if self.fit == "squash":
+            box_width, box_height = width * self.crop, height * self.crop
         left, upper = (width - box_width) / 2, (height - box_height) / 2
         return (left, upper, left + box_width, upper + box_height)
+
+    def seen(self, width: int, height: int) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+        """The part of ``box`` that lies in the picture, and the width and height that it gets in the input."""
+        left, upper, right, lower = self.box(width, height)
+        inside = (max(0.0, left), max(0.0, upper), min(float(width), right), min(float(height), lower))
+        across, down = (inside[2] - inside[0]) / (right - left), (inside[3] - inside[1]) / (lower - upper)
+        return inside, (max(1, round(self.width * across)), max(1, round(self.height * down)))
 
     def turned(self) -> "Resize":
         """The same rule for a picture that lies on its side."""
@@ -186,7 +210,8 @@ def preview(data: bytes, longest: int, decode_budget: DecodeBudget) -> NDArray[n
 def crop_box(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
     """The part of a photo that the model sees: left, upper, right, lower, as fractions of the upright photo's sides.
 
-    Only the header is read. Raises NotAnImage, BrokenImage or TooComplex, as ``load`` does.
+    Below 0 or above 1 is the grey that a photo is padded with. Only the header is read. Raises NotAnImage, BrokenImage
+    or TooComplex, as ``load`` does.
     """
     opened = _open(data)
     width, height = opened.image.size
@@ -264,16 +289,17 @@ def _pixels(opened: _Opened, rule: Rule, size: int) -> NDArray[np.uint8]:
     image.decodermaxblock = size
     image.load()
     resize = opened.rule(rule)
-    picture = _seen(_eight_bit(image))
-    picture = picture.resize(
-        (resize.width, resize.height),
-        FILTERS[resize.filter],
-        box=resize.box(picture.width, picture.height),
-        reducing_gap=2.0,
-    )
+    picture = _without_empty_alpha(_eight_bit(image))
+    box, (width, height) = resize.seen(picture.width, picture.height)
+    picture = picture.resize((width, height), FILTERS[resize.filter], box=box, reducing_gap=2.0)
+    picture = _rgb_on_white(picture)
+    if (width, height) != (resize.width, resize.height):
+        padded = Image.new("RGB", (resize.width, resize.height), _PADDING)
+        padded.paste(picture, ((resize.width - width) // 2, (resize.height - height) // 2))
+        picture = padded
     if opened.orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[opened.orientation])
-    return np.asarray(_rgb_on_white(picture))
+    return np.asarray(picture)
 
 
 @functools.cache
@@ -459,7 +485,7 @@ def _stretched(image: Image.Image) -> Image.Image:
     return image.convert("F").point(lambda level: level * scale - float(low) * scale).convert("L")
 
 
-def _seen(picture: Image.Image) -> Image.Image:
+def _without_empty_alpha(picture: Image.Image) -> Image.Image:
     """Without an alpha channel that is 0 everywhere: it was never filled in, and what it hides is all that there is."""
     if picture.mode in ("RGBA", "LA") and picture.getchannel("A").getextrema() == (0, 0):
         return picture.convert("RGB")

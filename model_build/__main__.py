@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from model_build.commands import cost, evaluate, export, sign, teach, train
+from model_build.commands import check, cost, evaluate, export, sign, teach, train
 from model_build.errors import BuildError
 
-COMMANDS = (export, train, teach, sign, evaluate, cost)
+COMMANDS = (export, train, teach, check, sign, evaluate, cost)
 
 
 def _called() -> str:

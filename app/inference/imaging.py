@@ -205,16 +205,24 @@ def preview(data: bytes, longest: int, decode_budget: DecodeBudget) -> NDArray[n
     return _decode(data, whole, decode_budget)
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """The upright width and height of a photo in pixels; only the header is read.
+
+    Raises NotAnImage, BrokenImage or TooComplex, as ``load`` does.
+    """
+    opened = _open(data)
+    if opened.orientation in _SIDEWAYS:
+        return opened.height, opened.width
+    return opened.width, opened.height
+
+
 def crop_box(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
     """The part of a photo that the model sees: left, upper, right, lower, as fractions of the upright photo's sides.
 
     Below 0 or above 1 is the grey that a photo is padded with. Only the header is read. Raises NotAnImage, BrokenImage
     or TooComplex, as ``load`` does.
     """
-    opened = _open(data)
-    width, height = opened.width, opened.height
-    if opened.orientation in _SIDEWAYS:
-        width, height = height, width
+    width, height = size(data)
     left, upper, right, lower = resize.box(width, height)
     return (left / width, upper / height, right / width, lower / height)
 

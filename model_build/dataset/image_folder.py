@@ -331,9 +331,6 @@ def decode(
 
     Returns:
         What ``use`` returned, by item.
-
-    Raises:
-        InputError: a class has too few readable pictures.
     """
     made: list[T] = []
     kept: list[Item] = []
@@ -347,20 +344,29 @@ def decode(
         made.append(use(pixels))
         kept.append(item)
     folder.items = kept
-    counts = Counter(item.label for item in kept if not item.held_out)
-    least = MIN_PER_CLASS - 1 if folder.divided else MIN_PER_CLASS
-    few = [f"{name} ({counts[i]})" for i, name in enumerate(folder.labels.labels) if counts[i] < least]
-    if 0 < counts[REFUSED] < least:
+    return made
+
+
+def least(folder: ImageFolder) -> int:
+    """Fewest pictures of a class to learn from; one less where the folder has others to test with."""
+    return MIN_PER_CLASS - 1 if folder.divided else MIN_PER_CLASS
+
+
+def check_enough(folder: ImageFolder) -> None:
+    """Raises InputError if a class of a decoded folder has too few pictures to learn from, or none to test with."""
+    counts = Counter(item.label for item in folder.items if not item.held_out)
+    fewest = least(folder)
+    few = [f"{name} ({counts[i]})" for i, name in enumerate(folder.labels.labels) if counts[i] < fewest]
+    if 0 < counts[REFUSED] < fewest:
         few.append(f"what is to be refused ({counts[REFUSED]})")
     if few:
         because = f". Left out: {' | '.join(folder.left_out[:3])}" if folder.left_out else ""
         raise InputError(
-            f"{folder.root}: a class needs at least {least} different, readable pictures; too few: "
+            f"{folder.root}: a class needs at least {fewest} different, readable pictures; too few: "
             f"{', '.join(few)}{because}"
         )
-    if folder.divided and not any(item.held_out and item.label != REFUSED for item in kept):
+    if folder.divided and not any(item.held_out and item.label != REFUSED for item in folder.items):
         raise InputError(f"{folder.root} has no readable picture to test with beside those to learn from")
-    return made
 
 
 def split(folder: ImageFolder, validation: float, test: float, seed: int) -> dict[Part, NDArray[np.int64]]:

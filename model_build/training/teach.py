@@ -11,23 +11,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from app.errors import ModelError
 from app.inference.contract import Contract, Golden
-from app.inference.model import INPUT, Model
-from app.runtime.cpus import usable_cpus
 from model_build.dataset import folds, image_folder, intervals
-from model_build.dataset.image_folder import ImageFolder
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
 from model_build.training import cross_validation, head, linear, temperature
 from model_build.training.cross_validation import Choice
+from model_build.training.features import Extractor
 from model_build.training.figures import Figures
 from model_build.training.figures import warnings as warnings_about
-from model_build.training.head import POOLED
 from model_build.training.linear import Linear
 
 #: Folds of the cross-validation: more are nearer to a head that learns from all photos, and take longer.
@@ -82,13 +76,15 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
         InputError: the model or the folder cannot be used, or the file cannot be written; none was written then.
     """
     started = time.perf_counter()
-    base, trunk = _load(request.model)
+    extractor = Extractor.load(request.model)
+    base, trunk = extractor.contract, extractor.trunk
     name = publish.checked_name(request.name or request.folder.resolve().name)
     if _same_file(publish.path_of(replace(base, name=name), request.output), request.model):
         raise InputError(f"the new model would overwrite {request.model}; give it another --name or --output")
 
     folder = image_folder.find(request.folder)
-    features = _features(trunk, folder, base, track)
+    features = np.stack(image_folder.decode(folder, base.resize, extractor, lambda it: track(it, "Computing features")))
+    image_folder.check_enough(folder)
     photos = _Photos(features, folder.classes, folds.clusters_of_classes(features, folder.classes), folder.held_out)
     learned = photos.of(~photos.held_out)
     say(f"Fitting a head for {len(folder.labels.labels)} classes from {len(learned.classes)} pictures")
@@ -149,30 +145,8 @@ class _Photos:
         return _Photos(self.features[these], self.classes[these], self.clusters[these], self.held_out[these])
 
 
-def _load(path: Path) -> tuple[Contract, head.Trunk]:
-    try:
-        contract = Model(path).contract
-    except ModelError as error:
-        raise InputError(str(error)) from error
-    return contract, head.remove_head(onnx.load(path))
-
-
 def _same_file(path: Path, other: Path) -> bool:
     return path.exists() and path.samefile(other)
-
-
-def _features(trunk: head.Trunk, folder: ImageFolder, base: Contract, track: Track) -> NDArray[np.float32]:
-    """``float32 [N, D]``, the pooled features of every picture of the folder that can be decoded."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = usable_cpus().count
-    options.log_severity_level = 3
-    session = ort.InferenceSession(trunk.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = session.run([POOLED], {INPUT: pixels[np.newaxis]})[0][0]
-        return found
-
-    return np.stack(image_folder.decode(folder, base.resize, features, lambda it: track(it, "Computing features")))
 
 
 def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tuple[Choice, Figures]:

@@ -387,6 +387,7 @@ class Run:
             count += 1
 
         image_folder.decode(folder, canvas, keep, lambda items: track(items, "Decoding pictures"))
+        image_folder.check_enough(folder)
         written.flush()
         kept = [position[item.path] for item in folder.items]
         self._write(self._items, json.dumps({"kept": kept, "left_out": folder.reasons.names}))

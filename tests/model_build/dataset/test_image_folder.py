@@ -25,7 +25,9 @@ def folder(tmp_path):
 
 def decoded(root):
     found = image_folder.find(root)
-    return found, image_folder.decode(found, RULE, lambda pixels: pixels.mean(axis=(0, 1)).round().tolist())
+    means = image_folder.decode(found, RULE, lambda pixels: pixels.mean(axis=(0, 1)).round().tolist())
+    image_folder.check_enough(found)
+    return found, means
 
 
 def test_classes_and_pictures(folder):

@@ -207,8 +207,9 @@ def test_folders_without_classes(tmp_path, layout, says):
 
 def test_too_few_to_refuse(tmp_path):
     found = image_folder.find(make(tmp_path, "cat*6 dog*6 background*2"))
+    image_folder.decode(found, RULE, lambda pixels: None)
     with pytest.raises(InputError, match=r"what is to be refused \(2\)"):
-        image_folder.decode(found, RULE, lambda pixels: None)
+        image_folder.check_enough(found)
 
 
 def test_other_commands_find_the_same_pictures(tmp_path):

@@ -12,7 +12,7 @@ from model_build.errors import InputError
 from model_build.export.graph import BATCH, FEATURES, SCORES, Graph, canonicalise
 from model_build.training.class_means import SHORTEST
 from model_build.training.linear import Linear
-from model_build.training.refusal import BACKGROUND, Refusal
+from model_build.training.novelty import BACKGROUND, Novelty
 
 POOLED = "pooled"
 
@@ -74,7 +74,7 @@ def remove_head(model: onnx.ModelProto) -> Trunk:
     return Trunk(proto, removed)
 
 
-def attach_head(trunk: Trunk, head: Linear, refusal: Refusal | None = None) -> onnx.ModelProto:
+def attach_head(trunk: Trunk, head: Linear, refusal: Novelty | None = None) -> onnx.ModelProto:
     """A complete graph again, whose ``scores`` are the softmax of ``head``'s logits.
 
     Args:
@@ -101,8 +101,8 @@ def attach_head(trunk: Trunk, head: Linear, refusal: Refusal | None = None) -> o
     return proto
 
 
-def _add_novelty(graph: Graph, refusal: Refusal) -> onnx.ValueInfoProto:
-    """Adds the nodes that compute ``Refusal.__call__``, and returns their output."""
+def _add_novelty(graph: Graph, refusal: Novelty) -> onnx.ValueInfoProto:
+    """Adds the nodes that compute ``Novelty.__call__``, and returns their output."""
     means = refusal.means
     shortest = graph.set("novelty_shortest", np.array(SHORTEST, np.float32))
 

@@ -23,13 +23,12 @@ from model_build.dataset.image_folder import REFUSED, ImageFolder
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
 from model_build.training import cross_validation, head, linear
-from model_build.training import refusal as refusal_
 from model_build.training.cross_validation import Choice
 from model_build.training.figures import Figures
 from model_build.training.figures import warnings as warnings_about
 from model_build.training.head import POOLED
 from model_build.training.linear import Linear
-from model_build.training.refusal import Refusal
+from model_build.training.novelty import Novelty, novelty_of_other_classes, novelty_out_of_fold
 
 #: Folds of the cross-validation: more are nearer to a head that learns from all photos, and take longer.
 FOLDS: Final = 10
@@ -191,14 +190,14 @@ def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tupl
     found = cross_validation.out_of_fold(own.features, own.classes, own.clusters, own_fold, STRENGTHS, track)
     choice = found.choose()
     strength = STRENGTHS[choice.strength]
-    novelty = refusal_.out_of_fold(photos.features, photos.classes, fold, strength)
+    novelty = novelty_out_of_fold(photos.features, photos.classes, fold, strength)
     own_novelty = novelty[photos.known]
     threshold = found.threshold(own_novelty, request.unknown_share)
     if folds.alone(own.classes, own.clusters).all():
         # Near-duplicates of what was learned from are hardly novel, and other photos of their classes all are. As novel
         # as photos of the other classes are, for want of anything better: with one burst of 8 frames a class, 11 % of
         # other photos of these classes were refused then and 56 % of those of nothing known; halfway, 88 and 100 %.
-        others = refusal_.of_other_classes(own.features, own.classes, strength)
+        others = novelty_of_other_classes(own.features, own.classes, strength)
         threshold = max(threshold, float(np.median(others)))
     thresholds = np.empty(len(fold))
     for tested in np.unique(fold).tolist():
@@ -217,14 +216,14 @@ def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tupl
     return choice, threshold, figures
 
 
-def _fit(photos: _Photos, choice: Choice) -> tuple[Linear, Refusal]:
+def _fit(photos: _Photos, choice: Choice) -> tuple[Linear, Novelty]:
     """The head that learns from all photos, divided by its temperature; and what they say about novelty."""
     own, strengths = photos.of(photos.known), STRENGTHS[: choice.strength + 1]
     *_, found = linear.fit(own.features, own.classes, int(own.classes.max()) + 1, strengths)
-    return found.divided_by(choice.temperature), Refusal.of(photos.features, photos.classes, strengths[-1])
+    return found.divided_by(choice.temperature), Novelty.of(photos.features, photos.classes, strengths[-1])
 
 
-def _tested(found: Linear, refusal: Refusal, unknown_above: float, photos: _Photos, count: int) -> Figures:
+def _tested(found: Linear, refusal: Novelty, unknown_above: float, photos: _Photos, count: int) -> Figures:
     """What the finished head is worth on the photos that the folder keeps for testing."""
     unknown, known = refusal(photos.features) > unknown_above, photos.known
     return Figures.of(

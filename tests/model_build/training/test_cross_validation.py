@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from model_build.dataset import folds
-from model_build.training import cross_validation, refusal, temperature
+from model_build.dataset.image_folder import REFUSED
+from model_build.training import cross_validation, temperature
+from model_build.training.novelty import Novelty, novelty_of_other_classes, novelty_out_of_fold
 
 STRENGTHS = (1.0, 0.1)
 
@@ -65,12 +67,12 @@ def test_one_burst_a_class_is_tested_all_the_same():
 def test_what_was_shown_to_be_refused_is_novel():
     features, classes = blobs(0, [60, 60, 60], 4.0)
     features = np.maximum(features, 0)
-    shown = np.where(classes == 2, refusal.REFUSED, classes)
+    shown = np.where(classes == 2, REFUSED, classes)
     fold = folds.deal(shown, np.arange(180), 5, 0)
-    novelty = refusal.out_of_fold(features, shown, fold, 0.1)
-    known = shown != refusal.REFUSED
-    assert novelty[known].max() < novelty[~known].mean()
-    without = refusal.Refusal.of(features[known], shown[known], 0.1)
+    found_novelty = novelty_out_of_fold(features, shown, fold, 0.1)
+    known = shown != REFUSED
+    assert found_novelty[known].max() < found_novelty[~known].mean()
+    without = Novelty.of(features[known], shown[known], 0.1)
     assert without.background is None
-    assert (refusal.Refusal.of(features, shown, 0.1)(features) >= without(features) - 1e-9).all()
-    assert refusal.of_other_classes(features[known], shown[known], 0.1).mean() > novelty[known].mean()
+    assert (Novelty.of(features, shown, 0.1)(features) >= without(features) - 1e-9).all()
+    assert novelty_of_other_classes(features[known], shown[known], 0.1).mean() > found_novelty[known].mean()

@@ -20,7 +20,7 @@ BACKGROUND: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Novelty:
     """``features [N, D] -> novelty float64 [N]``, the higher the less the photo shows a class.
 
     Attributes:
@@ -56,22 +56,24 @@ class Refusal:
         return novelty
 
 
-def out_of_fold(
+def novelty_out_of_fold(
     features: NDArray[Any], classes: NDArray[np.int64], fold: NDArray[np.int64], strength: float
 ) -> NDArray[np.float64]:
-    """The novelty of each photo by what the other folds say: ``float64 [N]``. Arguments as for ``Refusal.of``."""
+    """The novelty of each photo by what the other folds say: ``float64 [N]``. Arguments as for ``Novelty.of``."""
     novelty = np.empty(len(features))
     for tested in np.unique(fold):
         own = fold == tested
-        novelty[own] = Refusal.of(features[~own], classes[~own], strength)(features[own])
+        novelty[own] = Novelty.of(features[~own], classes[~own], strength)(features[own])
     return novelty
 
 
-def of_other_classes(features: NDArray[Any], classes: NDArray[np.int64], strength: float) -> NDArray[np.float64]:
-    """How novel each photo would be if its class were unknown: ``float64 [N]``. Arguments as for ``Refusal.of``."""
+def novelty_of_other_classes(
+    features: NDArray[Any], classes: NDArray[np.int64], strength: float
+) -> NDArray[np.float64]:
+    """How novel each photo would be if its class were unknown: ``float64 [N]``. Arguments as for ``Novelty.of``."""
     novelty = np.empty(len(features))
     for label in np.unique(classes):
         own = classes == label
         _, others = np.unique(classes[~own], return_inverse=True)
-        novelty[own] = Refusal.of(features[~own], others, strength)(features[own])
+        novelty[own] = Novelty.of(features[~own], others, strength)(features[own])
     return novelty

@@ -18,7 +18,8 @@ Needs neither TensorFlow nor a GPU: the network stays as it is, and a linear cla
 is said about it is cross-validated: on pictures that the head had not learned from, with near-duplicates (frames of a
 burst, copies) on one side. The head that is written learns from all of them. A folder that is divided into train/ and
 val/ or test/ is tested with its own test part instead. The new file is complete: it holds the labels, the accuracy,
-the temperature and the score below which a picture is classified as unknown.
+the temperature and the novelty above which a picture is classified as unknown. Pictures in a sub-folder that is called
+unknown, other, background or none teach it what to call so; they are no class.
 
 exit codes:
   0  the model was written
@@ -79,16 +80,16 @@ def run(options: argparse.Namespace) -> int:
 def _summary(taught: "Taught") -> str:
     contract, figures = taught.contract, taught.figures
     learned, left_out = contract.measured["learned"]["photos"], contract.measured["left_out"]["photos"]
-    threshold = f"below a score of {contract.unknown_below:.3f}" if contract.unknown_below else "never"
     lines = [f"left out: {line}" for line in taught.left_out]
     lines += [f"note: {line}" for line in taught.warnings]
     lines += [
         f"classes      {len(contract.labels)}: {', '.join(contract.labels)}",
         f"pictures     {learned} learned from; {left_out} left out",
         f"right        {_share(figures.accuracy)}, by {figures.how}",
-        f"class mean   {_share(figures.by_class)}",
+        f"as mixed     {_share(figures.as_mixed)}, where every photo counts the same instead of every class",
         *(f"  {label}: {_share(share)}" for label, share in zip(contract.labels, figures.classes, strict=True)),
-        f"unknown      {threshold}: {_share(figures.unknown)} of the classes",
+        f"unknown      {_share(figures.unknown)} that show a class; above a novelty of {contract.unknown_above:.3f}",
+        *([f"refused      {_share(figures.refused)} that are to be refused"] if figures.refused else []),
         f"temperature  {contract.temperature:.3f}",
         f"file         {taught.path}, {taught.path.stat().st_size / 1e6:.2f} MB",
         f"seconds      {taught.seconds:.1f}",

@@ -141,7 +141,8 @@ def find(root: Path) -> ImageFolder:
             "To tell one thing from everything else, add a folder with pictures of everything else, under a name that "
             f"is none of {', '.join(sorted(_REFUSED))}."
         )
-    if extra := sorted({entry.name for entry in entries if _key(entry.name) not in learned and entry.part != "train"}):
+    tested_names = {entry.name for entry in entries if entry.part != "train" and not is_refused(entry.name)}
+    if extra := sorted(name for name in tested_names if _key(name) not in learned):
         raise InputError(f"{root} has a part to test with whose classes the other part has not: {', '.join(extra[:5])}")
     folder.labels = _labels(names)
     classes = list(zip(folder.labels.ids, folder.labels.labels, strict=True))

@@ -58,17 +58,16 @@ def share(flags: NDArray[np.bool_], clusters: NDArray[np.int64], worth: float = 
     return Share(float(witnesses.mean()), low, high, len(flags), len(witnesses))
 
 
-def mean(shares: Sequence[Share]) -> Share:
-    """The mean of independent shares, each counting the same, at least one.
+def mean(shares: Sequence[Share], worth: float = 1.0) -> Share:
+    """The mean of shares that each count the same, at least one, whatever number of photos they are of.
 
-    Its interval is made of theirs: method of variance estimates recovery (Zou and Donner 2008, "Construction of
-    confidence intervals about effect measures: a general approach", Statistics in Medicine 27).
+    Its interval is that of as many photos as are worth these, so weighted (Kish 1965, "Survey sampling", section 11.7).
     """
     value = sum(one.value for one in shares) / len(shares)
-    below = math.sqrt(sum((one.value - one.low) ** 2 for one in shares)) / len(shares)
-    above = math.sqrt(sum((one.high - one.value) ** 2 for one in shares)) / len(shares)
+    effective = len(shares) ** 2 / sum(1 / one.independent for one in shares) * worth
+    low, high = wilson(value * effective, effective)
     photos, independent = (sum(getattr(one, name) for one in shares) for name in ("photos", "independent"))
-    return Share(value, value - below, value + above, photos, independent)
+    return Share(value, low, high, photos, independent)
 
 
 def wilson(right: float, of: float) -> tuple[float, float]:

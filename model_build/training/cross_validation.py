@@ -20,12 +20,10 @@ class Choice:
     Attributes:
         strength: index of the strength of regularisation.
         temperature: what the logits are divided by.
-        unknown_below: see ``contract.Contract``.
     """
 
     strength: int
     temperature: float
-    unknown_below: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +34,8 @@ class OutOfFold:
         logits: ``float64 [S, N, C]``, one set for each strength.
         classes: ``int64 [N]``.
         fold: ``int64 [N]``, as ``folds.deal`` makes it.
-        weights: ``float64 [N]``, what each photo counts: near-duplicates together 1.
+        weights: ``float64 [N]``, what each photo counts, see ``weights``.
         chooses: ``bool [N]``, whether a photo may choose: not one that was tested with its near-duplicates learned.
-        unknown_share: share of the photos that may be classified as unknown.
     """
 
     logits: NDArray[np.float64]
@@ -46,34 +43,59 @@ class OutOfFold:
     fold: NDArray[np.int64]
     weights: NDArray[np.float64]
     chooses: NDArray[np.bool_]
-    unknown_share: float
 
     def choose(self, but: int | None = None) -> Choice:
-        """The strength whose calibrated logits fit the photos best, their temperature and threshold.
+        """The strength whose calibrated logits fit the photos best, and their temperature.
 
         Args:
             but: a fold whose photos have no say.
         """
-        among = self.chooses & (self.fold != but) if but is not None else self.chooses
+        among = self._among(but)
         classes, weights = self.classes[among], self.weights[among]
         temperatures = [temperature.fit(logits[among], classes, weights) for logits in self.logits]
-        calibrated = [logits[among] / fitted for logits, fitted in zip(self.logits, temperatures, strict=True)]
-        best = int(np.argmin([temperature.loss(logits, classes, weights) for logits in calibrated]))
-        scores = temperature.softmax(calibrated[best])
-        return Choice(best, temperatures[best], temperature.unknown_below(scores, self.unknown_share, weights))
+        losses = [
+            temperature.loss(logits[among] / fitted, classes, weights)
+            for logits, fitted in zip(self.logits, temperatures, strict=True)
+        ]
+        best = int(np.argmin(losses))
+        return Choice(best, temperatures[best])
 
-    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Each photo's calibrated scores, ``float64 [N, C]``, and the threshold that they are held against, ``[N]``.
-
-        What one fold's photos are judged with has been chosen by the other folds' photos.
-        """
-        found, thresholds = np.empty(self.logits.shape[1:]), np.empty(len(self.fold))
+    def scores(self) -> NDArray[np.float64]:
+        """Each photo's calibrated scores, ``float64 [N, C]``: strength and temperature are what the others choose."""
+        found = np.empty(self.logits.shape[1:])
         for fold in np.unique(self.fold).tolist():
-            own = self.fold == fold
-            choice = self.choose(but=fold)
+            own, choice = self.fold == fold, self.choose(but=fold)
             found[own] = temperature.softmax(self.logits[choice.strength, own] / choice.temperature)
-            thresholds[own] = choice.unknown_below
-        return found, thresholds
+        return found
+
+    def threshold(self, novelty: NDArray[np.float64], share: float, but: int | None = None) -> float:
+        """The novelty that ``share`` of the photos exceed.
+
+        Args:
+            novelty: ``float64 [N]``, out of fold.
+            share: 0 to 1.
+            but: a fold whose photos have no say.
+        """
+        among = self._among(but)
+        return float(np.quantile(novelty[among], 1 - share, method="inverted_cdf", weights=self.weights[among]))
+
+    def _among(self, but: int | None) -> NDArray[np.bool_]:
+        among: NDArray[np.bool_] = self.chooses if but is None else self.chooses & (self.fold != but)
+        # All that are asked may be in this fold, where most classes are one cluster.
+        return among if among.any() else self.fold != but
+
+
+def weights(classes: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What each photo counts: every class the same, in it every cluster the same.
+
+    Returns:
+        ``float64 [N]``, adding up to the number of clusters.
+    """
+    _, of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    _, label = np.unique(classes, return_inverse=True)
+    of_class = np.bincount(label, weights=1 / sizes[of])
+    found: NDArray[np.float64] = len(sizes) / len(of_class) / sizes[of] / of_class[label]
+    return found
 
 
 def out_of_fold(
@@ -82,7 +104,6 @@ def out_of_fold(
     clusters: NDArray[np.int64],
     fold: NDArray[np.int64],
     strengths: Sequence[float],
-    unknown_share: float,
     track: Track,
 ) -> OutOfFold:
     """Fits heads to all folds but one, for each in turn.
@@ -93,7 +114,6 @@ def out_of_fold(
         clusters: ``int64 [N]``, of near-duplicates.
         fold: ``int64 [N]``, as ``folds.deal`` makes it.
         strengths: of regularisation, falling, as for ``linear.fit``.
-        unknown_share: see ``OutOfFold``.
         track: ``track(iterable, description)`` shows progress.
     """
     count = int(classes.max()) + 1
@@ -102,8 +122,7 @@ def out_of_fold(
         learned = fold != tested
         for i, head in enumerate(linear.fit(features[learned], classes[learned], count, strengths)):
             logits[i, ~learned] = head(features[~learned])
-    _, of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     chooses = ~alone(classes, clusters)
     if len(np.unique(classes[chooses])) < 2:
         chooses[:] = True
-    return OutOfFold(logits, classes, fold, 1 / sizes[of], chooses, unknown_share)
+    return OutOfFold(logits, classes, fold, weights(classes, clusters), chooses)

@@ -24,8 +24,9 @@ class Figures:
 
     Attributes:
         how: where these photos come from.
-        accuracy: share of the photos whose best class is the true one; None where there is no photo.
-        by_class: the mean of the classes' own shares, where each counts the same; of those that have photos.
+        accuracy: share of the photos whose best class is the true one, every class counting the same; None where there
+            is no photo.
+        as_mixed: the same, every photo counting the same.
         unknown: share of the photos that are classified as unknown though they show a class.
         refused: share of the pictures of nothing the model knows that are classified as unknown; None without any.
         classes: as ``accuracy``, by class; None for one without photos.
@@ -33,7 +34,7 @@ class Figures:
 
     how: str
     accuracy: Share | None
-    by_class: Share | None
+    as_mixed: Share | None
     unknown: Share | None
     refused: Share | None
     classes: tuple[Share | None, ...]
@@ -68,8 +69,8 @@ class Figures:
         known = [share for share in shares if share]
         return cls(
             how,
+            intervals.mean(known, worth) if known else None,
             intervals.share(right, clusters, worth),
-            intervals.mean(known) if known else None,
             intervals.share(unknown, clusters, worth),
             refused,
             shares,
@@ -80,7 +81,7 @@ class Figures:
         return {
             "held_out": self.how,
             **_json("accuracy", self.accuracy),
-            **({"by_class": _json("accuracy", self.by_class)} if self.by_class else {}),
+            **({"as_mixed": _json("accuracy", self.as_mixed)} if self.as_mixed else {}),
             **({"unknown": _json("share", self.unknown)} if self.unknown else {}),
             **({"refused": _json("share", self.refused)} if self.refused else {}),
             "classes": [

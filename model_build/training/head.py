@@ -10,8 +10,9 @@ from onnx import TensorProto, helper
 from app.inference.model import NOVELTY
 from model_build.errors import InputError
 from model_build.export.graph import BATCH, FEATURES, SCORES, Graph, canonicalise
-from model_build.training.class_means import SHORTEST, ClassMeans
+from model_build.training.class_means import SHORTEST
 from model_build.training.linear import Linear
+from model_build.training.novelty import BACKGROUND, Novelty
 
 POOLED = "pooled"
 
@@ -54,13 +55,14 @@ def remove_head(model: onnx.ModelProto) -> Trunk:
     consumers = graph.consumers(tensor)
     if [node.op_type for node in consumers] == ["QuantizeLinear"]:
         tensor = graph.consumers(consumers[0].output[0])[0].output[0]
+    trained = _upstream(graph, SCORES)
     removed = 0
     pending = graph.consumers(tensor)
     while pending:
         node = pending.pop()
         if node not in graph.proto.node:
             continue
-        if node.op_type in ("Gemm", "MatMul", "Add", "Conv"):
+        if node.op_type in ("Gemm", "MatMul", "Add", "Conv") and node.output[0] in trained:
             removed += sum(_values(graph, name) for name in node.input)
         pending += [consumer for name in node.output for consumer in graph.consumers(name)]
         graph.proto.node.remove(node)
@@ -72,13 +74,13 @@ def remove_head(model: onnx.ModelProto) -> Trunk:
     return Trunk(proto, removed)
 
 
-def attach_head(trunk: Trunk, head: Linear, means: ClassMeans | None = None) -> onnx.ModelProto:
+def attach_head(trunk: Trunk, head: Linear, refusal: Novelty | None = None) -> onnx.ModelProto:
     """A complete graph again, whose ``scores`` are the softmax of ``head``'s logits.
 
     Args:
         trunk: what computes the features.
         head: the classifier.
-        means: where given, the graph also has the output ``novelty`` (``float32 [batch]``), what they say.
+        refusal: where given, the graph also has the output ``novelty`` (``float32 [batch]``), what it says.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(trunk.proto)
@@ -88,7 +90,7 @@ def attach_head(trunk: Trunk, head: Linear, means: ClassMeans | None = None) -> 
     bias = graph.set("head_bias", head.bias.astype(np.float32))
     graph.add("Gemm", [POOLED, weight, bias], "head_logits")
     graph.add("Softmax", ["head_logits"], SCORES, axis=-1)
-    novelty = [] if means is None else [_add_novelty(graph, means)]
+    novelty = [] if refusal is None else [_add_novelty(graph, refusal)]
     kept = [value for value in graph.proto.output if value.name == FEATURES]
     del graph.proto.output[:]
     classes = len(head.bias)
@@ -99,8 +101,9 @@ def attach_head(trunk: Trunk, head: Linear, means: ClassMeans | None = None) -> 
     return proto
 
 
-def _add_novelty(graph: Graph, means: ClassMeans) -> onnx.ValueInfoProto:
-    """Adds the nodes that compute ``ClassMeans.__call__``, and returns their output."""
+def _add_novelty(graph: Graph, refusal: Novelty) -> onnx.ValueInfoProto:
+    """Adds the nodes that compute ``Novelty.__call__``, and returns their output."""
+    means = refusal.means
     shortest = graph.set("novelty_shortest", np.array(SHORTEST, np.float32))
 
     def cosines(vectors: str, weight: NDArray[np.float64], name: str) -> str:
@@ -114,8 +117,36 @@ def _add_novelty(graph: Graph, means: ClassMeans) -> onnx.ValueInfoProto:
     differences = graph.add("Sub", [POOLED, centre], "novelty_differences")
     parts = [cosines(differences, centred, "novelty_centred"), cosines(POOLED, plain, "novelty_plain")]
     best = graph.add("ReduceMax", [graph.add("Add", parts, "novelty_likeness")], "novelty_best", axes=[1], keepdims=0)
-    graph.add("Sub", [graph.set("novelty_one", np.array(1, np.float32)), best], NOVELTY)
+    one = graph.set("novelty_one", np.array(1, np.float32))
+    if refusal.background is None:
+        graph.add("Sub", [one, best], NOVELTY)
+    else:
+        unlike = graph.add("Sub", [one, best], "novelty_unlike")
+        graph.add("Add", [unlike, _background(graph, refusal.background)], NOVELTY)
     return helper.make_tensor_value_info(NOVELTY, TensorProto.FLOAT, [BATCH])
+
+
+def _background(graph: Graph, background: Linear) -> str:
+    """Adds the nodes that compute the weighted probability of showing none of the classes."""
+    weight = graph.set("background_weight", background.weight.astype(np.float32))
+    bias = graph.set("background_bias", background.bias.astype(np.float32))
+    logits = graph.add("Gemm", [POOLED, weight, bias], "background_logits")
+    shares = graph.add("Softmax", [logits], "background_shares", axis=-1)
+    last = graph.set("background_last", np.array(len(background.bias) - 1, np.int64))
+    factor = graph.set("background_factor", np.array(BACKGROUND, np.float32))
+    return graph.add("Mul", [graph.add("Gather", [shares, last], "background", axis=1), factor], "novelty_background")
+
+
+def _upstream(graph: Graph, name: str) -> set[str]:
+    """All values that are needed to compute ``name``, itself too."""
+    found: set[str] = set()
+    pending = [name]
+    while pending:
+        value = pending.pop()
+        if value not in found:
+            found.add(value)
+            pending += graph.producer[value].input if value in graph.producer else []
+    return found
 
 
 def _values(graph: Graph, name: str) -> int:

@@ -1,6 +1,5 @@
 """New classes for a model file: a linear head fitted to the features that the file computes, without TensorFlow."""
 
-import math
 import platform
 import tempfile
 import time
@@ -15,14 +14,16 @@ from numpy.typing import NDArray
 
 from app.inference.contract import Contract, Golden
 from model_build.dataset import folds, image_folder, intervals
+from model_build.dataset.image_folder import REFUSED
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
-from model_build.training import cross_validation, head, linear, temperature
+from model_build.training import cross_validation, head, linear
 from model_build.training.cross_validation import Choice
 from model_build.training.features import Extractor
 from model_build.training.figures import Figures
 from model_build.training.figures import warnings as warnings_about
 from model_build.training.linear import Linear
+from model_build.training.novelty import Novelty, novelty_of_other_classes, novelty_out_of_fold
 
 #: Folds of the cross-validation: more are nearer to a head that learns from all photos, and take longer.
 FOLDS: Final = 10
@@ -86,14 +87,14 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
     features = np.stack(image_folder.decode(folder, base.resize, extractor, lambda it: track(it, "Computing features")))
     image_folder.check_enough(folder)
     photos = _Photos(features, folder.classes, folds.clusters_of_classes(features, folder.classes), folder.held_out)
-    learned = photos.of(~photos.held_out)
-    say(f"Fitting a head for {len(folder.labels.labels)} classes from {len(learned.classes)} pictures")
-    choice, figures = _choose(learned, len(folder.labels.labels), request, track)
-    found = _fit(learned, choice)
+    learned, count = photos.of(~photos.held_out), len(folder.labels.labels)
+    say(f"Fitting a head for {count} classes from {len(learned.classes)} pictures")
+    choice, unknown_above, figures = _choose(learned, count, request, track)
+    found, refusal = _fit(learned, choice)
     if folder.divided:
-        figures = _tested(found, choice, photos, len(folder.labels.labels))
+        figures = _tested(found, refusal, unknown_above, photos.of(photos.held_out), count)
 
-    proto = class_activation_map.add(head.attach_head(trunk, found))
+    proto = class_activation_map.add(head.attach_head(trunk, found, refusal))
     draft = Contract(
         name=name,
         version=graph.digest(proto)[:12],
@@ -102,7 +103,7 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
         ids=folder.labels.ids,
         resize=base.resize,
         temperature=choice.temperature,
-        unknown_below=round(choice.unknown_below, 6),
+        unknown_below=0.0,
         golden=Golden(b"", {0: 0.0}, 0.0),
         multiply_adds=graph.multiply_adds(proto),
         parameters=base.parameters - trunk.removed + found.weight.size + found.bias.size,
@@ -119,11 +120,13 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
             "left_out": {"photos": folder.found - len(folder.items), "first": folder.left_out[:_LEFT_OUT_LINES]},
         },
         groups=folder.labels.groups,
+        unknown_above=round(unknown_above, 6),
     )
     with tempfile.TemporaryDirectory() as scratch:
         _, contract = publish.with_golden(proto, draft, Path(scratch))
     path = publish.publish(proto, contract, request.output)
-    warnings = warnings_about(folder.labels.labels, learned.classes, learned.clusters)
+    known = learned.of(learned.known)
+    warnings = warnings_about(folder.labels.labels, known.classes, known.clusters)
     if seen := int(np.isin(photos.clusters[photos.held_out], learned.clusters).sum()):
         warnings.append(
             f"{seen} of the {photos.held_out.sum()} photos of the folder's own test part are near-duplicates of photos "
@@ -134,12 +137,17 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
 
 @dataclass(frozen=True, slots=True)
 class _Photos:
-    """Features ``[N, D]``, classes, clusters of near-duplicates, and whether the folder keeps a photo for testing."""
+    """Features ``[N, D]``, classes or ``REFUSED``, near-duplicates, and which the folder keeps for testing."""
 
     features: NDArray[np.float32]
     classes: NDArray[np.int64]
     clusters: NDArray[np.int64]
     held_out: NDArray[np.bool_]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        known: NDArray[np.bool_] = self.classes != REFUSED
+        return known
 
     def of(self, these: NDArray[np.bool_]) -> "_Photos":
         return _Photos(self.features[these], self.classes[these], self.clusters[these], self.held_out[these])
@@ -149,47 +157,56 @@ def _same_file(path: Path, other: Path) -> bool:
     return path.exists() and path.samefile(other)
 
 
-def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tuple[Choice, Figures]:
-    """What the head is to be like, by cross-validation; and what a head that is chosen so is worth."""
+def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tuple[Choice, float, Figures]:
+    """What the head is to be like and above which novelty a photo is unknown, by cross-validation; and its worth."""
     most = FOLDS if len(photos.classes) <= _MANY_PHOTOS else FOLDS // 2
     fold = folds.deal(photos.classes, photos.clusters, most, request.seed)
-    found = cross_validation.out_of_fold(
-        photos.features, photos.classes, photos.clusters, fold, STRENGTHS, request.unknown_share, track
-    )
+    own, own_fold = photos.of(photos.known), fold[photos.known]
+    found = cross_validation.out_of_fold(own.features, own.classes, own.clusters, own_fold, STRENGTHS, track)
     choice = found.choose()
-    if len(np.unique(photos.classes[~folds.alone(photos.classes, photos.clusters)])) < 2:
-        # Scores of near-duplicates are far above those of other photos of their classes, which would all be unknown.
-        # Halfway from there, by orders of magnitude, to scores that say nothing.
-        choice = replace(choice, unknown_below=math.sqrt(choice.unknown_below / count))
-    scores, thresholds = found.scores()
+    strength = STRENGTHS[choice.strength]
+    novelty = novelty_out_of_fold(photos.features, photos.classes, fold, strength)
+    own_novelty = novelty[photos.known]
+    threshold = found.threshold(own_novelty, request.unknown_share)
+    if folds.alone(own.classes, own.clusters).all():
+        # Near-duplicates of what was learned from are hardly novel, and other photos of their classes all are. As novel
+        # as photos of the other classes are, for want of anything better: with one burst of 8 frames a class, 11 % of
+        # other photos of these classes were refused then and 56 % of those of nothing known; halfway, 88 and 100 %.
+        others = novelty_of_other_classes(own.features, own.classes, strength)
+        threshold = max(threshold, float(np.median(others)))
+    thresholds = np.empty(len(fold))
+    for tested in np.unique(fold).tolist():
+        thresholds[fold == tested] = found.threshold(own_novelty, request.unknown_share, but=tested)
+    unknown = novelty > thresholds
     figures = Figures.of(
         f"{len(np.unique(fold))}-fold cross-validation",
-        scores.argmax(axis=1) == photos.classes,
-        scores.max(axis=1) < thresholds,
-        photos.classes,
-        photos.clusters,
+        found.scores().argmax(axis=1) == own.classes,
+        unknown[photos.known],
+        own.classes,
+        own.clusters,
         count,
         intervals.CROSS_VALIDATED,
+        intervals.share(unknown[~photos.known], photos.clusters[~photos.known], intervals.CROSS_VALIDATED),
     )
-    return choice, figures
+    return choice, threshold, figures
 
 
-def _fit(photos: _Photos, choice: Choice) -> Linear:
-    """The head that learns from all photos, divided by its temperature."""
-    strengths = STRENGTHS[: choice.strength + 1]
-    *_, found = linear.fit(photos.features, photos.classes, int(photos.classes.max()) + 1, strengths)
-    return found.divided_by(choice.temperature)
+def _fit(photos: _Photos, choice: Choice) -> tuple[Linear, Novelty]:
+    """The head that learns from all photos, divided by its temperature; and what they say about novelty."""
+    own, strengths = photos.of(photos.known), STRENGTHS[: choice.strength + 1]
+    *_, found = linear.fit(own.features, own.classes, int(own.classes.max()) + 1, strengths)
+    return found.divided_by(choice.temperature), Novelty.of(photos.features, photos.classes, strengths[-1])
 
 
-def _tested(found: Linear, choice: Choice, photos: _Photos, count: int) -> Figures:
+def _tested(found: Linear, refusal: Novelty, unknown_above: float, photos: _Photos, count: int) -> Figures:
     """What the finished head is worth on the photos that the folder keeps for testing."""
-    test = photos.of(photos.held_out)
-    scores = temperature.softmax(found(test.features))
+    unknown, known = refusal(photos.features) > unknown_above, photos.known
     return Figures.of(
         "the folder's own test part",
-        scores.argmax(axis=1) == test.classes,
-        scores.max(axis=1) < choice.unknown_below,
-        test.classes,
-        test.clusters,
+        found(photos.features[known]).argmax(axis=1) == photos.classes[known],
+        unknown[known],
+        photos.classes[known],
+        photos.clusters[known],
         count,
+        refused=intervals.share(unknown[~known], photos.clusters[~known]),
     )

@@ -51,12 +51,11 @@ def _search(cost: Callable[[float], float]) -> float:
     return float((low + high) / 2)
 
 
-def unknown_below(scores: NDArray[np.floating], share: float, weights: NDArray[np.float64] | None = None) -> float:
+def unknown_below(scores: NDArray[np.floating], share: float) -> float:
     """The best score below which a photo is classified as unknown.
 
     Args:
         scores: ``[N, C]``, calibrated, of held-out photos that do show one of the classes.
         share: how many of them may be classified as unknown, 0 to 1.
-        weights: ``[N]``, what each counts; None: all count the same.
     """
-    return float(np.quantile(scores.max(axis=1), share, method="inverted_cdf", weights=weights))
+    return float(np.quantile(scores.max(axis=1), share))

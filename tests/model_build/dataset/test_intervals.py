@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 
+from model_build.dataset import intervals
 from model_build.dataset.intervals import wilson
 
 
@@ -10,3 +12,23 @@ from model_build.dataset.intervals import wilson
 )
 def test_wilson(right, of, low, high):
     assert wilson(right, of) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+def test_a_burst_is_one_witness():
+    right = np.array([True] * 50 + [False, True])
+    share = intervals.share(right, np.array([0] * 50 + [50, 51]))
+    assert share.value == pytest.approx(2 / 3)
+    assert (share.photos, share.independent) == (52, 3)
+    assert (share.low, share.high) == pytest.approx(intervals.wilson(2, 3))
+    wider = intervals.share(right, np.array([0] * 50 + [50, 51]), intervals.CROSS_VALIDATED)
+    assert wider.low < share.low < share.high < wider.high
+    assert intervals.share(right[:0], np.array([], np.int64)) is None
+
+
+def test_the_mean_of_shares_is_as_uncertain_as_the_least_certain_lets_it_be():
+    large = intervals.share(np.ones(100, bool), np.arange(100))
+    small = intervals.share(np.zeros(2, bool), np.arange(2))
+    mean = intervals.mean([large, small])
+    assert (mean.value, mean.photos) == (0.5, 102)
+    assert (mean.low, mean.high) == pytest.approx(intervals.wilson(0.5 * 400 / 51, 400 / 51))
+    assert intervals.mean([large]).low == pytest.approx(large.low)

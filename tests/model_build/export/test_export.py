@@ -16,9 +16,10 @@ import pytest
 from app.inference.classifier import Classifier
 from app.inference.contract import Contract
 from app.inference.decode_budget import DecodeBudget
-from app.inference.imaging import load
+from app.inference.imaging import Resize, load
 from app.inference.model import Model
 from model_build.__main__ import main
+from model_build.dataset import photos
 from tests.conftest import ROOT, SHARED, serving
 
 WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
@@ -161,6 +162,35 @@ def test_a_fine_tuned_keras_2_model_serves(fine_tuned, tmp_path):
         answer = client.post("/predict?top_k=1", files={"file": photo}).json()["predictions"][0]
     assert answer["label"] == names[int(logits.argmax())]
     assert answer["score"] == pytest.approx(float(np.exp(logits).max() / np.exp(logits).sum()), abs=1e-4)
+
+
+def test_known_photos_choose_from_where_on_others_are_unknown(fine_tuned, tmp_path, capsys):
+    pictures = photos.generated(70, Resize(96, 96, 1.0, "bilinear")).pixels
+    for folder, chosen in (("all", pictures[:60]), ("few", pictures[:20]), ("foreign", pictures[60:])):
+        (tmp_path / folder).mkdir()
+        for i, picture in enumerate(chosen):
+            photos.Image.fromarray(picture).save(tmp_path / folder / f"{i:02}.png")
+
+    def export(*more: str) -> str:
+        arguments = ["--weights", fine_tuned, "--calibration", tmp_path / "few", "--min-agreement", 0, "--crop", 1]
+        assert main(["export", *map(str, [*arguments, *more, "--output", tmp_path / "out"])]) == 0
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    # Twenty of them calibrate.
+    assert "fewer than 50 photos" in export("--precision", "fp32", "--known", tmp_path / "all")
+    assert contract_of(tmp_path / "out" / "flowers.fp32.onnx").unknown_above is None
+    for i, picture in enumerate(pictures[:15]):
+        photos.Image.fromarray(picture[::-1]).save(tmp_path / "all" / f"turned{i:02}.png")
+    said = export("--known", tmp_path / "all", "--foreign", tmp_path / "foreign", "--refuse", "0.2")
+    for precision in ("fp32", "int8"):
+        model = Model(tmp_path / "out" / f"flowers.{precision}.onnx")
+        found = model.contract.measured["unknown"]
+        assert (found["chosen_on"], found["share"], found["foreign"]) == (55, 0.2, 10)
+        assert f"flowers.{precision}.onnx: unknown above a novelty of {model.contract.unknown_above:.3f}" in said
+        known = model.novelty(np.concatenate([pictures[20:60], pictures[:15, ::-1]]))
+        assert np.quantile(known, 0.8) == pytest.approx(model.contract.unknown_above, abs=1e-5)
+        Classifier(model, DecodeBudget(10**8)).check_golden()
 
 
 def run(capsys, *arguments) -> tuple[int, str]:

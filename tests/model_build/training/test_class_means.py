@@ -10,6 +10,7 @@ from model_build.export import class_activation_map, quantize
 from model_build.training import head
 from model_build.training.class_means import ClassMeans, out_of_fold
 from model_build.training.linear import Linear
+from model_build.training.novelty import Novelty
 from tests import tiny_model
 from tests.model_build.training.test_teach import COLOURS, network, photo
 
@@ -78,9 +79,16 @@ def test_the_graph_computes_the_same(precision):
     classes = np.repeat(np.arange(4), 5)
     linear = Linear(np.random.default_rng(0).normal(size=(features.shape[1], 4)), np.zeros(4))
     means = ClassMeans.of(features[:20], classes)
-    novelty, scores = run(class_activation_map.add(head.attach_head(trunk, linear, means)), "novelty", "scores")
+    novelty, scores = run(
+        class_activation_map.add(head.attach_head(trunk, linear, Novelty(means, None))), "novelty", "scores"
+    )
     (plain,) = run(class_activation_map.add(head.attach_head(trunk, linear)), "scores")
     assert novelty.shape == (21,)
     assert novelty.dtype == np.float32
     assert np.abs(novelty - means(features)).max() < 1e-5
     assert np.array_equal(scores, plain)
+    background = Linear(np.random.default_rng(1).normal(size=(features.shape[1], 5)), np.zeros(5))
+    refusal = Novelty(means, background)
+    (novelty,) = run(head.attach_head(trunk, linear, refusal), "novelty")
+    assert np.abs(novelty - refusal(features)).max() < 1e-5
+    assert np.abs(novelty - means(features)).max() > 1e-3

@@ -176,7 +176,8 @@ def test_the_file_says_everything(taught, base):
     assert contract.version == graph.digest(onnx.load(taught[0]))[:12]
     assert contract.golden.tolerance == golden.TOLERANCE[contract.precision]
     assert contract.parameters == 12 * 27 + 12 + 12 * 4 + 4
-    assert contract.multiply_adds == 12 * 27 * 15 * 15 + 12 * 4
+    # The dense layer, and two products with the means of the classes.
+    assert contract.multiply_adds == 12 * 27 * 15 * 15 + 3 * 12 * 4
     assert contract.provenance["base"] == {"name": "base", "version": "1", "provenance": {"weights": "none"}}
     assert set(contract.provenance["tools"]) == {"python", "onnx", "onnxruntime", "numpy", "pillow"}
     measured = contract.measured
@@ -189,7 +190,8 @@ def test_the_file_says_everything(taught, base):
     assert contract.measured["left_out"]["photos"] == 1
     assert contract.measured["left_out"]["first"][0].startswith("red_bin/broken.jpg")
     assert contract.temperature != 1.0
-    assert 0.25 < contract.unknown_below < 1.0
+    assert contract.unknown_below == 0
+    assert 0 < contract.unknown_above < 0.5
 
 
 def to_scores(path) -> list[str]:
@@ -212,7 +214,7 @@ def test_the_trunk_is_the_base_and_is_pooled_once(taught, base):
 
 
 def test_it_can_be_explained_and_taught_models_too(taught, bins, tmp_path):
-    outputs = ["features", "scores", "evidence", "evidence_bias"]
+    outputs = ["features", "scores", "novelty", "evidence", "evidence_bias"]
     assert main(["teach", str(taught[0]), str(bins), "--output", str(tmp_path), "--name", "again"]) == 0
     for path in (taught[0], *tmp_path.iterdir()):
         proto = onnx.load(path)
@@ -227,7 +229,7 @@ def test_it_answers_over_http_and_knows_what_it_does_not_know(taught):
             answer = client.post("/predict", files={"file": photo(colour, 9000 + k)}).json()
             assert answer["predictions"][0]["label"] == name.replace("_", " ")
             assert answer["unknown"] is False
-        strange = client.post("/predict", files={"file": photo((128, 128, 128), 1)}).json()
+        strange = client.post("/predict", files={"file": photo((180, 0, 180), 1)}).json()
         assert strange["unknown"] is True
 
 
@@ -238,14 +240,75 @@ def test_a_taught_model_can_be_taught_again(taught, bins, tmp_path):
     assert again.provenance["base"]["name"] == "bins"
 
 
-def test_a_larger_unknown_share_raises_the_threshold(taught, base, bins, tmp_path):
-    arguments = ["teach", str(base), str(bins), "--output", str(tmp_path), "--unknown-share"]
-    assert main([*arguments, "0"]) == 0
-    low = Model(tmp_path / taught[0].name).contract
-    assert main([*arguments, "0.5"]) == 0
-    high = Model(tmp_path / taught[0].name).contract
-    assert low.unknown_below < Model(taught[0]).contract.unknown_below < high.unknown_below
-    assert low.version == high.version
+def varied(folder, layout) -> None:
+    """Pictures of two colours beside each other, which are no near-duplicates, by path and how many."""
+    for k, (path, (colour, count)) in enumerate(layout.items()):
+        (folder / path).mkdir(parents=True)
+        for i in range(count):
+            random = np.random.default_rng([k, i])
+            pixels = random.uniform(0, 255, 3) + random.normal(0, 25, (40, 50, 3))
+            pixels[:, : random.integers(20, 45)] = colour
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / path / f"{i:02}.png")
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """Two classes, one of them small, and something to refuse."""
+    folder = tmp_path_factory.mktemp("data") / "halves"
+    layout = {"red": ((220, 20, 20), 40), "green": ((20, 200, 40), 6), "Unknown/many": ((90, 0, 120), 12)}
+    varied(folder, layout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_base(tmp_path_factory):
+    return save(network(), tmp_path_factory.mktemp("base") / "base.fp32.onnx")
+
+
+def test_a_larger_unknown_share_lowers_the_threshold(small_base, halves, tmp_path):
+    def threshold(share) -> float:
+        arguments = ["teach", str(small_base), str(halves), "--output", str(tmp_path), "--unknown-share", share]
+        assert main(arguments) == 0
+        return Model(tmp_path / "halves.fp32.onnx").contract.unknown_above
+
+    assert threshold("0") > threshold("0.05") > threshold("0.5")
+
+
+def test_what_is_to_be_refused_is_no_class_and_teaches_what_is_unknown(small_base, halves, tmp_path, capsys):
+    assert main(["teach", str(small_base), str(halves), "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    contract = Model(tmp_path / "halves.fp32.onnx").contract
+    assert contract.labels == ("green", "red")
+    measured = contract.measured
+    assert measured["refused"]["photos"] == 12
+    assert [row["photos"] for row in measured["classes"]] == [6, 40]
+    assert "refused      " in said
+    assert "note: near-duplicates: the 46 photos are " in said
+    low, high = measured["interval"]
+    assert low < measured["accuracy"] <= high
+    with serving(tmp_path / "halves.fp32.onnx") as client:
+        answers = [
+            client.post("/predict", content=path.read_bytes()).json()["unknown"]
+            for path in sorted(halves.rglob("*.png"))
+        ]
+    # Sorted by name, what is to be refused comes first.
+    assert sum(answers[:12]) / 12 > 0.5 > sum(answers[12:]) / 46
+
+
+def test_a_folder_that_is_divided_is_tested_with_its_own_part(small_base, tmp_path, capsys):
+    colours = {"red": (220, 20, 20), "green": (20, 200, 40)}
+    layout = {
+        f"{part}/{name}": (colour, count)
+        for part, count in (("Training", 20), ("Testing", 8))
+        for name, colour in colours.items()
+    }
+    varied(tmp_path / "divided", layout | {"Testing/other": ((90, 0, 120), 3)})
+    assert main(["teach", str(small_base), str(tmp_path / "divided"), "--output", str(tmp_path)]) == 0
+    measured = Model(tmp_path / "divided.fp32.onnx").contract.measured
+    assert measured["held_out"] == "the folder's own test part"
+    assert (measured["photos"], measured["learned"]["photos"]) == (16, 40)
+    assert measured["refused"]["photos"] == 3
+    assert "by the folder's own test part" in capsys.readouterr().out
 
 
 def test_clear_errors_and_nothing_written(bins, tmp_path, capsys):

@@ -6,6 +6,7 @@ where ONNX Runtime has integers; where one lies half-way between two steps, the 
 otherwise than the integers do, and the results are a step apart.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from model_build.network import weights  # noqa: F401 - first: it sets TensorFlow's environment
@@ -23,6 +24,24 @@ from model_build.export.quantize import largest_step
 #: The largest integer of a uint8 tensor.
 _LEVELS: Final = 255
 _PRODUCTS: Final = ("Conv", "Gemm")
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A tensor as a number of steps from zero, whole ones behind a QuantizeLinear.
+
+    Attributes:
+        steps: float32, channels last.
+        scale: float32, what a step means: one number, or one for each channel.
+    """
+
+    steps: tf.Tensor
+    scale: NDArray[np.float32]
+
+    @property
+    def values(self) -> tf.Tensor:
+        """The numbers themselves."""
+        return self.steps * self.scale
 
 
 class Layer:
@@ -47,23 +66,22 @@ class Layer:
         bias, scale, *_ = (graph.array(name) for name in graph.producer[node.input[2]].input)
         self.bias = tf.Variable((bias.astype(np.float64) * scale).astype(np.float32))
 
-    def rounded(self) -> tf.Tensor:
-        """The weights on their grid, with the straight-through gradient."""
-        steps = tf.clip_by_value(self.weight / self.scale, -self.largest, self.largest)
-        return (steps + tf.stop_gradient(tf.round(steps) - steps)) * self.scale
-
-    def __call__(self, values: tf.Tensor) -> tf.Tensor:
-        """The layer's output in float, as ONNX Runtime has it before it is rounded; channels last."""
-        kernel = self.rounded()
+    def __call__(self, values: Steps) -> Steps:
+        """The layer's sums of products, as ONNX Runtime has them before it rounds them; channels last."""
+        exact = tf.clip_by_value(self.weight / self.scale, -self.largest, self.largest)
+        kernel = _rounded(exact)
+        scale = values.scale * self.scale.ravel()
+        bias = _rounded(self.bias / scale)
         if self.node.op_type == "Gemm":
-            return tf.matmul(values, kernel, transpose_b=bool(attribute(self.node, "transB", 0))) + self.bias
+            transposed = bool(attribute(self.node, "transB", 0))
+            return Steps(tf.matmul(values.steps, kernel, transpose_b=transposed) + bias, scale)
         strides = [1, *attribute(self.node, "strides", [1, 1]), 1]
-        values, padding = _padded(values, self.node, kernel.shape[2:])
+        steps, padding = _padded(values.steps, self.node, kernel.shape[2:])
         if attribute(self.node, "group", 1) == 1:
-            found = tf.nn.conv2d(values, tf.transpose(kernel, [2, 3, 1, 0]), strides, padding)
+            found = tf.nn.conv2d(steps, tf.transpose(kernel, [2, 3, 1, 0]), strides, padding)
         else:
-            found = tf.nn.depthwise_conv2d(values, tf.transpose(kernel, [2, 3, 0, 1]), strides, padding)
-        return tf.nn.bias_add(found, self.bias)
+            found = tf.nn.depthwise_conv2d(steps, tf.transpose(kernel, [2, 3, 0, 1]), strides, padding)
+        return Steps(tf.nn.bias_add(found, bias), scale)
 
 
 class Simulation:
@@ -102,11 +120,11 @@ class Simulation:
             Pooled features ``float32 [N, D]``, None where the graph has none, and logits ``float32 [N, C]``.
         """
         # Channels last throughout: TensorFlow's convolutions on a CPU know nothing else.
-        values: dict[str, tf.Tensor] = {IMAGE: tf.cast(pixels, tf.float32)}
+        found = {IMAGE: Steps(tf.cast(pixels, tf.float32), np.float32(1))}
         for node in self._nodes:
-            values[node.output[0]] = self._compute(node, [values[name] for name in node.input if name in values])
-        features = tf.reduce_mean(values[self._features], axis=[1, 2]) if self._features else None
-        return features, values[self._logits]
+            found[node.output[0]] = self._compute(node, [found[name] for name in node.input if name in found])
+        features = tf.reduce_mean(found[self._features].values, axis=[1, 2]) if self._features else None
+        return features, found[self._logits].values
 
     def write(self) -> onnx.ModelProto:
         """A copy of the graph with the weights and biases of now."""
@@ -129,36 +147,51 @@ class Simulation:
                 wanted |= set(node.input)
         return needed[::-1]
 
-    def _compute(self, node: onnx.NodeProto, inputs: list[tf.Tensor]) -> tf.Tensor:
+    def _compute(self, node: onnx.NodeProto, inputs: list[Steps]) -> Steps:
         constants = [self._graph.array(name) for name in node.input if name in self._graph.constants]
+        steps, scale = inputs[0].steps, inputs[0].scale
         match node.op_type:
             case "Conv" | "Gemm":
                 return self._by_name[node.name](inputs[0])
             case "QuantizeLinear":
-                scale, zero = (float(constant) for constant in constants)
-                return tf.quantization.fake_quant_with_min_max_args(
-                    inputs[0], -zero * scale, (_LEVELS - zero) * scale
-                )
+                zero = float(constants[1])
+                return Steps(_to_grid(steps * (scale / constants[0]), -zero, _LEVELS - zero), constants[0])
             case "DequantizeLinear":
                 if self._graph.producer[node.input[0]].op_type == "QuantizeLinear":
-                    # What rounded them left them as multiples of its step already.
                     return inputs[0]
-                return (inputs[0] - float(constants[1])) * float(constants[0])
+                return Steps(steps - float(constants[1]), constants[0])
             case "Transpose" | "Identity":
                 return inputs[0]
-            case "Add":
-                return inputs[0] + (inputs[1] if len(inputs) == 2 else constants[0])
-            case "Mul":
-                return inputs[0] * (inputs[1] if len(inputs) == 2 else constants[0])
+            case "Add" if len(inputs) == 2:
+                return Steps(steps * (scale / inputs[1].scale) + inputs[1].steps, inputs[1].scale)
+            case "Mul" if constants:
+                return Steps(steps, scale * constants[0].ravel())
             case "Relu":
-                return tf.nn.relu(inputs[0])
-            case "Clip":
-                return tf.clip_by_value(inputs[0], *constants)
+                return Steps(tf.nn.relu(steps), scale)
             case "GlobalAveragePool":
-                return tf.reduce_mean(inputs[0], axis=[1, 2], keepdims=True)
-            case "Squeeze" | "Reshape" | "Flatten" if np.prod(inputs[0].shape[1:3]) == 1 or len(inputs[0].shape) == 2:
-                return tf.reshape(inputs[0], [-1, inputs[0].shape[-1]])
+                return Steps(tf.reduce_mean(steps, axis=[1, 2], keepdims=True), scale)
+            case "Squeeze" | "Reshape" | "Flatten" if np.prod(steps.shape[1:-1]) == 1:
+                return Steps(tf.reshape(steps, [-1, steps.shape[-1]]), scale)
         raise InputError(f"the model has the operator {node.op_type}, which --distill cannot train through")
+
+
+def _rounded(exact: tf.Tensor) -> tf.Tensor:
+    """Rounds to whole numbers; its gradient is that of the identity."""
+    return exact + tf.stop_gradient(tf.round(exact) - exact)
+
+
+def _to_grid(exact: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Rounds to whole numbers from ``low`` to ``high``; its gradient is that of the identity there, 0 outside."""
+
+    @tf.custom_gradient
+    def rounded(exact: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            # One pass over what is large.
+            return tf.quantization.fake_quant_with_min_max_args_gradient(upstream, exact, low, high)
+
+        return tf.round(tf.clip_by_value(exact, low, high)), gradient
+
+    return rounded(exact)
 
 
 def _replace(graph: Graph, tensor: str, value: NDArray[Any]) -> None:

@@ -60,7 +60,7 @@ def add_to(commands: Any) -> None:
         help="of the validation pictures that may be classified as unknown; sets the threshold (default: 0.05)",
     )
     target = train.add_argument_group("the files")
-    target.add_argument("--min-agreement", type=fraction, default=0.98, help="as for export (default: 0.98)")
+    target.add_argument("--min-agreement", type=fraction, default=0.9, help="as for export (default: 0.9)")
     target.add_argument("--max-drop", type=fraction, default=0.01, help="as for export (default: 0.01)")
     target.add_argument("--name", help="default: the folder's name")
     target.add_argument("--version", help="default: from the SHA-256 of the graph")
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     say("Starting TensorFlow")
     from model_build.commands.export import print_exported
     from model_build.export.parity import Int8Limits
-    from model_build.export.pipeline import Target, publish_checked
+    from model_build.export.pipeline import Target, gptq, publish_checked
     from model_build.training.train import Recipe, train
 
     recipe = Recipe(
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         unknown_below=trained.unknown_below,
     )
     names, calibration = trained.folder.labels, trained.photos("validation", recipe.served)
-    made = publish_checked(trained.source, names, recipe.served, tested, calibration, target, track)
+    made = publish_checked(trained.source, names, recipe.served, tested, gptq(calibration, track), target, track)
     trained.run.delete()
     print_exported(made)
     _report(made[-1].path, trained, tested)

@@ -120,7 +120,7 @@ class Simulation:
             Pooled features ``float32 [N, D]``, None where the graph has none, and logits ``float32 [N, C]``.
         """
         # Channels last throughout: TensorFlow's convolutions on a CPU know nothing else.
-        found = {IMAGE: Steps(tf.cast(pixels, tf.float32), np.float32(1))}
+        found = {IMAGE: Steps(tf.cast(pixels, tf.float32), np.ones((), np.float32))}
         for node in self._nodes:
             found[node.output[0]] = self._compute(node, [found[name] for name in node.input if name in found])
         features = tf.reduce_mean(found[self._features].values, axis=[1, 2]) if self._features else None
@@ -135,7 +135,9 @@ class Simulation:
             steps = np.round(layer.weight.numpy() / layer.scale).clip(-layer.largest, layer.largest)
             _replace(graph, layer.node.input[1], steps.astype(np.int8))
             scale = graph.array(graph.producer[layer.node.input[2]].input[1])
-            _replace(graph, layer.node.input[2], np.round(layer.bias.numpy().astype(np.float64) / scale).astype(np.int32))
+            _replace(
+                graph, layer.node.input[2], np.round(layer.bias.numpy().astype(np.float64) / scale).astype(np.int32)
+            )
         return proto
 
     def _needed(self) -> list[onnx.NodeProto]:
@@ -150,29 +152,32 @@ class Simulation:
     def _compute(self, node: onnx.NodeProto, inputs: list[Steps]) -> Steps:
         constants = [self._graph.array(name) for name in node.input if name in self._graph.constants]
         steps, scale = inputs[0].steps, inputs[0].scale
+        made = None
         match node.op_type:
             case "Conv" | "Gemm":
-                return self._by_name[node.name](inputs[0])
+                made = self._by_name[node.name](inputs[0])
             case "QuantizeLinear":
                 zero = float(constants[1])
-                return Steps(_to_grid(steps * (scale / constants[0]), -zero, _LEVELS - zero), constants[0])
+                made = Steps(_to_grid(steps * (scale / constants[0]), -zero, _LEVELS - zero), constants[0])
+            case "DequantizeLinear" if self._graph.producer[node.input[0]].op_type == "QuantizeLinear":
+                made = inputs[0]
             case "DequantizeLinear":
-                if self._graph.producer[node.input[0]].op_type == "QuantizeLinear":
-                    return inputs[0]
-                return Steps(steps - float(constants[1]), constants[0])
+                made = Steps(steps - float(constants[1]), constants[0])
             case "Transpose" | "Identity":
-                return inputs[0]
+                made = inputs[0]
             case "Add" if len(inputs) == 2:
-                return Steps(steps * (scale / inputs[1].scale) + inputs[1].steps, inputs[1].scale)
+                made = Steps(steps * (scale / inputs[1].scale) + inputs[1].steps, inputs[1].scale)
             case "Mul" if constants:
-                return Steps(steps, scale * constants[0].ravel())
+                made = Steps(steps, scale * constants[0].ravel())
             case "Relu":
-                return Steps(tf.nn.relu(steps), scale)
+                made = Steps(tf.nn.relu(steps), scale)
             case "GlobalAveragePool":
-                return Steps(tf.reduce_mean(steps, axis=[1, 2], keepdims=True), scale)
+                made = Steps(tf.reduce_mean(steps, axis=[1, 2], keepdims=True), scale)
             case "Squeeze" | "Reshape" | "Flatten" if np.prod(steps.shape[1:-1]) == 1:
-                return Steps(tf.reshape(steps, [-1, steps.shape[-1]]), scale)
-        raise InputError(f"the model has the operator {node.op_type}, which --distill cannot train through")
+                made = Steps(tf.reshape(steps, [-1, steps.shape[-1]]), scale)
+        if made is None:
+            raise InputError(f"the model has the operator {node.op_type}, which --distill cannot train through")
+        return made
 
 
 def _rounded(exact: tf.Tensor) -> tf.Tensor:
@@ -183,7 +188,6 @@ def _rounded(exact: tf.Tensor) -> tf.Tensor:
 def _to_grid(exact: tf.Tensor, low: float, high: float) -> tf.Tensor:
     """Rounds to whole numbers from ``low`` to ``high``; its gradient is that of the identity there, 0 outside."""
 
-    @tf.custom_gradient
     def rounded(exact: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             # One pass over what is large.
@@ -191,7 +195,7 @@ def _to_grid(exact: tf.Tensor, low: float, high: float) -> tf.Tensor:
 
         return tf.round(tf.clip_by_value(exact, low, high)), gradient
 
-    return rounded(exact)
+    return tf.custom_gradient(rounded)(exact)
 
 
 def _replace(graph: Graph, tensor: str, value: NDArray[Any]) -> None:

@@ -118,9 +118,9 @@ def add_to(commands: Any) -> None:
     target.add_argument(
         "--min-agreement",
         type=fraction,
-        default=0.9,
-        help="least share of the held-out photos on which int8 and fp32 have the same top-1, with those that fp32 itself "
-        "is undecided on; the build fails where the whole 95 %% interval is below it (default: 0.9)",
+        default=0.85,
+        help="least share of the held-out photos on which int8 and fp32 have the same top-1, those that fp32 itself is "
+        "undecided on among them; the build fails where the whole 95 %% interval is below it (default: 0.85)",
     )
     target.add_argument(
         "--max-drop",
@@ -177,17 +177,17 @@ def print_exported(made: "list[Exported]") -> None:
     """Prints the table with which a command that wrote model files ends."""
     from model_build.export.parity import FEW
 
-    headings = ["file", "MB", "multiply-adds", "parameters", "compared with", "max difference"]
-    headings += ["same top-1 (95 %)", "where decided", "accuracy (95 %)"]
-    print_table("Exported models", headings, [_row(item) for item in made])
     found = made[-1].parity
+    photos = f"held out, n = {found.photos}; 95 % intervals" if found.held_out else f"{found.photos} generated pictures"
+    headings = ["file", "MB", "multiply-adds", "parameters", "compared with", "max difference"]
+    headings += ["same top-1", "where decided", "accuracy"]
+    print_table(f"Exported models ({photos})", headings, [_row(item) for item in made])
     if found.held_out and found.photos < FEW:
         say(f"Only {found.photos} photos were held out: the figures mean little. {FEW} or more say something")
 
 
 def _row(item: "Exported") -> list[str]:
     found = item.parity
-    kind = "held out" if found.held_out else "generated pictures"
     accuracy = "-"
     if found.accuracy is not None and found.accuracy_interval is not None:
         accuracy = (
@@ -198,7 +198,7 @@ def _row(item: "Exported") -> list[str]:
         f"{item.path.stat().st_size / 1e6:.2f}",
         f"{item.contract.multiply_adds / 1e6:.1f} M",
         f"{item.contract.parameters / 1e6:.2f} M",
-        f"{found.against}, {kind}, n = {found.photos}",
+        found.against,
         f"{found.max_difference:.1e}",
         f"{found.agreement:.1%} ({_interval(found.agreement_interval)})",
         "-" if found.decided_agreement is None else f"{found.decided_agreement:.1%} of {found.decided}",

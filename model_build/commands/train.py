@@ -60,7 +60,7 @@ def add_to(commands: Any) -> None:
         help="of the validation pictures that may be classified as unknown; sets the threshold (default: 0.05)",
     )
     target = train.add_argument_group("the files")
-    target.add_argument("--min-agreement", type=fraction, default=0.9, help="as for export (default: 0.9)")
+    target.add_argument("--min-agreement", type=fraction, default=0.85, help="as for export (default: 0.85)")
     target.add_argument("--max-drop", type=fraction, default=0.01, help="as for export (default: 0.01)")
     target.add_argument("--name", help="default: the folder's name")
     target.add_argument("--version", help="default: from the SHA-256 of the graph")

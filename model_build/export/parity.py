@@ -34,7 +34,7 @@ class Int8Limits:
         accuracy_drop: the most top-1 accuracy that may be lost, as a share, where the photos have classes.
     """
 
-    agreement: float = 0.9
+    agreement: float = 0.85
     accuracy_drop: float = 0.01
 
 

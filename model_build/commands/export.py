@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
     """Exports and prints a table."""
     say("Starting TensorFlow")
     from model_build.export.parity import Int8Limits
-    from model_build.export.pipeline import Request, export, gptq
+    from model_build.export.pipeline import Request, calibrate, export
 
     distillation = None
     if options.distill is not None:
@@ -164,9 +164,7 @@ def run(options: argparse.Namespace) -> int:
         name=options.name,
         version=options.version,
     )
-    made = export(
-        request, distillation or (lambda division, _resize, track: gptq(division.learning, track)), track, say
-    )
+    made = export(request, distillation or calibrate, track, say)
     if distillation is not None:
         distillation.delete()
     print_exported(made)

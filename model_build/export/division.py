@@ -32,6 +32,11 @@ class Division:
     clusters: NDArray[np.int64]
     evaluation: Photos
 
+    @property
+    def distinct(self) -> NDArray[np.int64]:
+        """``int64 [K]``, of each cluster the first photo's index in ``learning``."""
+        return np.unique(self.clusters, return_index=True)[1]
+
 
 def divide(fp32: onnx.ModelProto, photos: Photos, evaluation: Photos | None, track: Any = iter) -> Division:
     """Divides a folder's photos by their content.

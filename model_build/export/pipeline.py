@@ -138,6 +138,11 @@ def gptq(photos: Photos, track: Track) -> Quantizer:
     return quantizer
 
 
+def calibrate(divided: Division, _resize: Resize, track: Track) -> Quantizer:
+    """The quantization of those who do not distil: GPTQ on one of each cluster of near-duplicates."""
+    return gptq(divided.learning.select(divided.distinct), track)
+
+
 def export(request: Request, quantization: Quantization, track: Track, say: Say) -> list[Exported]:
     """Loads, converts, checks, quantizes, checks, and only then publishes.
 

@@ -36,7 +36,7 @@ _DEVELOPMENT_SHARE: Final = 0.1
 _DEVELOPMENT_PHOTOS: Final = 300
 #: How often a run is looked at and saved, and after how many looks without a gain it ends.
 _LOOKS: Final = 15
-_PATIENCE: Final = 4
+_PATIENCE: Final = 6
 _TEMPERATURES: Final = (1.0, 2.0)
 #: Photos of one cluster of near-duplicates count as much as this many others at most.
 _CLUSTER: Final = 20
@@ -85,11 +85,12 @@ class Distillation:
                 f"{len(digests)} photos are too few for --distill, or nearly the same; use --calibration DIR"
             )
         train = division.learning.select(divided["train"])
+        calibration = division.learning.select(np.intersect1d(division.distinct, divided["train"]))
         development = division.learning.select(divided["development"]).pixels
         sizes = np.bincount(division.clusters)[division.clusters[divided["train"]]]
 
         def quantizer(fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
-            start, how = gptq(train, track)(fp32)
+            start, how = gptq(calibration, track)(fp32)
             # All of each picture's centre, at the scale that the network sees: crops are taken from it.
             canvas = Resize(round(resize.height / resize.crop), round(resize.width / resize.crop), 1.0, resize.filter)
             pixels = photos.decode(train.paths, canvas, lambda it: track(it, "Decoding photos for crops"))

@@ -38,11 +38,12 @@ class Division:
         return np.unique(self.clusters, return_index=True)[1]
 
 
-def divide(fp32: onnx.ModelProto, photos: Photos, evaluation: Photos | None, track: Any = iter) -> Division:
+def divide(fp32: onnx.ModelProto | None, photos: Photos, evaluation: Photos | None, track: Any = iter) -> Division:
     """Divides a folder's photos by their content.
 
     Args:
-        fp32: an exported graph; its features say which photos are nearly the same. Without them only copies are.
+        fp32: an exported graph; its features say which photos are nearly the same. None, or without features: only
+            copies are.
         photos: to be divided, or, where there are others to measure on, to be learned from but for what is among them.
         evaluation: to measure on; None: a part of ``photos``.
         track: wraps an iteration over the photos, to show progress.
@@ -71,8 +72,8 @@ def divide(fp32: onnx.ModelProto, photos: Photos, evaluation: Photos | None, tra
     return Division(photos.select(learned), clusters[learned], evaluation)
 
 
-def _clusters(fp32: onnx.ModelProto, pixels: NDArray[np.uint8], track: Any) -> NDArray[np.int64]:
-    if FEATURES not in {output.name for output in fp32.graph.output}:
+def _clusters(fp32: onnx.ModelProto | None, pixels: NDArray[np.uint8], track: Any) -> NDArray[np.int64]:
+    if fp32 is None or FEATURES not in {output.name for output in fp32.graph.output}:
         _, first, index = np.unique(parts.digests(pixels), return_index=True, return_inverse=True)
         return first[index].astype(np.int64)
     options = ort.SessionOptions()

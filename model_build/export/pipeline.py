@@ -176,7 +176,9 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
         given = _read(request.photos, resize, names, track, say)
         others = None if request.evaluation is None else _read(request.evaluation, resize, names, track, say)
         converted = convert(source.model, height, width, request.pixel_range)
-        divided = division.divide(converted.fp32, given, others, lambda it: track(it, "Finding near-duplicates"))
+        # To random weights all photos look alike.
+        judge = None if source.origin == "none" else converted.fp32
+        divided = division.divide(judge, given, others, lambda it: track(it, "Finding near-duplicates"))
         evaluation = divided.evaluation
         say(f"{len(divided.learning.pixels)} photos to make int8 with, {len(evaluation.pixels)} held out to measure on")
         quantizer = quantization(divided, resize, track)

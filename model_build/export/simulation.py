@@ -119,12 +119,17 @@ class Simulation:
         Returns:
             Pooled features ``float32 [N, D]``, None where the graph has none, and logits ``float32 [N, C]``.
         """
+        found = self.steps(pixels)
+        features = tf.reduce_mean(found[self._features].values, axis=[1, 2]) if self._features else None
+        return features, found[self._logits].values
+
+    def steps(self, pixels: tf.Tensor) -> dict[str, Steps]:
+        """Every tensor between the pixels and the logits, by its name in the graph."""
         # Channels last throughout: TensorFlow's convolutions on a CPU know nothing else.
         found = {IMAGE: Steps(tf.cast(pixels, tf.float32), np.ones((), np.float32))}
         for node in self._nodes:
             found[node.output[0]] = self._compute(node, [found[name] for name in node.input if name in found])
-        features = tf.reduce_mean(found[self._features].values, axis=[1, 2]) if self._features else None
-        return features, found[self._logits].values
+        return found
 
     def write(self) -> onnx.ModelProto:
         """A copy of the graph with the weights and biases of now."""

@@ -61,7 +61,7 @@ def add_to(commands: Any) -> None:
         help="of the validation pictures that may be classified as unknown; sets the threshold (default: 0.05)",
     )
     target = train.add_argument_group("the files")
-    target.add_argument("--min-agreement", type=fraction, default=0.98, help="as for export (default: 0.98)")
+    target.add_argument("--min-agreement", type=fraction, default=0.85, help="as for export (default: 0.85)")
     target.add_argument("--max-drop", type=fraction, default=0.01, help="as for export (default: 0.01)")
     target.add_argument("--name", help="default: the folder's name")
     target.add_argument("--version", help="default: from the SHA-256 of the graph")
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     from model_build.commands.export import print_exported
     from model_build.export.novelty import Refusal
     from model_build.export.parity import Int8Limits
-    from model_build.export.pipeline import CALIBRATION_PHOTOS, Target, publish_checked
+    from model_build.export.pipeline import CALIBRATION_PHOTOS, Target, gptq, publish_checked
     from model_build.training.train import Recipe, train
 
     recipe = Recipe(
@@ -113,8 +113,9 @@ def run(options: argparse.Namespace) -> int:
     names, calibration = trained.folder.labels, trained.photos("validation", recipe.served)
     # Where the validation pictures are so few that all of them calibrate, their best scores decide.
     typical = calibration.for_calibration(CALIBRATION_PHOTOS)
-    refusal = Refusal.of(typical, calibration.pixels, None, recipe.unknown_share)
-    made = publish_checked(trained.source, names, recipe.served, tested, calibration, target, track, refusal)
+    refusal = Refusal.of(typical, typical, calibration.pixels, None, recipe.unknown_share)
+    quantizer = gptq(calibration, track)
+    made = publish_checked(trained.source, names, recipe.served, tested, quantizer, target, track, refusal=refusal)
     trained.run.delete()
     print_exported(made)
     _report(made[-1].path, trained, tested)

@@ -1,5 +1,6 @@
 """Photos to calibrate and to measure with, from a folder, or generated pictures where there is none."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,17 +31,24 @@ class Photos:
         classes: ``int64 [N]``, the class that a file's name or folder says; -1 where it says none.
         skipped: files that could not be decoded, with the reason.
         generated: whether these are generated, not photographed.
+        paths: the files, in the same order; none where they are in none.
     """
 
     pixels: NDArray[np.uint8]
     classes: NDArray[np.int64]
     skipped: tuple[str, ...] = ()
     generated: bool = False
+    paths: tuple[Path, ...] = ()
 
     @property
     def labelled(self) -> bool:
         """Whether every picture has a class."""
         return bool(len(self.classes)) and bool((self.classes >= 0).all())
+
+    def select(self, indices: NDArray[np.int64]) -> "Photos":
+        """Some of these pictures, in the order of their indices."""
+        paths = tuple(self.paths[i] for i in indices) if self.paths else ()
+        return Photos(self.pixels[indices], self.classes[indices], generated=self.generated, paths=paths)
 
     def for_calibration(self, most: int) -> NDArray[np.uint8]:
         """At most ``most`` pictures, taken at even distances; with their mirror images if there are few."""
@@ -73,20 +81,36 @@ def read(folder: Path, resize: Resize, labels: Labels, track: Any = iter) -> Pho
     Raises:
         InputError: the folder cannot be read, or has no readable image.
     """
-    paths = images_in(folder)
-    if not paths:
+    files = images_in(folder)
+    if not files:
         raise InputError(f"{folder} has no images ({', '.join(sorted(SUFFIXES))})")
-    pixels, classes, skipped = [], [], []
-    for path in track(paths):
+    pixels, classes, skipped, paths = [], [], [], []
+    for path in track(files):
         try:
             pixels.append(imaging.load(path.read_bytes(), resize, DECODE_BUDGET))
         except (RequestError, OSError) as error:
             skipped.append(f"{path.name}: {error}")
             continue
         classes.append(class_of(path, folder, labels))
+        paths.append(path)
     if not pixels:
-        raise InputError(f"none of the {len(paths)} images in {folder} can be decoded: {skipped[0]}")
-    return Photos(np.stack(pixels), np.array(classes, np.int64), tuple(skipped))
+        raise InputError(f"none of the {len(files)} images in {folder} can be decoded: {skipped[0]}")
+    return Photos(np.stack(pixels), np.array(classes, np.int64), tuple(skipped), paths=tuple(paths))
+
+
+def decode(paths: Sequence[Path], resize: Resize, track: Any = iter) -> NDArray[np.uint8]:
+    """Decodes photos that ``read`` has found to be readable, by another rule: ``uint8 [N, H, W, 3]``.
+
+    Raises:
+        InputError: one has become unreadable since.
+    """
+    pixels = np.empty((len(paths), resize.height, resize.width, 3), np.uint8)
+    for i, path in enumerate(track(paths)):
+        try:
+            pixels[i] = imaging.load(path.read_bytes(), resize, DECODE_BUDGET)
+        except (RequestError, OSError) as error:
+            raise InputError(f"{path} can no longer be read: {error}") from error
+    return pixels
 
 
 def generated(count: int, resize: Resize) -> Photos:

@@ -84,10 +84,21 @@ class Refusal:
 
     @classmethod
     def of(
-        cls, typical: NDArray[np.uint8], known: NDArray[np.uint8], foreign: NDArray[np.uint8] | None, share: float
+        cls,
+        typical: NDArray[np.uint8],
+        learned: NDArray[np.uint8],
+        known: NDArray[np.uint8],
+        foreign: NDArray[np.uint8] | None,
+        share: float,
     ) -> "Refusal | None":
-        """Leaves those of the known photos out that are among the typical ones; None where too few are left."""
-        seen = set(parts.digests(typical))
+        """Leaves those of the known photos out that the model has learned from; None where too few are left.
+
+        Args:
+            typical: see ``Refusal``.
+            learned: ``uint8 [M, H, W, 3]``, photos that have calibrated or trained the model.
+            known, foreign, share: see ``Refusal``.
+        """
+        seen = set(parts.digests(learned))
         kept = [digest not in seen for digest in parts.digests(known)]
         return cls(typical, known[kept], foreign, share) if sum(kept) >= FEWEST else None
 

@@ -23,7 +23,8 @@ from model_build.dataset import groups, labels, photos
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
 from model_build.errors import InputError
-from model_build.export import class_activation_map, graph, novelty, parity, publish, quantize
+from model_build.export import class_activation_map, division, graph, novelty, parity, publish, quantize
+from model_build.export.division import Division
 from model_build.export.graph import Affine
 from model_build.export.novelty import Refusal
 from model_build.export.parity import Int8Limits, Parity
@@ -45,11 +46,19 @@ PIXEL_RANGES: Final = {
 }
 
 Track = Callable[..., Any]
+Say = Callable[[str], None]
+#: Makes an int8 graph of an exported fp32 one, and says how, for the contract.
+Quantizer = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, dict[str, Any]]]
+#: Makes a quantizer of the photos that it may learn from, and the geometry that they are served with.
+Quantization = Callable[[Division, Resize, Track], Quantizer]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to export. The fields are the command line's options; see ``python -m model_build export --help``."""
+    """What to export. The fields are the command line's options; see ``python -m model_build export --help``.
+
+    ``photos`` is the folder of ``--calibration`` or of ``--distill``.
+    """
 
     weights: str
     architecture: str | None
@@ -59,7 +68,8 @@ class Request:
     labels: Path | None
     groups: Path | None
     precision: str
-    calibration: Path | None
+    photos: Path | None
+    evaluation: Path | None
     known: Path | None
     foreign: Path | None
     refuse: float
@@ -107,11 +117,43 @@ class Exported:
     parity: Parity
 
 
-def export(request: Request, track: Track, say: Callable[[str], None]) -> list[Exported]:
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A Keras classifier in our form of graph.
+
+    Attributes:
+        fp32: without metadata.
+        before: what has to be done to pixels before the Keras model sees them.
+        classes: how many.
+    """
+
+    fp32: onnx.ModelProto
+    before: Affine
+    classes: int
+
+
+def gptq(photos: Photos, track: Track) -> Quantizer:
+    """Quantization by GPTQ, calibrated on photos."""
+
+    def quantizer(fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        pixels = photos.for_calibration(CALIBRATION_PHOTOS)
+        made = quantize.quantize(fp32, pixels, lambda it: track(it, "Calibrating int8"))
+        return made, {"method": "gptq", "calibration_photos": len(pixels)}
+
+    return quantizer
+
+
+def calibrate(divided: Division, _resize: Resize, track: Track) -> Quantizer:
+    """The quantization of those who do not distil: GPTQ on one of each cluster of near-duplicates."""
+    return gptq(divided.learning.select(divided.distinct), track)
+
+
+def export(request: Request, quantization: Quantization, track: Track, say: Say) -> list[Exported]:
     """Loads, converts, checks, quantizes, checks, and only then publishes.
 
     Args:
         request: what to do.
+        quantization: how int8 is made.
         track: ``track(iterable, description)`` shows progress.
         say: prints a line.
 
@@ -121,34 +163,51 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     Raises:
         BuildError: as its subclasses say; no model file has been written or changed then.
     """
-    if request.precision == "int8" and request.calibration is None:
-        raise InputError("int8 needs photos to calibrate on; say where with --calibration DIR")
+    if request.precision == "int8" and request.photos is None:
+        raise InputError("int8 needs photos; say where with --calibration DIR or --distill DIR")
+    if request.evaluation is not None and request.photos is None:
+        raise InputError("--evaluation is to measure int8 on, which needs --calibration DIR or --distill DIR")
     say(f"Loading MobileNetV2, weights: {request.weights}")
     source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
     height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
     resize = Resize(height, width, request.crop, request.filter, request.fit)
     names = groups.fill(_labels(request, source, say), request.groups)
-    pictures = _pictures(request.calibration, resize, names, track, say)
+    name = publish.checked_name(request.name or _default_name(request, source, height))
+    converted, quantizer, refusal, precision = None, None, None, request.precision
+    if request.photos is None:
+        say("No --calibration DIR with photos: no int8 model is made, and parity is checked on generated pictures")
+        evaluation, precision = photos.generated(_GENERATED_PHOTOS, resize), "fp32"
+    else:
+        given = _read(request.photos, resize, names, track, say)
+        others = None if request.evaluation is None else _read(request.evaluation, resize, names, track, say)
+        converted = convert(source.model, height, width, request.pixel_range)
+        # To random weights all photos look alike.
+        judge = None if source.origin == "none" else converted.fp32
+        divided = division.divide(judge, given, others, lambda it: track(it, "Finding near-duplicates"))
+        evaluation = divided.evaluation
+        say(f"{len(divided.learning.pixels)} photos to make int8 with, {len(evaluation.pixels)} held out to measure on")
+        quantizer = quantization(divided, resize, track)
+        refusal = _refusal(request, divided, resize, names, track, say)
     target = Target(
-        precision="fp32" if pictures.generated else request.precision,
+        precision=precision,
         limits=request.limits,
         output=request.output,
-        name=publish.checked_name(request.name or _default_name(request, source, height)),
+        name=name,
         version=request.version,
         pixel_range=request.pixel_range,
     )
-    refusal = None if pictures.generated else _refusal(request, pictures, resize, names, track, say)
-    return publish_checked(source, names, resize, pictures, pictures, target, track, refusal)
+    return publish_checked(source, names, resize, evaluation, quantizer, target, track, converted, refusal)
 
 
 def publish_checked(
     source: Source,
     names: Labels,
     resize: Resize,
-    pictures: Photos,
-    calibration: Photos,
+    evaluation: Photos,
+    quantizer: Quantizer | None,
     target: Target,
     track: Track,
+    converted: Converted | None = None,
     refusal: Refusal | None = None,
 ) -> list[Exported]:
     """Converts, checks, quantizes, checks, and only then publishes.
@@ -157,10 +216,11 @@ def publish_checked(
         source: the Keras model.
         names: of its classes.
         resize: the geometry that it is served with.
-        pictures: to compare on, and to measure the accuracy on where they have classes.
-        calibration: to calibrate int8 on.
+        evaluation: to compare on, and to measure the accuracy on where they have classes; the quantizer knows none.
+        quantizer: makes int8; None where only fp32 is wanted.
         target: what to make of it.
         track: ``track(iterable, description)`` shows progress.
+        converted: what ``convert`` made of the model, where that is known already.
         refusal: by which photos the files learn what to refuse; None: they compute no novelty.
 
     Returns:
@@ -170,31 +230,34 @@ def publish_checked(
         BuildError: as its subclasses say; no model file has been written or changed then.
     """
     with tempfile.TemporaryDirectory() as folder:
-        fp32, normalise, classes = convert(source.model, resize.height, resize.width, target.pixel_range)
-        if len(names.labels) != classes:
-            raise InputError(f"there are {len(names.labels)} labels, but the model has {classes} classes")
+        converted = converted or convert(source.model, resize.height, resize.width, target.pixel_range)
+        fp32 = converted.fp32
+        if len(names.labels) != converted.classes:
+            raise InputError(f"there are {len(names.labels)} labels, but the model has {converted.classes} classes")
         served = novelty.refusing(class_activation_map.add(fp32), refusal, lambda it: track(it, "Novelty, fp32"))
         draft = served.contract(_initial_contract(served.proto, source, names, resize, target))
         model, draft = publish.with_golden(served.proto, draft, Path(folder))
         expected = parity.keras_scores(
-            source.model, normalise, pictures.pixels, lambda it: track(it, "Scores by Keras")
+            source.model, converted.before, evaluation.pixels, lambda it: track(it, "Scores by Keras")
         )
-        scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX fp32"))
-        fp32_parity = parity.compare("keras", scores, expected, pictures)
+        scores = parity.onnx_scores(model, evaluation.pixels, lambda it: track(it, "Scores by ONNX fp32"))
+        fp32_parity = parity.compare("keras", scores, expected, evaluation)
         parity.check_fp32(fp32_parity)
         made = [(served.proto, draft, fp32_parity)]
-        if target.precision != "fp32":
-            quantized = class_activation_map.add(
-                quantize.quantize(
-                    fp32, calibration.for_calibration(CALIBRATION_PHOTOS), lambda it: track(it, "Calibrating int8")
+        if quantizer is not None and target.precision != "fp32":
+            quantized, how = quantizer(fp32)
+            int8 = novelty.refusing(class_activation_map.add(quantized), refusal, lambda it: track(it, "Novelty, int8"))
+            contract = int8.contract(
+                replace(
+                    draft,
+                    precision="int8",
+                    version=target.version or graph.digest(int8.proto)[:12],
+                    provenance={**draft.provenance, "quantization": how},
                 )
             )
-            int8 = novelty.refusing(quantized, refusal, lambda it: track(it, "Novelty, int8"))
-            version = target.version or graph.digest(int8.proto)[:12]
-            contract = int8.contract(replace(draft, precision="int8", version=version))
             model, contract = publish.with_golden(int8.proto, contract, Path(folder), draft.golden.photo)
-            int8_scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX int8"))
-            int8_parity = parity.compare("fp32", int8_scores, scores, pictures)
+            int8_scores = parity.onnx_scores(model, evaluation.pixels, lambda it: track(it, "Scores by ONNX int8"))
+            int8_parity = parity.compare("fp32", int8_scores, scores, evaluation)
             parity.check_int8(int8_parity, target.limits)
             made.append((int8.proto, contract, int8_parity))
     if target.precision == "int8":
@@ -206,9 +269,7 @@ def publish_checked(
     return exported
 
 
-def convert(
-    model: keras.Model, height: int, width: int, pixel_range: str = "auto"
-) -> tuple[onnx.ModelProto, Affine, int]:
+def convert(model: keras.Model, height: int, width: int, pixel_range: str = "auto") -> Converted:
     """Converts a Keras classifier to our form of graph.
 
     Args:
@@ -217,10 +278,6 @@ def convert(
         width: columns of the input.
         pixel_range: a key of ``PIXEL_RANGES``, or ``auto``: 0..255 for a model that has preprocessing layers of its
             own, -1..1 (keras.applications.mobilenet_v2.preprocess_input) for one that has none.
-
-    Returns:
-        The ONNX model without metadata, what has to be done to pixels before the Keras model sees them, and the
-        number of classes.
     """
     signature = [tf.TensorSpec((None, height, width, 3), tf.float32, name="pixels")]
     # Not from_keras: it looks outputs up by the names of Keras's tensors, which a Sequential model does not keep.
@@ -240,10 +297,10 @@ def convert(
     classes = graph.add_scores_output(proto)
     graph.canonicalise(proto)
     onnx.checker.check_model(proto, full_check=True)
-    return proto, before, classes
+    return Converted(proto, before, classes)
 
 
-def _labels(request: Request, source: Source, say: Callable[[str], None]) -> Labels:
+def _labels(request: Request, source: Source, say: Say) -> Labels:
     classes = int(source.model.output_shape[-1])
     # A single unit stands for two classes.
     classes = 2 if classes == 1 else classes
@@ -258,28 +315,25 @@ def _labels(request: Request, source: Source, say: Callable[[str], None]) -> Lab
     return labels.numbered(classes)
 
 
-def _pictures(folder: Path | None, resize: Resize, names: Labels, track: Track, say: Callable[[str], None]) -> Photos:
-    if folder is None:
-        say("No --calibration DIR with photos: no int8 model is made, and parity is checked on generated pictures")
-        return photos.generated(_GENERATED_PHOTOS, resize)
-    pictures = photos.read(folder, resize, names, lambda it: track(it, "Decoding photos"))
-    for line in pictures.skipped:
+def _read(folder: Path, resize: Resize, names: Labels, track: Track, say: Say) -> Photos:
+    found = photos.read(folder, resize, names, lambda it: track(it, "Decoding photos"))
+    for line in found.skipped:
         say(f"Skipped {line}")
-    return pictures
+    return found
 
 
 def _refusal(
-    request: Request, pictures: Photos, resize: Resize, names: Labels, track: Track, say: Callable[[str], None]
+    request: Request, divided: Division, resize: Resize, names: Labels, track: Track, say: Say
 ) -> Refusal | None:
     """By which photos the model learns what to refuse; None, with a line that says why, where they are too few."""
-    known = pictures if request.known is None else _pictures(request.known, resize, names, track, say)
-    foreign = None if request.foreign is None else _pictures(request.foreign, resize, names, track, say).pixels
-    typical = pictures.for_calibration(CALIBRATION_PHOTOS)
-    refusal = Refusal.of(typical, known.pixels, foreign, request.refuse)
+    known = divided.evaluation if request.known is None else _read(request.known, resize, names, track, say)
+    foreign = None if request.foreign is None else _read(request.foreign, resize, names, track, say).pixels
+    typical = divided.learning.select(divided.distinct).for_calibration(CALIBRATION_PHOTOS)
+    refusal = Refusal.of(typical, divided.learning.pixels, known.pixels, foreign, request.refuse)
     if refusal is None:
         say(
-            f"The models will never say unknown: fewer than {novelty.FEWEST} photos of what they know have calibrated "
-            "nothing; give more with --known DIR"
+            f"The models will never say unknown: there are fewer than {novelty.FEWEST} photos of what they know that "
+            "they have not learned from; give more with --known DIR"
         )
     return refusal
 

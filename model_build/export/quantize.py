@@ -89,6 +89,11 @@ def quantize(fp32: onnx.ModelProto, pixels: NDArray[np.uint8], track: Any = iter
     return quantized
 
 
+def largest_step(layer: onnx.NodeProto) -> int:
+    """The most steps that the grid of a layer's weights has to each side of zero."""
+    return _DENSE_MAX if attribute(layer, "group", 1) == 1 else _DEPTHWISE_MAX
+
+
 class _Photos(CalibrationDataReader):
     """One photo at a time, as ONNX Runtime's calibration wants them."""
 
@@ -224,7 +229,7 @@ def _fit_weights(model: onnx.ModelProto, moments: dict[str, _Moments]) -> dict[s
         weight, inputs = graph.array(layer.input[1]), moments[layer.input[1]]
         transposed = layer.op_type == "Gemm"
         rows = (weight.T if transposed else weight.reshape(len(weight), -1)).astype(np.float64)
-        largest = _DEPTHWISE_MAX if inputs.second is None else _DENSE_MAX
+        largest = largest_step(layer)
         # A channel that training has switched off has no scale of its own.
         scale = (np.maximum(np.abs(rows).max(axis=1), 1e-6) / largest).astype(np.float32)
         if inputs.second is None:

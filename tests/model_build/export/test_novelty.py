@@ -73,8 +73,8 @@ def test_the_threshold_refuses_its_share_of_the_known(tmp_path):
 
 def test_photos_that_calibrated_choose_nothing():
     pixels = pictures(32, FEWEST + 10)
-    assert Refusal.of(pixels[:11], pixels, None, 0.05) is None
-    refusal = Refusal.of(pixels[:10], pixels, None, 0.05)
+    assert Refusal.of(pixels, pixels[:11], pixels, None, 0.05) is None
+    refusal = Refusal.of(pixels, pixels[:10], pixels, None, 0.05)
     assert np.array_equal(refusal.known, pixels[10:])
 
 

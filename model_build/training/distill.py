@@ -1,0 +1,257 @@
+"""Distillation: an int8 network learns to answer as its own fp32 network does (Hinton et al. 2015, arXiv:1503.02531).
+
+It starts from what ``quantize`` makes, with that graph's grids, and trains weights and biases through the rounding
+(quantization-aware training: Jacob et al. 2018, arXiv:1712.05877). The photos need no labels: fp32's scores of the same
+augmented picture are the target. A run that is interrupted is resumed where it was last saved.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from model_build.network import weights  # noqa: F401 - first: it sets TensorFlow's environment
+
+# isort: split
+import keras
+import numpy as np
+import onnx
+import onnxruntime as ort
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from app.inference.imaging import Resize
+from model_build.dataset import parts, photos
+from model_build.errors import InputError
+from model_build.export.division import Division
+from model_build.export.graph import IMAGE, SCORES
+from model_build.export.pipeline import Quantizer, Say, Track, gptq
+from model_build.export.simulation import Simulation
+from model_build.training.augmentation import camera_like
+
+#: What chooses the step to stop at: a share of the photos that may be learned from, and at most so many.
+_DEVELOPMENT_SHARE: Final = 0.1
+_DEVELOPMENT_PHOTOS: Final = 300
+#: How often a run is looked at and saved, and after how many looks without a gain it ends.
+_LOOKS: Final = 15
+_PATIENCE: Final = 6
+_TEMPERATURES: Final = (1.0, 2.0)
+#: Photos of one cluster of near-duplicates count as much as this many others at most.
+_CLUSTER: Final = 20
+#: The least score that has a logarithm here.
+_TINY: Final = 1e-20
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to distil.
+
+    Attributes:
+        steps: batches that are learned from.
+        batch: photos in each.
+        learning_rate: of Adam at the start; it falls to zero as a cosine.
+        seed: for the choice of photos and what is done to them.
+    """
+
+    steps: int
+    batch: int = 16
+    learning_rate: float = 1.5e-5
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """Makes quantizers that distil; see ``pipeline.Quantization``.
+
+    Attributes:
+        recipe: how.
+        work: a folder for checkpoints; a run on the same photos with the same recipe goes on from what it finds there.
+        say: prints a line.
+    """
+
+    recipe: Recipe
+    work: Path
+    say: Say
+
+    def __call__(self, division: Division, resize: Resize, track: Track) -> Quantizer:
+        """A quantizer that learns from the photos of ``division.learning``."""
+        digests = parts.digests(division.learning.pixels)
+        share = min(_DEVELOPMENT_SHARE, _DEVELOPMENT_PHOTOS / len(digests))
+        divided = parts.split(division.clusters, digests, {"train": 1 - share, "development": share})
+        if not len(divided["development"]):
+            raise InputError(
+                f"{len(digests)} photos are too few for --distill, or nearly the same; use --calibration DIR"
+            )
+        train = division.learning.select(divided["train"])
+        calibration = division.learning.select(np.intersect1d(division.distinct, divided["train"]))
+        development = division.learning.select(divided["development"]).pixels
+        sizes = np.bincount(division.clusters)[division.clusters[divided["train"]]]
+
+        def quantizer(fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
+            start, how = gptq(calibration, track)(fp32)
+            # All of each picture's centre, at the scale that the network sees: crops are taken from it.
+            canvas = Resize(round(resize.height / resize.crop), round(resize.width / resize.crop), 1.0, resize.filter)
+            pixels = photos.decode(train.paths, canvas, lambda it: track(it, "Decoding photos for crops"))
+            run = Run(fp32, start, pixels, np.minimum(1.0, _CLUSTER / sizes), development, self.recipe)
+            key = json.dumps([hashlib.sha256(start.SerializeToString(deterministic=True)).hexdigest(), digests])
+            key += json.dumps(asdict(self.recipe))
+            file = self.work / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+            steps = run.train(file, track, self.say)
+            learned = {"photos": len(pixels), "development_photos": len(development), "steps": steps}
+            return run.best_graph(), {**how, "method": "gptq, distilled", "distilled": learned | asdict(self.recipe)}
+
+        return quantizer
+
+    def delete(self) -> None:
+        """Removes the checkpoints."""
+        for file in self.work.glob("*.npz"):
+            file.unlink()
+        if self.work.is_dir():
+            self.work.rmdir()
+
+
+class Run:
+    """One distillation, between two looks at its state."""
+
+    def __init__(
+        self,
+        fp32: onnx.ModelProto,
+        int8: onnx.ModelProto,
+        pixels: NDArray[np.uint8],
+        chances: NDArray[np.float64],
+        development: NDArray[np.uint8],
+        recipe: Recipe,
+    ) -> None:
+        """Takes a teacher and a student.
+
+        Args:
+            fp32: an exported graph.
+            int8: what ``quantize`` made of it.
+            pixels: ``uint8 [N, h, w, 3]`` to learn from, larger than the network's input.
+            chances: ``float64 [N]``, how likely each is to be learned from, relative to the others.
+            development: ``uint8 [M, H, W, 3]`` to choose the best state by.
+            recipe: how.
+        """
+        self.recipe = recipe
+        self._teacher = _session(fp32)
+        self._student = Simulation(int8)
+        self._pixels, self._chances = pixels, chances / chances.sum()
+        self._development = development
+        self._expected = _scores(self._teacher, development)
+        self._optimizer = keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.steps)
+        )
+        self._optimizer.build(self._student.variables)
+        self._step = 0
+        self._looks: list[float] = []
+        self._best = self._values()
+        self._update = tf.function(self._learn)
+
+    def train(self, file: Path, track: Track, say: Say) -> int:
+        """Learns, from where ``file`` says that it was, until the last step or until it no longer gets better.
+
+        Returns:
+            The step with the best state.
+        """
+        recipe = self.recipe
+        if file.exists():
+            self._load(file)
+            say(f"Resuming after step {self._step} of {recipe.steps}")
+        else:
+            self._look(say)
+        every = max(1, -(-recipe.steps // _LOOKS))
+        ticks = iter(track(range(self._step, recipe.steps), "Distilling"))
+        # The next batch is made while this one is learned from.
+        with ThreadPoolExecutor(1) as ahead:
+            batch = ahead.submit(self._batch, self._step)
+            for step in ticks:
+                pixels, targets = batch.result()
+                batch = ahead.submit(self._batch, step + 1)
+                self._update(tf.constant(pixels), tf.constant(targets))
+                self._step = step + 1
+                if self._step % every == 0 or self._step == recipe.steps:
+                    self._look(say)
+                    self._save(file)
+                    if len(self._looks) - 1 - int(np.argmin(self._looks)) >= _PATIENCE:
+                        say(f"No gain at {_PATIENCE} looks")
+                        break
+        for _ in ticks:
+            pass
+        return min(int(np.argmin(self._looks)) * every, recipe.steps)
+
+    def best_graph(self) -> onnx.ModelProto:
+        """The int8 graph with the best weights and biases that were found."""
+        for variable, value in zip(self._student.variables, self._best, strict=True):
+            variable.assign(value)
+        return self._student.write()
+
+    def _batch(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The pictures of a step, the same whenever it is asked for, and fp32's scores of them."""
+        random = np.random.default_rng([self.recipe.seed, step])
+        size = min(self.recipe.batch, len(self._pixels))
+        chosen = random.choice(len(self._pixels), size, replace=False, p=self._chances)
+        height, width = self._development.shape[1:3]
+        pixels = np.stack([camera_like(self._pixels[i], height, width, random) for i in chosen])
+        return pixels, _scores(self._teacher, pixels)
+
+    def _learn(self, pixels: tf.Tensor, targets: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            _, logits = self._student(pixels)
+            loss = tf.add_n([_divergence(logits, targets, temperature) for temperature in _TEMPERATURES])
+        variables = self._student.variables
+        self._optimizer.apply(tape.gradient(loss, variables), variables)
+
+    def _look(self, say: Say) -> None:
+        scores = _scores(_session(self._student.write()), self._development)
+        agreement = float((scores.argmax(axis=1) == self._expected.argmax(axis=1)).mean())
+        ratio = np.log(np.maximum(self._expected, _TINY) / np.maximum(scores, _TINY))
+        self._looks.append(float((self._expected * ratio).sum(axis=1).mean()))
+        if self._looks[-1] == min(self._looks):
+            self._best = self._values()
+        say(
+            f"  step {self._step}: top-1 as fp32's on {agreement:.1%} of {len(scores)} photos to choose by, "
+            f"divergence {self._looks[-1]:.4f}"
+        )
+
+    def _values(self) -> list[NDArray[np.float32]]:
+        return [variable.numpy() for variable in self._student.variables]
+
+    def _save(self, file: Path) -> None:
+        """Writes under another name, then renames: what is there is always complete."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        state: dict[str, Any] = {"step": self._step, "looks": self._looks}
+        state |= {f"optimizer_{i}": np.asarray(value) for i, value in enumerate(self._optimizer.variables)}
+        state |= {f"student_{i}": value for i, value in enumerate(self._values())}
+        state |= {f"best_{i}": value for i, value in enumerate(self._best)}
+        with partial.open("wb") as written:
+            np.savez(written, **state)
+        partial.replace(file)
+
+    def _load(self, file: Path) -> None:
+        with np.load(file) as state:
+            self._step, self._looks = int(state["step"]), state["looks"].tolist()
+            for i, variable in enumerate(self._optimizer.variables):
+                variable.assign(state[f"optimizer_{i}"])
+            for i, variable in enumerate(self._student.variables):
+                variable.assign(state[f"student_{i}"])
+            self._best = [state[f"best_{i}"] for i in range(len(self._best))]
+
+
+def _divergence(logits: tf.Tensor, targets: tf.Tensor, temperature: float) -> tf.Tensor:
+    """Kullback-Leibler divergence from fp32's softened scores, times the temperature's square, but for a constant."""
+    softened = tf.nn.softmax(tf.math.log(tf.maximum(targets, _TINY)) / temperature)
+    return temperature**2 * tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(softened, logits / temperature))
+
+
+def _session(proto: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _scores(session: ort.InferenceSession, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    found: list[NDArray[np.float32]] = [session.run([SCORES], {IMAGE: photo[np.newaxis]})[0] for photo in pixels]
+    return np.concatenate(found)

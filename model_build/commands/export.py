@@ -114,8 +114,8 @@ def add_to(commands: Any) -> None:
         "--known",
         type=Path,
         metavar="DIR",
-        help="photos of what the model knows, to choose on from where on a photo is unknown; those that int8 is made with "
-        "left out (default: those that are held out to measure on)",
+        help="photos of what the model knows, to choose on from where on a photo is unknown; those that int8 is made "
+        "with are left out (default: those that are held out to measure on)",
     )
     target.add_argument(
         "--foreign", type=Path, metavar="DIR", help="photos of other things, to measure on how many of them are refused"

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.inference.imaging import FITS
 from model_build.errors import InputError
 from model_build.terminal import fraction, say, track
 
@@ -55,6 +56,13 @@ def add_to(commands: Any) -> None:
         help="share of the classes' own pictures that may be classified as unknown, 0 to 1; a larger one finds more "
         "pictures of other things (default: 0.05)",
     )
+    teach.add_argument(
+        "--fit",
+        choices=["auto", *FITS],
+        default="auto",
+        help="what the model sees of a photo of another shape, see export; auto: as MODEL does, or, where most "
+        "pictures are wider than 4:3, all of it if that is better in the cross-validation (default: auto)",
+    )
     teach.set_defaults(run=run)
 
 
@@ -72,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         name=options.name,
         seed=options.seed,
         unknown_share=options.unknown_share,
+        fit=options.fit,
     )
     print(_summary(teach(request, track, say)))
     return 0

@@ -1,5 +1,6 @@
 """A folder with one sub-folder per class as a training set: find, check, decode and split its pictures."""
 
+import contextlib
 import hashlib
 import re
 from collections import Counter
@@ -25,6 +26,8 @@ Part = Literal["train", "validation", "test"]
 
 #: Fewest pictures of a class: three to learn from, one to choose and calibrate by, one to be judged by.
 MIN_PER_CLASS: Final = 5
+#: A photo that is wider or higher than this loses more than a quarter of itself to a crop.
+WIDE: Final = 4 / 3
 #: The label of pictures that show nothing that the model is to know.
 REFUSED: Final = -1
 #: What a class is called whose pictures are to be refused.
@@ -346,6 +349,17 @@ def decode(
         kept.append(item)
     folder.items = kept
     return made
+
+
+def mostly_wide(folder: ImageFolder) -> bool:
+    """Whether most of a folder's pictures that can be read are wider or higher than 4:3."""
+    wide = read = 0
+    for item in folder.items:
+        with contextlib.suppress(RequestError, OSError):
+            size = imaging.size(item.path.read_bytes())
+            read += 1
+            wide += max(size) > WIDE * min(size)
+    return 2 * wide > read
 
 
 def least(folder: ImageFolder) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.inference import imaging
 from model_build.dataset import folds, image_folder
-from model_build.dataset.image_folder import REFUSED, ImageFolder
+from model_build.dataset.image_folder import REFUSED, WIDE, ImageFolder
 from model_build.training import cross_validation, figures
 from model_build.training.features import Extractor
 
@@ -28,8 +28,6 @@ _SURELY: Final = 0.995
 _COPY: Final = 0.999
 #: Side of a thumbnail.
 _SIDE: Final = 16
-#: A photo that is wider or higher than this loses a third of itself or more to a crop.
-WIDE: Final = 4 / 3
 #: Strength of regularisation of the heads that say which labels to doubt; weak enough for fine differences, and strong
 #: enough not to learn wrong labels by heart.
 _STRENGTH: Final = 1.0
@@ -247,8 +245,8 @@ def _advice(
             found.append(f"most pictures of {count.label} are nearly of one colour: there is nothing to learn from")
     if 2 * wide > photos:
         found.append(
-            f"{wide} of {photos} pictures are wider or higher than 4:3, and the model sees the middle of each only; "
-            "where things stand at the ends, use a model that was exported with --fit squash"
+            f"{wide} of {photos} pictures are wider or higher than 4:3, of which a crop shows the middle only; teach "
+            "tries the whole of each picture, distorted, too, and takes what is better"
         )
     return found
 

@@ -20,10 +20,12 @@ class Choice:
     Attributes:
         strength: index of the strength of regularisation.
         temperature: what the logits are divided by.
+        loss: mean cross-entropy of the photos then.
     """
 
     strength: int
     temperature: float
+    loss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class OutOfFold:
             for logits, fitted in zip(self.logits, temperatures, strict=True)
         ]
         best = int(np.argmin(losses))
-        return Choice(best, temperatures[best])
+        return Choice(best, temperatures[best], losses[best])
 
     def scores(self) -> NDArray[np.float64]:
         """Each photo's calibrated scores, ``float64 [N, C]``: strength and temperature are what the others choose."""

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.contract import Contract, Golden
+from app.inference.imaging import Resize
 from model_build.dataset import folds, image_folder, intervals
-from model_build.dataset.image_folder import REFUSED
+from model_build.dataset.image_folder import REFUSED, ImageFolder
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
 from model_build.training import cross_validation, head, linear
@@ -48,6 +49,7 @@ class Request:
     name: str | None
     seed: int
     unknown_share: float
+    fit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +86,18 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
         raise InputError(f"the new model would overwrite {request.model}; give it another --name or --output")
 
     folder = image_folder.find(request.folder)
-    features = np.stack(image_folder.decode(folder, base.resize, extractor, lambda it: track(it, "Computing features")))
-    image_folder.check_enough(folder)
-    photos = _Photos(features, folder.classes, folds.clusters_of_classes(features, folder.classes), folder.held_out)
-    learned, count = photos.of(~photos.held_out), len(folder.labels.labels)
-    say(f"Fitting a head for {count} classes from {len(learned.classes)} pictures")
-    choice, unknown_above, figures = _choose(learned, count, request, track)
+    count = len(folder.labels.labels)
+    trials = []
+    for resize in _geometries(folder, base.resize, request.fit):
+        photos = _photos(folder, resize, extractor, track)
+        learned = photos.of(~photos.held_out)
+        say(f"Fitting a head for {count} classes from {len(learned.classes)} pictures")
+        trials.append((resize, photos, *_choose(learned, count, request, track)))
+    resize, photos, choice, unknown_above, figures = min(trials, key=lambda trial: trial[2].loss)
+    if len(trials) > 1:
+        losses = ", ".join(f"{tried.fit} {tried_choice.loss:.3f}" for tried, _, tried_choice, _, _ in trials)
+        say(f"Most pictures are wide. Out-of-fold loss by what the model sees of them: {losses}. Taken: {resize.fit}")
+    learned = photos.of(~photos.held_out)
     found, refusal = _fit(learned, choice)
     if folder.divided:
         figures = _tested(found, refusal, unknown_above, photos.of(photos.held_out), count)
@@ -101,7 +109,7 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
         precision=base.precision,
         labels=folder.labels.labels,
         ids=folder.labels.ids,
-        resize=base.resize,
+        resize=resize,
         temperature=choice.temperature,
         unknown_below=0.0,
         golden=Golden(b"", {0: 0.0}, 0.0),
@@ -151,6 +159,20 @@ class _Photos:
 
     def of(self, these: NDArray[np.bool_]) -> "_Photos":
         return _Photos(self.features[these], self.classes[these], self.clusters[these], self.held_out[these])
+
+
+def _geometries(folder: ImageFolder, own: Resize, fit: str) -> list[Resize]:
+    """The resize rules to choose from: the base model's, and where most photos are wide, the whole of each."""
+    whole = replace(own, fit="squash", crop=1.0)
+    if fit == "auto":
+        return [own, whole] if own.fit == "crop" and image_folder.mostly_wide(folder) else [own]
+    return [own if fit == own.fit else replace(own, fit=fit, crop=own.crop if fit == "crop" else 1.0)]
+
+
+def _photos(folder: ImageFolder, resize: Resize, extractor: Extractor, track: Track) -> _Photos:
+    features = np.stack(image_folder.decode(folder, resize, extractor, lambda it: track(it, "Computing features")))
+    image_folder.check_enough(folder)
+    return _Photos(features, folder.classes, folds.clusters_of_classes(features, folder.classes), folder.held_out)
 
 
 def _same_file(path: Path, other: Path) -> bool:

@@ -351,3 +351,27 @@ def test_what_is_missing_is_named(base, bins, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "error: teach needs the package onnx: pip install '.[teach]'" in done.stderr
+
+
+def wide(colour, seed) -> bytes:
+    """Grey and 16:9, but for a patch of the colour at its right end, which a crop does not see."""
+    noise = np.random.default_rng(seed).normal(0, 10, (45, 80, 3)) + 128
+    noise[10:35, 66:78] = colour
+    return encode(Image.fromarray(noise.clip(0, 255).astype(np.uint8)), "PNG")
+
+
+@pytest.mark.parametrize(("options", "fit", "crop"), [([], "squash", 1.0), (["--fit", "pad"], "pad", 1.0)])
+def test_things_at_the_ends_of_wide_frames(base, tmp_path, capsys, options, fit, crop):
+    for name, colour in COLOURS.items():
+        (tmp_path / "bins" / name).mkdir(parents=True)
+        for i in range(8):
+            (tmp_path / "bins" / name / f"{i}.png").write_bytes(wide(colour, i))
+    assert main(["teach", str(base), str(tmp_path / "bins"), "--output", str(tmp_path), *options]) == 0
+    said = capsys.readouterr().err
+    assert ("Taken: squash" in said) == (not options)
+    (written,) = tmp_path.glob("*.onnx")
+    model = Model(written)
+    assert (model.contract.resize.fit, model.contract.resize.crop) == (fit, crop)
+    classify = Classifier(model, DecodeBudget(1_000_000))
+    for name, colour in COLOURS.items():
+        assert classify(wide(colour, 99)).predictions[0].label == name.replace("_", " ")

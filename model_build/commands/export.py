@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.inference.imaging import FILTERS
+from model_build.commands.geometry import add_geometry, crop_of
 from model_build.network.architecture import LAYOUTS
 from model_build.terminal import fraction, positive, print_table, say, track
 
@@ -107,13 +108,7 @@ def add_to(commands: Any) -> None:
     target.add_argument(
         "--evaluation", type=Path, metavar="DIR", help="photos to measure on, instead of a part of the others"
     )
-    target.add_argument(
-        "--crop",
-        type=fraction,
-        default=0.875,
-        help="sides of the centred crop that the model sees, as a share of the largest one that fits, 0 to 1 "
-        "(default: 0.875)",
-    )
+    add_geometry(target)
     target.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="resampling (default: bilinear)")
     target.add_argument(
         "--min-agreement",
@@ -157,7 +152,8 @@ def run(options: argparse.Namespace) -> int:
         photos=options.distill or options.calibration,
         evaluation=options.evaluation,
         pixel_range=options.pixel_range,
-        crop=options.crop,
+        crop=crop_of(options),
+        fit=options.fit,
         filter=options.filter,
         limits=Int8Limits(options.min_agreement, options.max_drop),
         output=options.output,

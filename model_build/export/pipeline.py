@@ -71,6 +71,7 @@ class Request:
     evaluation: Path | None
     pixel_range: str
     crop: float
+    fit: str
     filter: str
     limits: Int8Limits
     output: Path
@@ -165,7 +166,7 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
     say(f"Loading MobileNetV2, weights: {request.weights}")
     source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
     height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
-    resize = Resize(height, width, request.crop, request.filter)
+    resize = Resize(height, width, request.crop, request.filter, request.fit)
     names = groups.fill(_labels(request, source, say), request.groups)
     name = publish.checked_name(request.name or _default_name(request, source, height))
     converted, quantizer, precision = None, None, request.precision

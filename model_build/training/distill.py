@@ -8,7 +8,7 @@ augmented picture are the target. A run that is interrupted is resumed where it 
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,7 +84,7 @@ class Distillation:
             raise InputError(
                 f"{len(digests)} photos are too few for --distill, or nearly the same; use --calibration DIR"
             )
-        train = division.learning.select(divided["train"])
+        paths = [division.learning.paths[i] for i in divided["train"]]
         calibration = division.learning.select(np.intersect1d(division.distinct, divided["train"]))
         development = division.learning.select(divided["development"]).pixels
         sizes = np.bincount(division.clusters)[division.clusters[divided["train"]]]
@@ -92,8 +92,9 @@ class Distillation:
         def quantizer(fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
             start, how = gptq(calibration, track)(fp32)
             # All of each picture's centre, at the scale that the network sees: crops are taken from it.
-            canvas = Resize(round(resize.height / resize.crop), round(resize.width / resize.crop), 1.0, resize.filter)
-            pixels = photos.decode(train.paths, canvas, lambda it: track(it, "Decoding photos for crops"))
+            height, width = (round(side / resize.crop) for side in (resize.height, resize.width))
+            canvas = replace(resize, height=height, width=width, crop=1.0)
+            pixels = photos.decode(paths, canvas, lambda it: track(it, "Decoding photos for crops"))
             run = Run(fp32, start, pixels, np.minimum(1.0, _CLUSTER / sizes), development, self.recipe)
             key = json.dumps([hashlib.sha256(start.SerializeToString(deterministic=True)).hexdigest(), digests])
             key += json.dumps(asdict(self.recipe))

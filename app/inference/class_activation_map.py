@@ -143,13 +143,14 @@ def overlay(data: bytes, explanation: Explanation, decode_budget: DecodeBudget) 
     upper, lower = (round(edge * height) for edge in explanation.box[1::2])
     # A photo may be so thin that nothing of the box is left.
     right, lower = max(right, left + 1), max(lower, upper + 1)
-    # Without colours of its own, which would read as heat; ITU-R BT.601 luma.
-    seen = (photo[upper:lower, left:right] @ np.array([0.299, 0.587, 0.114], np.float32))[..., np.newaxis]
-
     strength = np.maximum(explanation.evidence, 0)
     strength = strength / (strength.max() or 1.0)
     smooth = Image.fromarray(strength).resize((right - left, lower - upper), Image.Resampling.BILINEAR)
-    heat = np.asarray(smooth)
+    # What a model pads a photo with is not drawn.
+    heat = np.asarray(smooth)[max(0, -upper) : height - upper, max(0, -left) : width - left]
+    upper, lower, left, right = max(0, upper), min(height, lower), max(0, left), min(width, right)
+    # Without colours of its own, which would read as heat; ITU-R BT.601 luma.
+    seen = (photo[upper:lower, left:right] @ np.array([0.299, 0.587, 0.114], np.float32))[..., np.newaxis]
     places = np.linspace(0, 1, len(_INFERNO))
     table = np.stack([np.interp(np.linspace(0, 1, 256), places, channel) for channel in _INFERNO.T], axis=1)
     colours = table[np.round(heat * 255).astype(np.intp)].astype(np.float32)

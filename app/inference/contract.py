@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from ..errors import ModelError
-from .imaging import FILTERS, Resize
+from .imaging import FILTERS, FITS, Resize
 
 #: Version of the metadata's form. A reader refuses what it does not know.
 SCHEMA: Final = "2"
@@ -144,7 +144,7 @@ class Contract:
         documents = {
             "labels": self.labels,
             "ids": self.ids,
-            "resize": asdict(self.resize),
+            "resize": {key: value for key, value in asdict(self.resize).items() if (key, value) != ("fit", "crop")},
             "golden": golden,
             "provenance": self.provenance,
             "measured": self.measured,
@@ -258,6 +258,8 @@ class Contract:
             raise ModelError(
                 f"the contract names the filter {_shown(self.resize.filter)}; known are {', '.join(FILTERS)}"
             )
+        if self.resize.fit not in FITS:
+            raise ModelError(f"the contract names the fit {_shown(self.resize.fit)}; known are {', '.join(FITS)}")
 
     def _check_golden(self) -> None:
         golden = self.golden

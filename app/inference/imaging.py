@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 # One plugin per supported format; a decoder that is not imported cannot be attacked. Imported here, so that the first
-# photo does not wait for it. WebP and AVIF cost 3 ms and 0.8 MB together; JPEG needs TIFF's anyway, for EXIF.
+# photo does not wait for it; JPEG needs none. WebP and AVIF cost 3 ms and 0.8 MB together.
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
     ImageFile,
-    JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
@@ -39,7 +38,6 @@ from .decode_budget import DecodeBudget
 from .jpeg import Jpeg
 
 _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
@@ -50,8 +48,12 @@ _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
 _HEIF_INSTALLED: Final = importlib.util.find_spec("pillow_heif") is not None
 #: The formats that ``load`` reads, by Pillow's names. JPEG includes MPO, which many phones write and call .jpg; HEIF is
 #: what iPhones write, and needs the extra ``heic``.
-FORMATS: Final = (*_PLUGINS, "HEIF") if _HEIF_INSTALLED else tuple(_PLUGINS)
+FORMATS: Final = ("JPEG", *_PLUGINS, *(["HEIF"] if _HEIF_INSTALLED else []))
 
+#: Which part of a photo that has another shape than the model's input is seen; see ``Resize``.
+FITS: Final = ("crop", "squash", "pad")
+#: What surrounds a padded photo: the middle of the range, which is nearly 0 for a network that takes -1 to 1.
+_PADDING: Final = (128, 128, 128)
 #: Resampling filters that a contract may name.
 FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -95,28 +97,48 @@ _XMP_ORIENTATION: Final = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 class Resize:
     """How a photo of any size becomes the model's input.
 
-    The largest centred box with the model's aspect ratio is taken, shrunk to ``crop`` of its sides, and resampled to
-    ``height`` x ``width`` in one step. For a square input this is the classic "shortest side to ``height / crop``,
-    centre crop to ``height``" without the intermediate picture.
+    A centred box is taken, shrunk to ``crop`` of its sides, and resampled to ``height`` x ``width`` in one step. Which
+    box, ``fit`` says:
+
+    - ``crop``: the largest one with the input's aspect ratio. For a square input this is the classic "shortest side to
+      ``height / crop``, centre crop to ``height``" without the intermediate picture. What lies at the ends of a wide
+      photo is not seen.
+    - ``squash``: the whole photo; its aspect ratio changes.
+    - ``pad``: the smallest one with the input's aspect ratio that holds the whole photo; grey beside the photo.
 
     Attributes:
         height: rows of the model's input, in pixels.
         width: columns of the model's input, in pixels.
-        crop: side of the box as a fraction of the largest one that fits, in (0, 1]; 0.875 is 224 / 256.
+        crop: side of the box as a fraction of the one that ``fit`` names, in (0, 1]; 0.875 is 224 / 256.
         filter: resampling filter, a key of ``FILTERS``; antialiased, as Pillow does it.
+        fit: one of ``FITS``.
     """
 
     height: int
     width: int
     crop: float
     filter: str
+    fit: str = "crop"
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a ``width`` x ``height`` picture that the model sees: left, upper, right, lower, in pixels."""
-        box_height = min(height, width * self.height / self.width) * self.crop
+        """The part of a ``width`` x ``height`` picture that the model sees: left, upper, right, lower, in pixels.
+
+        Where ``fit`` is ``pad`` it reaches beyond the picture.
+        """
+        choose = max if self.fit == "pad" else min
+        box_height = choose(height, width * self.height / self.width) * self.crop
         box_width = box_height * self.width / self.height
+        if self.fit == "squash":
+            box_width, box_height = width * self.crop, height * self.crop
         left, upper = (width - box_width) / 2, (height - box_height) / 2
         return (left, upper, left + box_width, upper + box_height)
+
+    def seen(self, width: int, height: int) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+        """The part of ``box`` that lies in the picture, and the width and height that it gets in the input."""
+        left, upper, right, lower = self.box(width, height)
+        inside = (max(0.0, left), max(0.0, upper), min(float(width), right), min(float(height), lower))
+        across, down = (inside[2] - inside[0]) / (right - left), (inside[3] - inside[1]) / (lower - upper)
+        return inside, (max(1, round(self.width * across)), max(1, round(self.height * down)))
 
     def turned(self) -> "Resize":
         """The same rule for a picture that lies on its side."""
@@ -186,94 +208,108 @@ def preview(data: bytes, longest: int, decode_budget: DecodeBudget) -> NDArray[n
 def crop_box(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
     """The part of a photo that the model sees: left, upper, right, lower, as fractions of the upright photo's sides.
 
-    Only the header is read. Raises NotAnImage, BrokenImage or TooComplex, as ``load`` does.
+    Below 0 or above 1 is the grey that a photo is padded with. Only the header is read. Raises NotAnImage, BrokenImage
+    or TooComplex, as ``load`` does.
     """
     opened = _open(data)
-    width, height = opened.image.size
+    width, height = opened.width, opened.height
     if opened.orientation in _SIDEWAYS:
         width, height = height, width
     left, upper, right, lower = resize.box(width, height)
     return (left / width, upper / height, right / width, lower / height)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Opened:
     """A picture whose header was read.
 
     Attributes:
-        image: not decoded yet.
+        format: Pillow's name.
+        mode: Pillow's, of its pixels.
+        width, height: in pixels, as they are stored.
+        source: not decoded yet.
         orientation: what is still to be done to its pixels, as EXIF numbers it.
-        jpeg: what was found in it, if it is a JPEG.
     """
 
-    image: ImageFile.ImageFile
+    format: str
+    mode: str
+    width: int
+    height: int
+    source: Jpeg | ImageFile.ImageFile
     orientation: int = 1
-    jpeg: Jpeg | None = None
+
+    @classmethod
+    def of(cls, image: ImageFile.ImageFile, orientation: int = 1) -> "_Opened":
+        """A picture that Pillow has opened."""
+        return cls(str(image.format), image.mode, image.width, image.height, image, orientation)
 
     def rule(self, rule: Rule) -> Resize:
         """The resize rule for the pixels as they are stored."""
         if self.orientation in _SIDEWAYS:
-            return rule(self.image.height, self.image.width).turned()
-        return rule(self.image.width, self.image.height)
+            return rule(self.height, self.width).turned()
+        return rule(self.width, self.height)
 
 
 def _decode(data: bytes, rule: Rule, decode_budget: DecodeBudget) -> NDArray[np.uint8]:
     opened = _open(data)
-    image = opened.image
-    pixels = image.width * image.height
+    width, height, source = opened.width, opened.height, opened.source
+    pixels = width * height
     # A picture in run lengths is unpacked in Python.
-    most = decode_budget.pixels // containers.BMP_RLE_COST if _run_lengths(image) else decode_budget.pixels
+    most = decode_budget.pixels // containers.BMP_RLE_COST if _run_lengths(source) else decode_budget.pixels
     if pixels > most:
         raise TooManyPixels(
-            f"The image has {image.width} x {image.height} = {pixels} pixels; at most {most} "
-            "are decoded. Send a smaller picture."
+            f"The image has {width} x {height} = {pixels} pixels; at most {most} are decoded. Send a smaller picture."
         )
-    if max(image.size) > _MAX_SIDE:
+    if max(width, height) > _MAX_SIDE:
         raise TooManyPixels(
-            f"The image has {image.width} x {image.height} pixels; neither side may have more than {_MAX_SIDE}. Send a "
-            "part of it, or a smaller one."
+            f"The image has {width} x {height} pixels; neither side may have more than {_MAX_SIDE}. Send a part of it, "
+            "or a smaller one."
         )
-    if _run_lengths(image) and len(data) > pixels + 4 * image.height + _MAX_BMP_HEADER:
+    if _run_lengths(source) and len(data) > pixels + 4 * height + _MAX_BMP_HEADER:
         raise TooComplex("The BMP image has more run lengths than pixels. Save it without compression.")
-    if opened.jpeg and not opened.jpeg.one_scan and opened.jpeg.samples > _SCANNED * decode_budget.pixels:
-        raise TooComplex(
-            f"The JPEG image has {len(opened.jpeg.scans)} scans of up to {image.width} x {image.height} pixels, which "
-            "takes more time than a photo at the limit. Save it as an ordinary JPEG, or smaller."
-        )
-    what = f"this {image.width} x {image.height} {image.format}"
+    scale = 1
     needed = pixels * _decoder_bytes(opened)
+    if isinstance(source, Jpeg):
+        if not source.one_scan and source.samples > _SCANNED * decode_budget.pixels:
+            raise TooComplex(
+                f"The JPEG image has {len(source.scans)} scans of up to {width} x {height} pixels, which takes more "
+                "time than a photo at the limit. Save it as an ordinary JPEG, or smaller."
+            )
+        scale = _scale(opened, rule)
+    needed += -(-width // scale) * -(-height // scale) * _picture_bytes(opened)
     try:
-        if isinstance(image, JpegImagePlugin.JpegImageFile):
-            _reduce(image, opened.rule(rule))
-        needed += image.width * image.height * _picture_bytes(image)
-        with decode_budget.reserve(needed, what):
-            return _pixels(opened, rule, len(data))
+        with decode_budget.reserve(needed, f"this {width} x {height} {opened.format}"):
+            if isinstance(source, Jpeg):
+                return _fitted(jpeg.decode(source, scale), opened, rule)
+            # All of it is in memory: one call of the decoder instead of one for each 64 KiB.
+            source.decodermaxblock = len(data)
+            source.load()
+            # Only now is the size known of what Pillow turns by itself.
+            turned = replace(opened, width=source.width, height=source.height)
+            return _fitted(_without_empty_alpha(_eight_bit(source)), turned, rule)
     except RequestError:
         raise
     except Exception as error:
         # Pillow's decoders answer damaged files with whatever their arithmetic runs into: OSError, SyntaxError,
         # ValueError, struct.error, IndexError, zlib.error, ...; all of them mean the same to the sender.
         raise BrokenImage(
-            f"The {image.format} image is truncated or damaged ({_one_line(error)}). Send the complete file."
+            f"The {opened.format} image is truncated or damaged ({_one_line(error)}). Send the complete file."
         ) from error
 
 
-def _pixels(opened: _Opened, rule: Rule, size: int) -> NDArray[np.uint8]:
-    image = opened.image
-    # All of it is in memory: one call of the decoder instead of one for each 64 KiB.
-    image.decodermaxblock = size
-    image.load()
+def _fitted(picture: Image.Image, opened: _Opened, rule: Rule) -> NDArray[np.uint8]:
+    """Decoded pixels as the model's input."""
     resize = opened.rule(rule)
-    picture = _seen(_eight_bit(image))
-    picture = picture.resize(
-        (resize.width, resize.height),
-        FILTERS[resize.filter],
-        box=resize.box(picture.width, picture.height),
-        reducing_gap=2.0,
-    )
+    box, (width, height) = resize.seen(picture.width, picture.height)
+    picture = picture.resize((width, height), FILTERS[resize.filter], box=box, reducing_gap=2.0)
+    picture = _rgb_on_white(picture)
+    if (width, height) != (resize.width, resize.height):
+        padded = Image.new("RGB", (resize.width, resize.height), _PADDING)
+        padded.paste(picture, ((resize.width - width) // 2, (resize.height - height) // 2))
+        picture = padded
     if opened.orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[opened.orientation])
-    return np.asarray(_rgb_on_white(picture))
+    return np.asarray(picture)
 
 
 @functools.cache
@@ -291,7 +327,9 @@ def _open(data: bytes) -> _Opened:
     try:
         match name:
             case "JPEG":
-                return _open_jpeg(data)
+                found = jpeg.parse(data)
+                orientation = _orientation(found.exif, found.xmp)
+                return _Opened("JPEG", found.mode, found.width, found.height, found, orientation)
             case "PNG":
                 return _open_png(data)
             case "GIF":
@@ -303,12 +341,12 @@ def _open(data: bytes) -> _Opened:
         if name == "HEIF":
             _register_heif()
             # libheif turns the pixels.
-            return _Opened(Image.open(io.BytesIO(data), formats=("HEIF",)))
+            return _Opened.of(Image.open(io.BytesIO(data), formats=("HEIF",)))
         image = _PLUGINS[name](io.BytesIO(data))
         # Pillow turns a TIFF by itself, its size now and its pixels when it loads them.
         if name == "TIFF":
-            return _Opened(image)
-        return _Opened(image, _orientation(image.info.get("exif", b""), image.info.get("xmp", b"")))
+            return _Opened.of(image)
+        return _Opened.of(image, _orientation(image.info.get("exif", b""), image.info.get("xmp", b"")))
     except RequestError:
         raise
     except UnidentifiedImageError as error:
@@ -320,14 +358,6 @@ def _open(data: bytes) -> _Opened:
         ) from error
 
 
-def _open_jpeg(data: bytes) -> _Opened:
-    found = jpeg.parse(data)
-    image = JpegImagePlugin.JpegImageFile(io.BytesIO(found.header))
-    (tile,) = image.tile
-    image.tile = [tile._replace(codec_name=jpeg.CODEC, args=(*(tile.args or ()), found))]
-    return _Opened(image, _orientation(found.exif, found.xmp), found)
-
-
 def _open_png(data: bytes) -> _Opened:
     found = png.parse(data)
     image = PngImagePlugin.PngImageFile(io.BytesIO(found.data))
@@ -337,7 +367,7 @@ def _open_png(data: bytes) -> _Opened:
         image.info["transparency"] = clear * 255 // (2**found.depth - 1)
     elif image.mode == "RGB" and found.depth == 16 and clear:
         image.info["transparency"] = tuple(level >> 8 for level in clear)
-    return _Opened(image, _orientation(found.exif, found.xmp))
+    return _Opened.of(image, _orientation(found.exif, found.xmp))
 
 
 def _orientation(exif: bytes, xmp: bytes) -> int:
@@ -369,16 +399,16 @@ def _exif_orientation(exif: bytes) -> int | None:
     return None
 
 
-def _run_lengths(image: ImageFile.ImageFile) -> bool:
-    return image.format == "BMP" and image.tile[0].codec_name == "bmp_rle"
+def _run_lengths(source: Jpeg | ImageFile.ImageFile) -> bool:
+    return isinstance(source, BmpImagePlugin.BmpImageFile) and source.tile[0].codec_name == "bmp_rle"
 
 
-def _reduce(image: JpegImagePlugin.JpegImageFile, rule: Resize) -> None:
-    """Lets a JPEG be decoded at 1/2, 1/4 or 1/8, if its box then still has the pixels that the model's input needs."""
-    left, upper, right, lower = rule.box(image.width, image.height)
-    scale = min((right - left) / rule.width, (lower - upper) / rule.height)
-    if scale >= 2:
-        image.draft(None, (int(image.width / scale), int(image.height / scale)))
+def _scale(opened: _Opened, rule: Rule) -> int:
+    """How many times smaller a JPEG may be decoded, if its box then still has the pixels that the input needs."""
+    resize = opened.rule(rule)
+    box, (width, height) = resize.seen(opened.width, opened.height)
+    scale = min((box[2] - box[0]) / width, (box[3] - box[1]) / height)
+    return next((by for by in (8, 4, 2) if scale >= by), 1)
 
 
 def _decoder_bytes(opened: _Opened) -> int:
@@ -386,16 +416,16 @@ def _decoder_bytes(opened: _Opened) -> int:
 
     Measured with Pillow 13.0; ``tests/inference/test_decode_budget.py`` measures it again.
     """
-    if opened.jpeg:
+    if isinstance(opened.source, Jpeg):
         # A pixel's coefficients of all components, 16 bits each, are kept until the last scan has come.
-        return 0 if opened.jpeg.one_scan else 2 * len(opened.image.getbands())
-    return {"WEBP": 14, "AVIF": 8, "HEIF": 8, "TIFF": 8, "BMP": 4}.get(str(opened.image.format), 0)
+        return 0 if opened.source.one_scan else 2 * len(opened.mode)
+    return {"WEBP": 14, "AVIF": 8, "HEIF": 8, "TIFF": 8, "BMP": 4}.get(opened.format, 0)
 
 
-def _picture_bytes(image: ImageFile.ImageFile) -> int:
+def _picture_bytes(opened: _Opened) -> int:
     """The most memory that a pixel takes from the decoder's result to a resized picture; measured likewise."""
-    if image.mode in ("RGB", "L"):
-        return 12 if "transparency" in image.info else 4
+    if opened.mode in ("RGB", "L"):
+        return 12 if "transparency" in getattr(opened.source, "info", ()) else 4
     return 8
 
 
@@ -459,7 +489,7 @@ def _stretched(image: Image.Image) -> Image.Image:
     return image.convert("F").point(lambda level: level * scale - float(low) * scale).convert("L")
 
 
-def _seen(picture: Image.Image) -> Image.Image:
+def _without_empty_alpha(picture: Image.Image) -> Image.Image:
     """Without an alpha channel that is 0 everywhere: it was never filled in, and what it hides is all that there is."""
     if picture.mode in ("RGBA", "LA") and picture.getchannel("A").getextrema() == (0, 0):
         return picture.convert("RGB")

@@ -108,6 +108,11 @@ class Jpeg:
         return len(self.scans) == 1 and not self.progressive and len(self.scans[0].components) == len(self._parts)
 
     @property
+    def mode(self) -> str:
+        """Pillow's name for what its components are together."""
+        return {1: "L", 3: "RGB", 4: "CMYK"}[len(self._parts)]
+
+    @property
     def samples(self) -> int:
         """Samples of all components that all scans go through together."""
         return sum(self._blocks(scan) * 64 for scan in self.scans)
@@ -453,43 +458,41 @@ class _Walk:
         return False
 
 
-class WholeJpegDecoder(ImageFile.PyDecoder):
-    """Pillow's own decoder, fed so that damage is heard; the tile's last argument is the ``Jpeg``."""
+def decode(jpeg: Jpeg, scale: int = 1) -> Image.Image:
+    """The pixels of a file that was looked through, by Pillow's own decoder, fed so that damage is heard.
 
-    _pulls_fd = True
+    Args:
+        jpeg: what ``parse`` found.
+        scale: 1, 2, 4 or 8: each side is that many times smaller, by the DCT.
 
-    def setimage(self, im: Any, extents: tuple[int, int, int, int] | None = None) -> None:
-        """Where the pixels go."""
-        self.im, self._extents = im, extents
+    Returns:
+        Grey levels, RGB, or CMYK (as Adobe writes it, inverted); as they are stored, whatever EXIF says.
 
-    def decode(self, buffer: Any) -> tuple[int, int]:
-        """Decodes all of the file; raises BrokenImage if it is damaged."""
-        jpeg: Jpeg = self.args[2]
-        jpeg.check_line_ends()
-        jpeg.check_complete()
-        jpeg.check_restarts()
-        try:
-            early = jpeg.feed(self._decoder())
-        except BrokenImage:
-            if not jpeg.one_scan or jpeg.scan_end() == jpeg.scans[0].end:
-                raise
-            early = True
-        if early:
-            # There may be a second picture, or whatever else a phone puts behind the first.
-            end = jpeg.scan_end()
-            early = end == jpeg.scans[0].end or jpeg.feed(self._decoder(), end)
-            # Without an end marker nobody knows whether they are this picture's.
-            if early and jpeg.data[end : end + 2] == b"\xff\xd9":
-                raise jpeg.damaged("its data go on after its last pixel")
-        return -1, 0
-
-    def _decoder(self) -> Any:
-        raw, colours, _, *scale = self.args
-        decoder = _imaging.jpeg_decoder(self.mode, raw, colours, *scale)
-        decoder.setimage(self.im, self._extents)
-        return decoder
+    Raises:
+        BrokenImage: it is damaged.
+    """
+    jpeg.check_line_ends()
+    jpeg.check_complete()
+    jpeg.check_restarts()
+    picture = Image.new(jpeg.mode, (-(-jpeg.width // scale), -(-jpeg.height // scale)), None)
+    try:
+        early = jpeg.feed(_decoder(picture, scale))
+    except BrokenImage:
+        if not jpeg.one_scan or jpeg.scan_end() == jpeg.scans[0].end:
+            raise
+        early = True
+    if early:
+        # There may be a second picture, or whatever else a phone puts behind the first.
+        end = jpeg.scan_end()
+        early = end == jpeg.scans[0].end or jpeg.feed(_decoder(picture, scale), end)
+        # Without an end marker nobody knows whether they are this picture's.
+        if early and jpeg.data[end : end + 2] == b"\xff\xd9":
+            raise jpeg.damaged("its data go on after its last pixel")
+    return picture
 
 
-#: The name that ``WholeJpegDecoder`` goes by in a tile.
-CODEC: Final = "whole_jpeg"
-Image.register_decoder(CODEC, WholeJpegDecoder)
+def _decoder(picture: Image.Image, scale: int) -> Any:
+    raw = "CMYK;I" if picture.mode == "CMYK" else picture.mode
+    decoder = _imaging.jpeg_decoder(picture.mode, raw, "", scale, 0)
+    decoder.setimage(picture.im, (0, 0, *picture.size))
+    return decoder

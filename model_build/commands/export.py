@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.inference.imaging import FILTERS
+from model_build.commands.geometry import add_geometry, crop_of
 from model_build.network.architecture import LAYOUTS
 from model_build.terminal import fraction, print_table, say, track
 
@@ -108,13 +109,7 @@ def add_to(commands: Any) -> None:
         help="of the known photos that may be taken for unknown, 0 to 1; a larger one refuses more foreign photos "
         "(default: 0.05)",
     )
-    target.add_argument(
-        "--crop",
-        type=fraction,
-        default=0.875,
-        help="sides of the centred crop that the model sees, as a share of the largest one that fits, 0 to 1 "
-        "(default: 0.875)",
-    )
+    add_geometry(target)
     target.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="resampling (default: bilinear)")
     target.add_argument(
         "--min-agreement",
@@ -152,7 +147,8 @@ def run(options: argparse.Namespace) -> int:
         foreign=options.foreign,
         refuse=options.refuse,
         pixel_range=options.pixel_range,
-        crop=options.crop,
+        crop=crop_of(options),
+        fit=options.fit,
         filter=options.filter,
         limits=Int8Limits(options.min_agreement, options.max_drop),
         output=options.output,

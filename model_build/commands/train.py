@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.inference.imaging import FILTERS
+from model_build.commands.geometry import add_geometry, crop_of
 from model_build.terminal import fraction, say, track
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def add_to(commands: Any) -> None:
     network.add_argument(
         "--train-size", type=int, metavar="PIXELS", help="of the pictures in training (default: the input size)"
     )
-    network.add_argument("--crop", type=fraction, default=0.875, help="as for export (default: 0.875)")
+    add_geometry(network)
     network.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="default: bilinear")
     learning = train.add_argument_group("learning")
     learning.add_argument("--epochs", type=int, default=20, help="of fine-tuning; 0: the head alone (default: 20)")
@@ -89,7 +90,8 @@ def run(options: argparse.Namespace) -> int:
         alpha=options.alpha,
         input_size=options.input_size,
         train_size=options.train_size or options.input_size,
-        crop=options.crop,
+        crop=crop_of(options),
+        fit=options.fit,
         filter=options.filter,
         epochs=options.epochs,
         patience=options.patience,

@@ -65,6 +65,7 @@ class Request:
     refuse: float
     pixel_range: str
     crop: float
+    fit: str
     filter: str
     limits: Int8Limits
     output: Path
@@ -125,7 +126,7 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     say(f"Loading MobileNetV2, weights: {request.weights}")
     source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
     height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
-    resize = Resize(height, width, request.crop, request.filter)
+    resize = Resize(height, width, request.crop, request.filter, request.fit)
     names = groups.fill(_labels(request, source, say), request.groups)
     pictures = _pictures(request.calibration, resize, names, track, say)
     target = Target(

@@ -51,6 +51,7 @@ class Recipe:
     input_size: int
     train_size: int
     crop: float
+    fit: str
     filter: str
     epochs: int
     patience: int
@@ -77,12 +78,12 @@ class Recipe:
 
     @property
     def canvas(self) -> Resize:
-        """All of the centred crop at the scale of ``trained``, to take random crops from."""
+        """All of the box that ``fit`` names at the scale of ``trained``, to take random crops from."""
         side = round(self.train_size / self.crop)
-        return Resize(side, side, 1.0, self.filter)
+        return Resize(side, side, 1.0, self.filter, self.fit)
 
     def _square(self, side: int) -> Resize:
-        return Resize(side, side, self.crop, self.filter)
+        return Resize(side, side, self.crop, self.filter, self.fit)
 
 
 @dataclass(frozen=True, slots=True)

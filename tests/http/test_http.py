@@ -175,7 +175,7 @@ def test_health(client):
 def test_the_contract_can_be_read(client):
     model = client.get("/model").json()
     assert (model["name"], model["classes"], model["multiply_adds"]) == ("tiny", 3, 9)
-    assert model["resize"] == {"height": 32, "width": 32, "crop": 0.875, "filter": "bilinear"}
+    assert model["resize"] == {"height": 32, "width": 32, "crop": 0.875, "filter": "bilinear", "fit": "crop"}
     assert client.get("/labels").json()["labels"][2] == {"index": 2, "label": "blue", "id": "n3", "group": None}
 
 

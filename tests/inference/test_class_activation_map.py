@@ -134,6 +134,21 @@ def test_the_heat_lies_where_the_evidence_is(classifier):
     assert np.ptp(drawn[upper:lower, right - 10 : right], axis=-1).max() <= 2
 
 
+@pytest.mark.parametrize("size", [(400, 200), (200, 400), (900, 2), (1, 1)])
+def test_what_a_photo_is_padded_with_is_not_drawn(tmp_path, size):
+    padded = tiny_model.contract(resize=Resize(32, 32, 1.0, "bilinear", "pad"))
+    classifier = Classifier(Model(tiny_model.write(tmp_path / "m.onnx", padded)), MOST)
+    data = encode(solid((250, 10, 10), size), "PNG")
+    found = class_activation_map.explain(classifier, data)
+    longest = max(size)
+    expected = [(1 - longest / side) / 2 for side in size] + [(1 + longest / side) / 2 for side in size]
+    assert found.box == pytest.approx(expected)
+    drawn = opened(class_activation_map.overlay(data, found, MOST))
+    assert drawn.shape[:2] == size[::-1]
+    # Seen from end to end: nothing is darkened.
+    assert drawn[:, [0, -1]].max(axis=-1).min() > 60
+
+
 def test_evidence_against_a_class_alone_draws_nothing(classifier):
     data = encode(solid((90, 90, 90), (64, 64)), "PNG")
     found = class_activation_map.explain(classifier, data, 0)

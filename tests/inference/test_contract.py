@@ -180,6 +180,8 @@ NAN, INFINITY = float("nan"), float("inf")
         {"resize": Resize(32.0, 32, 1.0, "bilinear")},
         {"resize": Resize(32, 32, "1", "bilinear")},
         {"resize": Resize(32, 32, 1.0, ["bilinear"])},
+        {"resize": Resize(32, 32, 1.0, "bilinear", "stretch")},
+        {"resize": Resize(32, 32, 1.0, "bilinear", ["crop"])},
     ],
     ids=ascii,
 )

@@ -355,6 +355,57 @@ def test_the_box_is_centred_and_has_the_models_aspect():
     assert Resize(100, 200, 1.0, "bilinear").box(300, 300) == (0, 75, 300, 225)
 
 
+@pytest.mark.parametrize(
+    ("fit", "box", "inside", "size"),
+    [
+        ("crop", (50, 0, 150, 100), (50, 0, 150, 100), (64, 64)),
+        ("squash", (0, 0, 200, 100), (0, 0, 200, 100), (64, 64)),
+        ("pad", (0, -50, 200, 150), (0, 0, 200, 100), (64, 32)),
+    ],
+)
+def test_what_is_seen_of_a_wide_photo(fit, box, inside, size):
+    rule = Resize(64, 64, 1.0, "bilinear", fit)
+    assert rule.box(200, 100) == box
+    assert rule.seen(200, 100) == (inside, size)
+    half = replace(rule, crop=0.5).box(200, 100)
+    assert (half[2] - half[0], half[3] - half[1]) == ((box[2] - box[0]) / 2, (box[3] - box[1]) / 2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_whole_of_a_wide_photo(kind, orientation):
+    """Red at its left end, blue at its right, which a crop does not see; stored as a turned camera does."""
+    upright = Image.new("RGB", (240, 80), (0, 200, 0))
+    upright.paste((250, 0, 0), (0, 0, 40, 80))
+    upright.paste((0, 0, 250), (200, 0, 240, 80))
+    undo = {5: 5, 6: 8, 7: 7, 8: 6}.get(orientation, orientation)
+    stored = upright.transpose(imaging._UPRIGHT[undo]) if undo > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(stored, kind, exif=exif)
+    green, red, blue, grey = (0, 200, 0), (250, 0, 0), (0, 0, 250), (128, 128, 128)
+
+    def row(fit, *places):
+        found = pixels(data, Resize(96, 96, 1.0, "bilinear", fit))
+        return [tuple(found[y, x].astype(int)) for y, x in places]
+
+    middle = [(48, 4), (48, 48), (48, 92)]
+    assert close(row("crop", *middle), [green] * 3)
+    assert close(row("squash", *middle, (4, 4), (92, 92)), [red, green, blue, red, blue])
+    assert close(row("pad", *middle, (36, 4), (60, 92), (28, 48), (68, 48)), [red, green, blue, red, blue, grey, grey])
+
+
+@pytest.mark.parametrize("fit", imaging.FITS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (7, 5)])
+def test_odd_sizes_of_every_fit(size, fit):
+    data = encode(Image.new("RGBA", size, (10, 200, 30, 255)), "PNG")
+    found = pixels(data, Resize(32, 48, 1.0, "bilinear", fit))
+    shown = np.abs(found.astype(int) - (10, 200, 30)).max(axis=-1) < 5
+    # The middle is the photo; only a padded one has grey beside it.
+    assert shown[15:17, 23:25].any()
+    assert shown.all() or (fit == "pad" and (found[~shown] == 128).all())
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (7, 5)])
 def test_odd_sizes(size):
     assert close(corners(pixels(encode(Image.new("RGB", size, (10, 200, 30)), "PNG"))), [(10, 200, 30)] * 4)

@@ -24,7 +24,10 @@ class ExplainQuery(BaseModel):
 
 
 class Box(BaseModel):
-    """The part of the photo that the model sees, as fractions of the upright photo's width and height."""
+    """The part of the photo that the model sees, as fractions of the upright photo's width and height.
+
+    Below 0 and above 1 is the grey that a model pads photos with.
+    """
 
     left: float = Field(examples=[0.172])
     upper: float = Field(examples=[0.0625])

@@ -1,7 +1,8 @@
 """``/model``, ``/labels``, ``/models`` and ``/admin``."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
@@ -16,7 +17,11 @@ class ResizeOut(BaseModel):
     height: int = Field(examples=[224])
     width: int = Field(examples=[224])
     crop: float = Field(
-        examples=[0.875], description="Side of the centred box, as a fraction of the largest that fits."
+        examples=[0.875], description="Side of the centred box, as a fraction of the one that `fit` names."
+    )
+    fit: Literal["crop", "squash", "pad"] = Field(
+        description="Of a photo of another shape: the largest box with the input's (`crop`), all of it, distorted "
+        "(`squash`), or all of it with grey beside it (`pad`)."
     )
     filter: str = Field(examples=["bilinear"])
 
@@ -53,7 +58,7 @@ class ModelOut(BaseModel):
             precision=contract.precision,
             classes=len(contract.labels),
             groups=len(set(contract.groups or ())),
-            resize=ResizeOut(height=resize.height, width=resize.width, crop=resize.crop, filter=resize.filter),
+            resize=ResizeOut.model_validate(asdict(resize)),
             temperature=contract.temperature,
             unknown_below=contract.unknown_below,
             unknown_above=contract.unknown_above,

@@ -41,6 +41,7 @@ RECIPE = training.Recipe(
     input_size=48,
     train_size=32,
     crop=0.875,
+    fit="crop",
     filter="bilinear",
     epochs=3,
     patience=9,

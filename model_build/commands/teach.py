@@ -9,7 +9,6 @@ from model_build.errors import InputError
 from model_build.terminal import fraction, say, track
 
 if TYPE_CHECKING:
-    from model_build.dataset.intervals import Share
     from model_build.training.teach import Taught
 
 _DESCRIPTION = """\
@@ -32,6 +31,8 @@ examples:
   python -m model_build teach models/mobilenet_v2_1.0_224.int8.onnx bins/
   python -m model_build teach models/mobilenet_v2_1.0_224.fp32.onnx bins/ --name bins-2 --unknown-share 0.01
 """
+#: Classes that a terminal has room for; the contract has all.
+_ROWS = 20
 
 
 def add_to(commands: Any) -> None:
@@ -87,27 +88,25 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _summary(taught: "Taught") -> str:
+    from model_build.training.figures import share_line
+
     contract, figures = taught.contract, taught.figures
     learned, left_out = contract.measured["learned"]["photos"], contract.measured["left_out"]["photos"]
+    rows = sorted(zip(contract.labels, figures.classes, strict=True), key=lambda row: row[1].value if row[1] else 0.0)
     lines = [f"left out: {line}" for line in taught.left_out]
     lines += [f"note: {line}" for line in taught.warnings]
     lines += [
         f"classes      {len(contract.labels)}: {', '.join(contract.labels)}",
         f"pictures     {learned} learned from; {left_out} left out",
-        f"right        {_share(figures.accuracy)}, by {figures.how}",
-        f"as mixed     {_share(figures.as_mixed)}, where every photo counts the same instead of every class",
-        *(f"  {label}: {_share(share)}" for label, share in zip(contract.labels, figures.classes, strict=True)),
-        f"unknown      {_share(figures.unknown)} that show a class; above a novelty of {contract.unknown_above:.3f}",
-        *([f"refused      {_share(figures.refused)} that are to be refused"] if figures.refused else []),
+        f"right        {share_line(figures.accuracy)}, by {figures.how}, every class counting the same",
+        f"             {share_line(figures.as_mixed)}, every photo counting the same",
+        *(f"  {label}: {share_line(share)}" for label, share in rows[:_ROWS]),
+        *([f"  and {len(rows) - _ROWS} classes that are right more often"] if len(rows) > _ROWS else []),
+        f"unknown      {share_line(figures.unknown)} of those that show a class",
+        *([f"refused      {share_line(figures.refused)} of those that are to be refused"] if figures.refused else []),
+        f"             where the novelty is above {contract.unknown_above:.3f}",
         f"temperature  {contract.temperature:.3f}",
         f"file         {taught.path}, {taught.path.stat().st_size / 1e6:.2f} MB",
         f"seconds      {taught.seconds:.1f}",
     ]
     return "\n".join(lines)
-
-
-def _share(share: "Share | None") -> str:
-    if share is None:
-        return "not known"
-    worth = "" if share.independent == share.photos else f", {share.independent} different ones"
-    return f"{share.value:.1%} of {share.photos} photos{worth} (95 % interval {share.low:.1%} to {share.high:.1%})"

@@ -16,6 +16,9 @@ _DESCRIPTION = """\
 Turn a folder of pictures, one sub-folder per class, into the ONNX files that the service loads.
 
 A folder with train/ and val/ (or test/) keeps the second for the report; otherwise a share of each class is held out.
+Near-duplicates (frames of a burst, copies) stay in one share. Pictures in a sub-folder that is called unknown, other,
+background or none are no class: it is measured how many of them are refused.
+
 Starts from ImageNet weights: first a new head on the frozen network, then everything is fine-tuned. Scores are
 calibrated on the validation pictures. An interrupted run is resumed by the same command.
 
@@ -110,11 +113,11 @@ def run(options: argparse.Namespace) -> int:
         temperature=trained.temperature,
         unknown_below=trained.unknown_below,
     )
-    names, calibration = trained.folder.labels, trained.photos("validation", recipe.served)
-    # Where the validation pictures are so few that all of them calibrate, their best scores decide.
-    typical = calibration.for_calibration(CALIBRATION_PHOTOS)
-    refusal = Refusal.of(typical, typical, calibration.pixels, None, recipe.unknown_share)
-    quantizer = gptq(calibration, track)
+    # The validation pictures choose the threshold, so int8 calibrates on those that were learned from.
+    calibration = trained.sample("train", recipe.served, CALIBRATION_PHOTOS)
+    known, foreign = trained.photos("validation", recipe.served).pixels, trained.refused(recipe.served)
+    refusal = Refusal.of(calibration.pixels, calibration.pixels, known, foreign, recipe.unknown_share)
+    names, quantizer = trained.folder.labels, gptq(calibration, track)
     made = publish_checked(trained.source, names, recipe.served, tested, quantizer, target, track, refusal=refusal)
     trained.run.delete()
     print_exported(made)
@@ -129,11 +132,17 @@ def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
     from model_build.evaluation import report
     from model_build.evaluation.evaluate import Evaluation
     from model_build.export.parity import onnx_scores
+    from model_build.training.figures import Figures, share_line
 
     model = Model(path)
     scores = onnx_scores(model, tested.pixels, lambda items: track(items, "Scores for the report"))
     found = Evaluation.of(scores, tested.classes, model.contract.labels)
+    clusters = trained.clusters[trained.parts["test"]]
+    right = found.correct
+    figures = Figures.of("held out", right, ~right, tested.classes, clusters, len(found.labels))
     learned = {
+        "every class counting the same": share_line(figures.accuracy),
+        "every photo counting the same": share_line(figures.as_mixed),
         **{f"pictures for {part}": str(len(indices)) for part, indices in trained.parts.items()},
         "left out": str(trained.folder.found - len(trained.folder.items)),
         "temperature": f"{trained.temperature:.3f}",
@@ -145,11 +154,15 @@ def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
         report.curves(
             {what: {"train": history[f"train_{what}"], "validation": history[what]} for what in ("loss", "accuracy")}
         ),
+        report.table(
+            "How often each class is right",
+            ["class", "held-out pictures"],
+            [[label, share_line(share)] for label, share in zip(found.labels, figures.classes, strict=True)],
+        ),
         *report.evaluation(found),
     ]
     if trained.folder.left_out:
         sections.append(report.table("Left out", ["picture"], [[line] for line in trained.folder.left_out]))
     target = path.with_name(f"{model.contract.name}.html")
     report.write(target, f"{model.contract.name} {model.contract.version}", sections)
-    low, high = found.interval
-    say(f"Held-out accuracy {found.top1:.1%} (95 %: {low:.1%} to {high:.1%}, n={len(found.classes)}); report: {target}")
+    say(f"Held-out accuracy {share_line(figures.accuracy)}; report: {target}")

@@ -384,7 +384,9 @@ def check_enough(folder: ImageFolder) -> None:
         raise InputError(f"{folder.root} has no readable picture to test with beside those to learn from")
 
 
-def split(folder: ImageFolder, validation: float, test: float, seed: int) -> dict[Part, NDArray[np.int64]]:
+def split(
+    folder: ImageFolder, validation: float, test: float, seed: int, clusters: NDArray[np.int64] | None = None
+) -> dict[Part, NDArray[np.int64]]:
     """Divides the pictures, each class by the same shares; those that are to be refused are in no part.
 
     Args:
@@ -392,6 +394,8 @@ def split(folder: ImageFolder, validation: float, test: float, seed: int) -> dic
         validation: share that early stopping, temperature and threshold are chosen by.
         test: share that the report is about, used for nothing else; not taken where the folder is divided itself.
         seed: for the choice.
+        clusters: ``int64 [N]``, of near-duplicates, which stay in one part, so that shares may be larger; a class with
+            fewer of them than parts is divided by its pictures all the same. None: every picture is one.
 
     Returns:
         The indices into ``folder.items`` of each part, ascending.
@@ -402,11 +406,24 @@ def split(folder: ImageFolder, validation: float, test: float, seed: int) -> dic
     parts["test"] += np.flatnonzero(held_out & (folder.classes != REFUSED)).tolist()
     for label in range(len(folder.labels.labels)):
         indices = random.permutation(np.flatnonzero((folder.classes == label) & ~held_out))
-        tested = 0 if folder.divided else max(1, round(test * len(indices)))
-        chosen = max(1, round(validation * len(indices)))
-        parts["test"] += indices[:tested].tolist()
-        parts["validation"] += indices[tested : tested + chosen].tolist()
-        parts["train"] += indices[tested + chosen :].tolist()
+        wanted: dict[Part, int] = {
+            "test": 0 if folder.divided else max(1, round(test * len(indices))),
+            "validation": max(1, round(validation * len(indices))),
+        }
+        together: dict[int, list[int]] = {}
+        for index in indices.tolist():
+            together.setdefault(index if clusters is None else int(clusters[index]), []).append(index)
+        if len(together) < len(parts):
+            together = {index: [index] for index in indices.tolist()}
+        # The smallest first, so that a long burst is learned from.
+        pending = sorted(together.values(), key=len)
+        for others, (part, count) in zip((2, 1), wanted.items(), strict=True):
+            taken = 0
+            # The other parts have one each in any case.
+            while taken < count and len(pending) > others:
+                taken += len(pending[0])
+                parts[part] += pending.pop(0)
+        parts["train"] += [index for members in pending for index in members]
     return {name: np.array(sorted(indices), np.int64) for name, indices in parts.items()}
 
 

@@ -101,6 +101,14 @@ def _json(name: str, share: Share | None) -> dict[str, Any]:
     }
 
 
+def share_line(share: Share | None) -> str:
+    """A share as a person reads it."""
+    if share is None:
+        return "not known: no photo"
+    worth = "" if share.independent == share.photos else f", {share.independent} different ones"
+    return f"{share.value:.1%} of {share.photos} photos{worth} (95 % interval {share.low:.1%} to {share.high:.1%})"
+
+
 def warnings(labels: Sequence[str], classes: NDArray[np.int64], clusters: NDArray[np.int64]) -> list[str]:
     """What about the photos that are learned from makes figures worth less than they look.
 

@@ -23,12 +23,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from app.inference.imaging import Resize, load
-from model_build.dataset import image_folder
+from model_build.dataset import folds, image_folder
 from model_build.dataset.image_folder import ImageFolder, Part
 from model_build.dataset.photos import DECODE_BUDGET, Photos
 from model_build.export.pipeline import PIXEL_RANGES
 from model_build.network.weights import Source
-from model_build.training import temperature
+from model_build.training import figures, temperature
 
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
 Say = Callable[[str], None]
@@ -95,6 +95,7 @@ class Trained:
             temperature already.
         folder: what it learned from.
         parts: indices into ``folder.items``.
+        clusters: ``int64 [N]``, for each of ``folder.items`` its near-duplicates, by the network that was started from.
         temperature: see ``contract.Contract``.
         unknown_below: see ``contract.Contract``.
         history: by figure, one value an epoch; the first is the frozen network with its new head.
@@ -104,6 +105,7 @@ class Trained:
     source: Source
     folder: ImageFolder
     parts: dict[Part, NDArray[np.int64]]
+    clusters: NDArray[np.int64]
     temperature: float
     unknown_below: float
     history: dict[str, list[float]]
@@ -112,6 +114,17 @@ class Trained:
     def photos(self, part: Part, resize: Resize) -> Photos:
         """A part's pictures, decoded as the service would with this geometry."""
         return Photos(decoded(self.folder, self.parts[part], resize), self.folder.classes[self.parts[part]])
+
+    def sample(self, part: Part, resize: Resize, most: int) -> Photos:
+        """At most ``most`` of a part's pictures, taken at even distances."""
+        chosen = self.parts[part]
+        chosen = chosen[np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(int)]
+        return Photos(decoded(self.folder, chosen, resize), self.folder.classes[chosen])
+
+    def refused(self, resize: Resize) -> NDArray[np.uint8] | None:
+        """The pictures that are to be refused, which taught nothing: ``uint8 [N, H, W, 3]``; None without any."""
+        chosen = np.flatnonzero(self.folder.classes == image_folder.REFUSED)
+        return decoded(self.folder, chosen, resize) if len(chosen) else None
 
 
 def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Trained:
@@ -136,7 +149,11 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     start = weights.load(recipe.weights, recipe.alpha, _PRETRAINED_SIZE, None)
     run = Run(work / hashlib.sha256(key.encode()).hexdigest()[:16])
     pixels = run.pixels(folder, recipe.canvas, track)
-    parts = image_folder.split(folder, recipe.validation, recipe.test, recipe.seed)
+    pictures = TrainingPictures(pixels, folder.classes, recipe)
+    model = with_new_head(start.model, recipe, recipe.train_size, len(folder.labels.labels))
+    features = run.features(model, pictures, track)
+    clusters = folds.clusters_of_classes(features, folder.classes)
+    parts = image_folder.split(folder, recipe.validation, recipe.test, recipe.seed, clusters)
     say(
         f"{len(folder.labels.labels)} classes, {len(folder.items)} pictures: "
         + ", ".join(f"{len(indices)} for {name}" for name, indices in parts.items())
@@ -145,7 +162,10 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     for line in folder.left_out[:20]:
         say(f"  left out: {line}")
 
-    pictures = TrainingPictures(pixels, folder.classes, recipe)
+    known = folder.classes != image_folder.REFUSED
+    for line in figures.warnings(folder.labels.labels, folder.classes[known], clusters[known]):
+        say(f"  note: {line}")
+
     validation = decoded(folder, parts["validation"], recipe.trained)
     validation_classes = folder.classes[parts["validation"]]
     history = run.history()
@@ -153,9 +173,8 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
         say(f"Resuming after epoch {len(history) - 1}")
         model = run.last()
     else:
-        model = with_new_head(start.model, recipe, recipe.train_size, len(folder.labels.labels))
         say("Fitting a new head to the frozen network's features")
-        fit_head(model, pictures, parts["train"], validation, validation_classes, recipe, track)
+        fit_head(model, features, pictures, parts["train"], validation, validation_classes, recipe)
         history = [evaluate(model, validation, validation_classes)]
         say(f"  validation: {history[0]['accuracy']:.1%}")
         steps = -(-len(parts["train"]) // recipe.batch) * recipe.epochs
@@ -188,6 +207,7 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
         Source(model, start.origin, start.sha256, start.architecture, _provenance(folder, recipe, parts)),
         folder,
         parts,
+        clusters,
         found,
         temperature.unknown_below(temperature.softmax(logits / found), recipe.unknown_share),
         {name: [epoch[name] for epoch in history] for name in history[0]},
@@ -270,17 +290,15 @@ class TrainingPictures:
 
 def fit_head(
     model: keras.Model,
+    features: NDArray[np.float32],
     pictures: TrainingPictures,
     indices: NDArray[np.int64],
     validation: NDArray[np.uint8],
     validation_classes: NDArray[np.int64],
     recipe: Recipe,
-    track: Track,
 ) -> None:
-    """Fits the last layer alone, on features that are computed once."""
-    trunk = keras.Model(model.input, model.get_layer("dropout").input)
-    chunks = np.array_split(indices, max(1, len(indices) // _PREDICT_BATCH))
-    features = np.concatenate([predict(trunk, pictures.centre(chunk)) for chunk in track(chunks, "Features")])
+    """Fits the last layer alone, on the features ``[N, D]`` of all pictures, computed once."""
+    features = features[indices]
     classes = pictures.classes[indices]
     head = keras.Sequential([keras.Input(features.shape[1:]), model.get_layer("dropout"), model.layers[-1]])
     head.compile(
@@ -291,12 +309,17 @@ def fit_head(
         features,
         classes,
         sample_weight=pictures.weights[classes],
-        validation_data=(predict(trunk, validation), validation_classes),
+        validation_data=(predict(_trunk(model), validation), validation_classes),
         batch_size=max(recipe.batch, min(256, len(features) // 10)),
         epochs=_HEAD_EPOCHS,
         verbose=0,
         callbacks=[keras.callbacks.EarlyStopping(patience=_HEAD_PATIENCE, restore_best_weights=True)],
     )
+
+
+def _trunk(model: keras.Model) -> keras.Model:
+    """What the new head reads."""
+    return keras.Model(model.input, model.get_layer("dropout").input)
 
 
 def fine_tune(
@@ -366,6 +389,7 @@ class Run:
         self._history = root / "history.json"
         self._pixels = root / "pixels.npy"
         self._items = root / "items.json"
+        self._features = root / "features.npy"
 
     def pixels(self, folder: ImageFolder, canvas: Resize, track: Track) -> NDArray[np.uint8]:
         """Decodes the folder's pictures, or takes what an earlier run decoded: ``uint8 [N, C, C, 3]``, on disk."""
@@ -392,6 +416,20 @@ class Run:
         kept = [position[item.path] for item in folder.items]
         self._write(self._items, json.dumps({"kept": kept, "left_out": folder.reasons.names}))
         return written[:count]
+
+    def features(self, model: keras.Model, pictures: TrainingPictures, track: Track) -> NDArray[np.float32]:
+        """What the network that is started from computes of all pictures, or an earlier run has: ``[N, D]``."""
+        if self._features.exists():
+            found: NDArray[np.float32] = np.load(self._features)
+            return found
+        count = len(pictures.pixels)
+        chunks = np.array_split(np.arange(count), max(1, count // _PREDICT_BATCH))
+        trunk = _trunk(model)
+        found = np.concatenate([predict(trunk, pictures.centre(chunk)) for chunk in track(chunks, "Features")])
+        partial = self._features.with_suffix(".partial.npy")
+        np.save(partial, found)
+        partial.replace(self._features)
+        return found
 
     def history(self) -> list[dict[str, float]]:
         """The figures of the epochs that are done, the frozen network's first."""

@@ -47,7 +47,7 @@ FROM scratch
 COPY --from=builder /rootfs /
 COPY --from=builder /srv/lib /srv/lib
 COPY --from=builder /service /srv
-ARG MODEL=app/registry/bundled/everyday_202.int8.onnx
+ARG MODEL=app/registry/bundled/mobilenet_v2_1.0_224.int8.onnx
 COPY ${MODEL} /srv/models/
 WORKDIR /srv
 ENV PATH=/usr/local/bin LANG=C.UTF-8 PYTHONPATH=/srv/lib PYTHONDONTWRITEBYTECODE=1

@@ -192,7 +192,7 @@ def test_it_serves_the_bundled_model(installed, empty, command):
     with installed.serving(empty, *command.split()) as (client, log):
         answer = client.post("/predict", files={"file": PHOTO.read_bytes()}).json()
         assert client.get("/").status_code == client.get("/docs").status_code == 200
-    assert (answer["model"]["name"], answer["predictions"][0]["label"]) == ("everyday_202", "tabby")
+    assert (answer["model"]["name"], answer["predictions"][0]["label"]) == ("mobilenet_v2_1.0_224", "tabby")
     (ready,) = [line for line in log if line["message"] == "ready"]
     assert Path(ready["path"]).is_relative_to(installed.packages / "edge_classifier")
     assert list(empty.iterdir()) == []
@@ -223,8 +223,8 @@ def test_the_other_commands(installed, empty):
     shutil.copy(PHOTO, empty)
     assert installed.run(empty, "edge-classifier", "--version") == f"{__version__}\n"
     assert "tabby" in installed.run(empty, "edge-classifier", "classify", "--csv", PHOTO.name)
-    assert "everyday_202" in installed.run(empty, "edge-classifier", "models")
-    assert "everyday_202" in installed.run(empty, "edge-classifier", "doctor", port=0)
+    assert "mobilenet_v2_1.0_224" in installed.run(empty, "edge-classifier", "models")
+    assert "mobilenet_v2_1.0_224" in installed.run(empty, "edge-classifier", "doctor", port=0)
     assert "teach" in installed.run(empty, "python", "-m", "edge_classifier_build", "--help")
 
 

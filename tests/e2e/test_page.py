@@ -62,8 +62,8 @@ def test_a_dropped_photo(opened, box):
     )
     assert widths == sorted(widths, reverse=True)
     assert widths[0] > 10 * widths[-1]
-    assert page.locator("#model").inner_text().startswith("everyday_202 · ")
-    assert page.locator("#model").inner_text().endswith(" · int8 · 160\u00a0×\u00a0160")
+    assert page.locator("#model").inner_text().startswith("mobilenet_v2_1.0_224 · ")
+    assert page.locator("#model").inner_text().endswith(" · int8 · 224\u00a0×\u00a0224")
     timing = page.locator("#timing").inner_text()
     assert all(f"{name}\n" in timing for name in ("Queue", "Decode", "Infer", "Round trip"))
     assert page.locator("#announcer").inner_text().startswith("tabby, ")
@@ -232,7 +232,7 @@ def test_a_list_of_photos(opened, box, tmp_path):
                 str(answer["unknown"]).lower(),
             )
             assert float(row["score"]) == pytest.approx(best["score"], abs=1e-6)
-            assert (row["model"], row["error"]) == ("everyday_202", "")
+            assert (row["model"], row["error"]) == ("mobilenet_v2_1.0_224", "")
         else:
             assert (row["label"], row["error"]) == ("", answer["detail"])
     assert rows[-2]["file"] == "'=1+1, a note.txt"
@@ -698,7 +698,7 @@ def test_behind_a_path_prefix(opened, left_on):
     with behind_a_proxy(left_on) as client:
         # The proxies that take it away redirect by themselves.
         page = opened(client, 308, path="/classifier" if left_on else "/classifier/")
-        expect(page.locator("#model")).to_contain_text("everyday")
+        expect(page.locator("#model")).to_contain_text("mobilenet_v2")
         assert page.url == str(client.base_url.join("/classifier/"))
         page.set_input_files("#files", CHELSEA)
         assert labels(page)[0] == "tabby"

@@ -45,7 +45,7 @@ class ServerReady(BaseModel):
 class ModelReady(BaseModel):
     """Whether a model is served now."""
 
-    name: str = Field(examples=["everyday_202"])
+    name: str = Field(examples=["mobilenet_v2_1.0_224"])
     ready: bool
 
 
@@ -60,7 +60,7 @@ class TensorMetadata(BaseModel):
 class ModelMetadata(BaseModel):
     """A model's inputs, of which a request has one, and its outputs; `groups` where the model has any."""
 
-    name: str = Field(examples=["everyday_202"])
+    name: str = Field(examples=["mobilenet_v2_1.0_224"])
     versions: list[str] = Field(examples=[["d0214f85d9d4"]])
     platform: str = Field(examples=["onnx_onnxv1"])
     inputs: list[TensorMetadata]
@@ -82,7 +82,7 @@ class InferenceResponse(BaseModel):
 
     model_config = ConfigDict(protected_namespaces=())
 
-    model_name: str = Field(examples=["everyday_202"])
+    model_name: str = Field(examples=["mobilenet_v2_1.0_224"])
     model_version: str = Field(examples=["d0214f85d9d4"])
     id: str | None = Field(None, examples=["42"], description="As in the request; absent if that has none.")
     outputs: list[ResponseOutput]

@@ -52,7 +52,7 @@ class ModelStatus(BaseModel):
 
     model_config = ConfigDict(protected_namespaces=())
 
-    name: str = Field(examples=["everyday_202"])
+    name: str = Field(examples=["mobilenet_v2_1.0_224"])
     ready: bool = Field(description="Whether a request sent now would be answered.")
     model_version_status: list[VersionStatus]
 
@@ -60,7 +60,7 @@ class ModelStatus(BaseModel):
 class ModelSpec(BaseModel):
     """Which model."""
 
-    name: str = Field(examples=["everyday_202"])
+    name: str = Field(examples=["mobilenet_v2_1.0_224"])
     signature_name: str = ""
     version: str = Field(examples=["d0214f85d9d4"])
 

@@ -180,7 +180,7 @@ def test_the_same_bits_as_predict(box, box_server, fifty):
     decoded = np.stack([load(photo, resize, DecodeBudget(50_000_000)) for photo in fifty])
 
     def scores(tensor, **asked) -> np.ndarray:
-        return box_server.infer("everyday_202", [tensor], **asked).as_numpy("scores")
+        return box_server.infer("mobilenet_v2_1.0_224", [tensor], **asked).as_numpy("scores")
 
     def batches(size):
         return (slice(at, at + size) for at in range(0, 50, size))
@@ -191,7 +191,7 @@ def test_the_same_bits_as_predict(box, box_server, fifty):
     as_json = [triton.InferRequestedOutput("scores", binary_data=False)]
     numbers = np.concatenate([scores(pixels(decoded[part], False), outputs=as_json) for part in batches(5)])
     for found in (single, batch, tensors, numbers):
-        assert (found.dtype, found.shape) == (np.float32, (50, 202))
+        assert (found.dtype, found.shape) == (np.float32, (50, 1000))
         assert found.tobytes() == expected.tobytes()
 
 
@@ -202,13 +202,13 @@ def test_classification(box, box_server, fifty):
     expected = [f"{p['score']:.6f}:{p['index']}:{p['label']}" for p in best]
     for binary in (True, False):
         asked = [triton.InferRequestedOutput("scores", binary_data=binary, class_count=3)]
-        result = box_server.infer("everyday_202", [encoded(photo, photo)], outputs=asked)
+        result = box_server.infer("mobilenet_v2_1.0_224", [encoded(photo, photo)], outputs=asked)
         found = result.as_numpy("scores")
         assert result.get_output("scores")["datatype"] == "BYTES"
         texts = [[text.decode() if binary else text for text in row] for row in found]
         assert texts == [expected, expected]
-    asked = [triton.InferRequestedOutput("scores", class_count=1000)]
-    assert box_server.infer("everyday_202", [encoded(photo)], outputs=asked).as_numpy("scores").shape == (1, 202)
+    asked = [triton.InferRequestedOutput("scores", class_count=1001)]
+    assert box_server.infer("mobilenet_v2_1.0_224", [encoded(photo)], outputs=asked).as_numpy("scores").shape == (1, 1000)
 
 
 def test_bytes_in_every_form(client, server):

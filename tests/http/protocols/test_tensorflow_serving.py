@@ -113,7 +113,7 @@ def test_the_same_bits_as_predict(box, fifty):
     expected = np.stack([scores_of(box, photo) for photo in fifty])
 
     def scores(*instances) -> np.ndarray:
-        answer = box.post("/v1/models/everyday_202:predict", json={"instances": instances})
+        answer = box.post("/v1/models/mobilenet_v2_1.0_224:predict", json={"instances": instances})
         assert answer.status_code == 200, answer.text
         return np.array(answer.json()["predictions"], np.float32)
 
@@ -121,7 +121,7 @@ def test_the_same_bits_as_predict(box, fifty):
     batch = np.concatenate([scores(*map(b64, fifty[at : at + 5])) for at in range(0, 50, 5)])
     decoded = np.concatenate([scores(load(photo, resize, DecodeBudget(50_000_000)).tolist()) for photo in fifty])
     for found in (single, batch, decoded):
-        assert found.shape == (50, 202)
+        assert found.shape == (50, 1000)
         assert found.tobytes() == expected.tobytes()
 
 

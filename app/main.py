@@ -26,7 +26,7 @@ from .http.encodings import bound_numbers
 from .http.headers import security_headers
 from .http.limits import Limits
 from .http.paths import Paths
-from .http.protocols import deepstack, open_inference, tensorflow_serving
+from .http.protocols import custom_vision, deepstack, open_inference, tensorflow_serving
 from .http.routes import admin, explain, health, metrics, model, models, openapi, page, predict
 from .http.server import Server
 from .http.service import Service
@@ -230,7 +230,8 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.trials = trials
-    error_formats = (open_inference.ERROR_FORMAT, deepstack.ERROR_FORMAT, tensorflow_serving.ERROR_FORMAT)
+    protocols = (open_inference, deepstack, tensorflow_serving, custom_vision)
+    error_formats = tuple(protocol.ERROR_FORMAT for protocol in protocols)
     problems.register(app, error_formats)
     ours = (
         predict.router,
@@ -242,7 +243,7 @@ def create_app(settings: Settings) -> FastAPI:
         metrics.router,
         openapi.router,
     )
-    for router in (*ours, open_inference.router, deepstack.router, tensorflow_serving.router):
+    for router in (*ours, *(protocol.router for protocol in protocols)):
         app.include_router(router)
     if settings.ui == "on":
         app.include_router(page.router)

@@ -211,7 +211,8 @@ def describe(document: dict[str, Any], formats: tuple[problems.ErrorFormat, ...]
 
 def keys_in_headers(scope: Scope) -> list[str]:
     """The API keys that a request's headers have."""
-    found = _values(scope, b"x-api-key")
+    # The second is what clients of Azure Custom Vision have.
+    found = _values(scope, b"x-api-key") + _values(scope, b"prediction-key")
     for value in _values(scope, b"authorization"):
         scheme, _, key = value.partition(" ")
         if scheme.lower() == "bearer":

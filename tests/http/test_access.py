@@ -19,6 +19,7 @@ from starlette.requests import Request
 from app.errors import SettingsError
 from app.http import access, form_key
 from app.http.headers import ALWAYS
+from app.http.protocols import custom_vision
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import assert_problem, serving
@@ -94,7 +95,9 @@ def test_nothing_but_what_is_listed_is_open(locked):
             else:
                 assert response.status_code == 401
                 assert response.headers["www-authenticate"] == "Bearer"
-                if not path.startswith(("/v1", "/v2")):
+                if custom_vision.ERROR_FORMAT.speaks(path):
+                    assert set(response.json()) == {"code", "message"}
+                elif not path.startswith(("/v1", "/v2")):
                     assert_problem(response, 401, "unauthorized")
                 assert operation["security"] == [{"bearer": []}, {"header": []}]
                 assert "401" in operation["responses"]

@@ -208,7 +208,10 @@ def test_classification(box, box_server, fifty):
         texts = [[text.decode() if binary else text for text in row] for row in found]
         assert texts == [expected, expected]
     asked = [triton.InferRequestedOutput("scores", class_count=1001)]
-    assert box_server.infer("mobilenet_v2_1.0_224", [encoded(photo)], outputs=asked).as_numpy("scores").shape == (1, 1000)
+    assert box_server.infer("mobilenet_v2_1.0_224", [encoded(photo)], outputs=asked).as_numpy("scores").shape == (
+        1,
+        1000,
+    )
 
 
 def test_bytes_in_every_form(client, server):

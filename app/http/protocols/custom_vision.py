@@ -1,0 +1,149 @@
+"""Azure Custom Vision's prediction API, as its exported containers and its cloud speak it, for what was built for them.
+
+The routes and the form of the answer are those of the Docker export's ``app.py`` and ``predict.py``
+(https://github.com/Azure-Samples/customvision-export-samples); errors have the form of the cloud's
+``CustomVisionError``.
+"""
+
+import re
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from ... import errors
+from ...telemetry.request_record import RequestRecord
+from .. import problems
+from ..service import Service
+from .base import NAME, REFUSALS
+
+#: Name of the multipart field that carries the photo.
+_FIELD: Final = "imageData"
+#: What Custom Vision calls the tag of photos that show none of the others.
+_NEGATIVE: Final = "Negative"
+ERROR_FORMAT: Final = problems.ErrorFormat(
+    re.compile(r"(/[^/]+)?(/classify/iterations/[^/]+)?/(image|url)(/nostore)?/?$"),
+    # The one code of the published list that says nothing about photos of the cloud's own.
+    lambda message, _ms: {"code": "ErrorUnknown", "message": message},
+    {errors.NotAnImage: 400, errors.BrokenImage: 400, errors.UnsupportedBody: 400},
+)
+
+router = APIRouter(tags=["custom-vision"])
+
+
+class TagPrediction(BaseModel):
+    """One class."""
+
+    tagId: str = ""  # noqa: N815 - the protocol's name
+    tagName: str = Field(examples=["school bus"])  # noqa: N815 - likewise
+    probability: float = Field(examples=[0.9312], description="Its score, 0 to 1.")
+    boundingBox: None = Field(None, description="Always null: whole photos are labelled.")  # noqa: N815 - likewise
+
+
+class ImagePrediction(BaseModel):
+    """All classes, best first."""
+
+    id: str = Field(examples=["42545466aa335c21efa9a461bf6826ef"], description="The request's id.")
+    project: str = Field("", description="As the path has it.")
+    iteration: str = Field(examples=["mobilenet_v2_1.0_224"], description="The model's name.")
+    created: str = Field(examples=["2026-11-27T07:30:00+00:00"])
+    predictions: list[TagPrediction] = Field(
+        description=f"Where the photo shows none of the classes (`/predict`: `unknown`), `{_NEGATIVE}` comes first, "
+        "with the probability 1."
+    )
+
+
+_PROJECT: Final[dict[str, Any]] = {**NAME, "name": "project"}
+_BINARY: Final = {"type": "string", "format": "binary"}
+_PHOTO: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {
+        "application/octet-stream": {"schema": _BINARY},
+        "multipart/form-data": {"schema": {"type": "object", "required": [_FIELD], "properties": {_FIELD: _BINARY}}},
+    },
+}
+_ERRORS: Final = ERROR_FORMAT.responses(errors.UnsupportedBody, errors.UnknownModel, *REFUSALS)
+_SUMMARY: Final = "Classify one photo, as Azure Custom Vision does"
+
+
+@router.post("/image", summary=_SUMMARY, responses=_ERRORS, openapi_extra={"requestBody": _PHOTO})
+@router.post(
+    "/{project}/image",
+    summary=_SUMMARY,
+    responses=_ERRORS,
+    openapi_extra={"parameters": [_PROJECT], "requestBody": _PHOTO},
+)
+@router.post(
+    "/{project}/image/nostore",
+    summary=_SUMMARY,
+    responses=_ERRORS,
+    openapi_extra={"parameters": [_PROJECT], "requestBody": _PHOTO},
+)
+@router.post(
+    "/{project}/classify/iterations/{name}/image",
+    summary=_SUMMARY,
+    responses=_ERRORS,
+    openapi_extra={"parameters": [_PROJECT, NAME], "requestBody": _PHOTO},
+)
+@router.post(
+    "/{project}/classify/iterations/{name}/image/nostore",
+    summary=_SUMMARY,
+    responses=_ERRORS,
+    openapi_extra={"parameters": [_PROJECT, NAME], "requestBody": _PHOTO},
+)
+async def image(request: Request) -> ImagePrediction:
+    """The photo as the raw body or as multipart field `imageData`; no photo is ever stored.
+
+    The name of an iteration is that of a model where one is served that is called so, else the default model's.
+    """
+    service, record = Service.of(request), RequestRecord.of(request.scope)
+    name = request.path_params.get("name")
+    classifier = service.classifier_for(name if name in service.names() else None)
+    # Before the body is read: what arrives of a refused photo is thrown away unseen.
+    client = service.client_of(request)
+    service.workers.admit(client)
+    started = perf_counter()
+    classes = len(classifier.contract.labels)
+    async with service.body_reader.read(request) as body:
+        record.timings_s["read"] = perf_counter() - started
+        result, queued_s = await service.workers.submit(
+            lambda: classifier(body.image(_FIELD), classes, exclusive=service.workers.exclusive), client
+        )
+    record.images = 1
+    record.answers.append((result.group, result.unknown))
+    record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
+    tags = [TagPrediction(tagName=one.label, probability=one.score) for one in result.predictions]
+    if result.unknown:
+        tags.insert(0, TagPrediction(tagName=_NEGATIVE, probability=1.0))
+    return ImagePrediction(
+        id=record.request_id,
+        project=request.path_params.get("project", ""),
+        iteration=classifier.contract.name,
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        predictions=tags,
+    )
+
+
+_NOT_OFFERED: Final = ERROR_FORMAT.responses(errors.NotOffered)
+
+
+@router.post("/url", summary="Classify a photo elsewhere: not offered", responses=_NOT_OFFERED, status_code=403)
+@router.post(
+    "/{project}/url",
+    summary="Classify a photo elsewhere: not offered",
+    responses=_NOT_OFFERED,
+    status_code=403,
+    openapi_extra={"parameters": [_PROJECT]},
+)
+@router.post(
+    "/{project}/classify/iterations/{name}/url",
+    summary="Classify a photo elsewhere: not offered",
+    responses=_NOT_OFFERED,
+    status_code=403,
+    openapi_extra={"parameters": [_PROJECT, NAME]},
+)
+async def url() -> None:
+    """Refused: a service that fetches what a stranger names reaches what the stranger cannot."""
+    raise errors.NotOffered("This service fetches no photos from elsewhere. Send the photo itself: POST /image.")

@@ -57,7 +57,7 @@ def add_to(commands: Any) -> None:
         "--unknown-share",
         type=fraction,
         default=0.05,
-        help="of the validation pictures that may be classified as unknown; sets the threshold (default: 0.05)",
+        help="of the held-out pictures that may be classified as unknown; sets the threshold (default: 0.05)",
     )
     target = train.add_argument_group("the files")
     target.add_argument("--min-agreement", type=fraction, default=0.98, help="as for export (default: 0.98)")
@@ -109,9 +109,9 @@ def run(options: argparse.Namespace) -> int:
         unknown_below=trained.unknown_below,
     )
     names, calibration = trained.folder.labels, trained.photos("validation", recipe.served)
-    # Where the validation pictures are so few that all of them calibrate, their best scores decide.
-    typical = calibration.for_calibration(CALIBRATION_PHOTOS)
-    refusal = Refusal.of(typical, calibration.pixels, None, recipe.unknown_share)
+    # The test pictures have trained and calibrated nothing. Where they are too few, the best scores of the validation
+    # pictures decide.
+    refusal = Refusal.of(calibration.for_calibration(CALIBRATION_PHOTOS), tested.pixels, None, recipe.unknown_share)
     made = publish_checked(trained.source, names, recipe.served, tested, calibration, target, track, refusal)
     trained.run.delete()
     print_exported(made)

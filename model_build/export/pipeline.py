@@ -167,6 +167,8 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
         raise InputError("int8 needs photos; say where with --calibration DIR or --distill DIR")
     if request.evaluation is not None and request.photos is None:
         raise InputError("--evaluation is to measure int8 on, which needs --calibration DIR or --distill DIR")
+    if (request.known or request.foreign) and request.photos is None:
+        raise InputError("--known and --foreign need photos of all sorts beside them; say where with --calibration DIR")
     say(f"Loading MobileNetV2, weights: {request.weights}")
     source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
     height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])

@@ -4,23 +4,20 @@ Every pass changes an ``onnx.ModelProto`` in place. Together they turn "whatever
 the one form that the service loads::
 
     image    uint8   [batch, H, W, 3]  the pixels as the imaging module leaves them
-    features float32 [batch, D, h, w]  the last feature map, where the head is global average pooling
     scores   float32 [batch, C]        softmax over the classes
+    features float32 [batch, D, h, w]  the last feature map, where the head is global average pooling
 
-(``class_activation_map`` adds what explains the scores) and into the same bytes for the same weights: tf2onnx's node
-names and the order of its constants differ from run to run.
+(``preprocessing`` makes the input, ``output`` the outputs, ``class_activation_map`` adds what explains the scores) and
+into the same bytes for the same weights: tf2onnx's node names and the order of its constants differ from run to run.
 """
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-
-from model_build.errors import InputError
+from onnx import helper, numpy_helper
 
 IMAGE, FEATURES, SCORES = "image", "features", "scores"
 BATCH = "batch"
@@ -178,144 +175,6 @@ def fold_shapes(model: onnx.ModelProto) -> None:
         shape = shapes.get(node.output[0], [])
         if node.input[1] not in graph.constants and len(shape) > 1 and shape[0] == 0 and all(shape[1:]):
             node.input[1] = graph.set(f"{node.output[0]}_shape", np.array([-1, *shape[1:]], np.int64))
-
-
-@dataclass(frozen=True)
-class Affine:
-    """``scale * x + shift`` per channel, both float64 ``[3]``: a model's preprocessing of its pixels."""
-
-    scale: NDArray[np.float64]
-    shift: NDArray[np.float64]
-
-    def then(self, op: str, constant: NDArray[np.float64], *, constant_first: bool) -> "Affine":
-        """This map followed by one ONNX arithmetic operator with a constant operand."""
-        match op, constant_first:
-            case "Mul", _:
-                return Affine(self.scale * constant, self.shift * constant)
-            case "Div", False:
-                return Affine(self.scale / constant, self.shift / constant)
-            case "Add", _:
-                return Affine(self.scale, self.shift + constant)
-            case "Sub", False:
-                return Affine(self.scale, self.shift - constant)
-            case "Sub", True:
-                return Affine(-self.scale, constant - self.shift)
-        raise InputError(
-            f"the model divides a constant by its pixels ({op}), which cannot be folded into a convolution"
-        )
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether pixels stay as they are."""
-        return bool(np.all(self.scale == 1.0) and np.all(self.shift == 0.0))
-
-
-def remove_preprocessing(model: onnx.ModelProto) -> tuple[Affine, onnx.NodeProto]:
-    """Removes the preprocessing between the graph's input and its first convolution.
-
-    Returns:
-        The arithmetic that was removed (a ``Rescaling`` layer, ``preprocess_input``; the identity if there was none),
-        and the convolution, whose first input is left for the caller to connect.
-
-    Raises:
-        InputError: something else than per-channel arithmetic stands there.
-    """
-    graph = Graph(model)
-    tensor = graph.proto.input[0].name
-    affine = Affine(np.ones(3), np.zeros(3))
-    while True:
-        consumers = graph.consumers(tensor)
-        if len(consumers) != 1:
-            raise InputError(f"the model's input is read by {len(consumers)} operators; one convolution is expected")
-        node = consumers[0]
-        if node.op_type == "Conv":
-            weight = graph.array(node.input[1])
-            if weight.shape[1] != 3:
-                raise InputError(f"the first convolution takes {weight.shape[1]} channels; RGB (3) is expected")
-            return affine, node
-        if node.op_type in ("Mul", "Div", "Add", "Sub"):
-            constant_first = node.input[0] != tensor
-            name = node.input[0] if constant_first else node.input[1]
-            constant = graph.array(name).astype(np.float64).ravel() if name in graph.constants else np.empty(0)
-            if constant.size not in (1, 3):
-                raise InputError(
-                    f"the model preprocesses its input with an operator that is not per channel: {node.op_type}"
-                )
-            affine = affine.then(node.op_type, np.broadcast_to(constant, 3), constant_first=constant_first)
-        elif node.op_type not in ("Identity", "Cast", "Transpose"):
-            raise InputError(
-                f"the model preprocesses its input with {node.op_type}; only arithmetic (Rescaling, Normalization, "
-                "preprocess_input) can be folded into the graph. Export the part behind it."
-            )
-        tensor = node.output[0]
-        graph.proto.node.remove(node)
-
-
-def add_image_input(model: onnx.ModelProto, first: onnx.NodeProto, pixels: Affine, height: int, width: int) -> None:
-    """Gives the graph its uint8 NHWC input, with the normalisation folded into the first convolution.
-
-    ``scale * x + shift`` becomes ``x - centre`` (``centre = -shift / scale``) in front of the convolution and
-    ``scale`` inside its weights. The subtraction stays outside because the convolution pads with zeros, which have to
-    mean the same before and after folding.
-    """
-    graph = Graph(model)
-    centre = (-pixels.shift / pixels.scale).astype(np.float32)
-    # NCHW from here on. uint8 is transposed before the cast: a quarter of the bytes.
-    tensor = graph.add("Transpose", [IMAGE], "image_nchw", perm=[0, 3, 1, 2])
-    tensor = graph.add("Cast", [tensor], "image_float", to=TensorProto.FLOAT)
-    if centre.any():
-        tensor = graph.add("Sub", [tensor, graph.set("image_centre", centre.reshape(1, 3, 1, 1))], "image_centred")
-    weight = graph.array(first.input[1]).astype(np.float64) * pixels.scale.reshape(1, 3, 1, 1)
-    first.input[0] = tensor
-    first.input[1] = graph.set("first_weight", weight.astype(np.float32))
-    shape: list[str | int | None] = [BATCH, height, width, 3]
-    del graph.proto.input[:]
-    graph.proto.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, shape))
-
-
-def add_scores_output(model: onnx.ModelProto) -> int:
-    """Makes the graph's outputs ``scores`` (softmax) and, where there is one, ``features``.
-
-    A head that ends in logits gets its softmax; one with a single unit (binary, sigmoid or logit z) becomes the two
-    classes that it stands for: softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)].
-
-    Returns:
-        The number of classes.
-
-    Raises:
-        InputError: the model has several outputs, or one that is not ``[batch, classes]``, or ends in a sigmoid over
-            several units (multi-label), which has no softmax scores.
-    """
-    graph = Graph(model)
-    outputs = list(graph.proto.output)
-    if len(outputs) != 1:
-        raise InputError(f"the model has {len(outputs)} outputs; a classifier with one is expected")
-    dims = outputs[0].type.tensor_type.shape.dim
-    if len(dims) != 2 or not dims[1].dim_value:
-        shape = [d.dim_value or d.dim_param or "?" for d in dims]
-        raise InputError(f"the model's output has the shape {shape}; a classifier's is [batch, classes]")
-    classes, tensor = int(dims[1].dim_value), outputs[0].name
-    last = graph.producer[tensor]
-    while last.op_type == "Identity":
-        last = graph.producer[last.input[0]]
-    if classes == 1:
-        logit = last.input[0] if last.op_type == "Sigmoid" else last.output[0]
-        both = graph.add("Mul", [logit, graph.set("binary", np.array([[0.0, 1.0]], np.float32))], "binary_logits")
-        graph.add("Softmax", [both], SCORES, axis=-1)
-        classes = 2
-    elif last.op_type == "Sigmoid":
-        raise InputError("the model ends in a sigmoid over several units (multi-label); softmax scores are expected")
-    elif last.op_type == "Softmax":
-        last.output[0] = SCORES
-    else:
-        graph.add("Softmax", [last.output[0]], SCORES, axis=-1)
-    del graph.proto.output[:]
-    pooling = [node for node in graph.proto.node if node.op_type == "GlobalAveragePool"]
-    if pooling:
-        graph.add("Identity", [pooling[-1].input[0]], FEATURES)
-        graph.proto.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [BATCH, None, None, None]))
-    graph.proto.output.append(helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH, classes]))
-    return classes
 
 
 def canonicalise(model: onnx.ModelProto) -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from app.inference.model import Model
 from model_build.dataset.photos import Photos
 from model_build.errors import ParityError
-from model_build.export.graph import Affine
+from model_build.export.output import Output
+from model_build.export.preprocessing import Affine
 
 #: The largest difference of a score between Keras and the fp32 file.
 MAX_DIFFERENCE: Final = 1e-4
@@ -105,23 +106,22 @@ def check_int8(parity: Parity, limits: Int8Limits) -> None:
 
 
 def keras_scores(
-    model: keras.Model, normalise: Affine, pixels: NDArray[np.uint8], track: Any = iter
+    model: keras.Model, output: Output, prepare: Affine, pixels: NDArray[np.uint8], track: Any = iter
 ) -> NDArray[np.float32]:
-    """Keras's scores: its raw output turned into ``float32 [N, C]`` softmax scores as the exported graph does."""
-    outputs = []
-    for start in track(range(0, len(pixels), 25)):
-        batch = pixels[start : start + 25].astype(np.float32)
-        inputs = (batch * normalise.scale + normalise.shift).astype(np.float32)
-        outputs.append(np.asarray(model(inputs, training=False)))
-    raw = np.concatenate(outputs).astype(np.float64)
-    activation = getattr(getattr(model.layers[-1], "activation", None), "__name__", "")
-    if raw.shape[1] == 1:
-        positive = raw if activation == "sigmoid" else 1 / (1 + np.exp(-raw))
-        raw = np.concatenate([1 - positive, positive], axis=1)
-    elif activation != "softmax" and not isinstance(model.layers[-1], keras.layers.Softmax):
-        exponents = np.exp(raw - raw.max(axis=1, keepdims=True))
-        raw = exponents / exponents.sum(axis=1, keepdims=True)
-    return raw.astype(np.float32)
+    """What Keras predicts, as ``float32 [N, C]`` softmax scores.
+
+    Args:
+        model: the source.
+        output: what it puts out, as its graph says.
+        prepare: what has to be done to pixels before it sees them.
+        pixels: ``uint8 [N, H, W, 3]``.
+        track: wraps the iteration, to show progress.
+
+    Raises:
+        InputError: the model puts out something else.
+    """
+    batches = (prepare.apply(pixels[start : start + 25]) for start in track(range(0, len(pixels), 25)))
+    return output.scores(np.concatenate([np.asarray(model(batch, training=False)) for batch in batches]))
 
 
 def onnx_scores(model: Model, pixels: NDArray[np.uint8], track: Any = iter) -> NDArray[np.float32]:

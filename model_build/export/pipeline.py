@@ -24,8 +24,9 @@ from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, parity, publish, quantize
-from model_build.export.graph import Affine
+from model_build.export.output import Output, add_scores_output
 from model_build.export.parity import Int8Limits, Parity
+from model_build.export.preprocessing import Affine, add_image_input, remove_preprocessing
 from model_build.network.architecture import LAYOUTS
 from model_build.network.weights import Source
 
@@ -38,9 +39,9 @@ _TOOLS: Final = ("keras", "tensorflow-cpu", "tf2onnx", "onnx", "onnxruntime", "n
 
 #: What a model without preprocessing of its own may have been trained on: pixel values of 0 to 255 as ...
 PIXEL_RANGES: Final = {
-    "-1..1": Affine(np.full(3, 1 / 127.5), np.full(3, -1.0)),
-    "0..1": Affine(np.full(3, 1 / 255), np.zeros(3)),
-    "0..255": Affine(np.ones(3), np.zeros(3)),
+    "-1..1": Affine.per_channel(1 / 127.5, -1.0),
+    "0..1": Affine.per_channel(1 / 255, 0.0),
+    "0..255": Affine.per_channel(1.0, 0.0),
 }
 
 Track = Callable[..., Any]
@@ -156,14 +157,14 @@ def publish_checked(
         BuildError: as its subclasses say; no model file has been written or changed then.
     """
     with tempfile.TemporaryDirectory() as folder:
-        fp32, normalise, classes = convert(source.model, resize.height, resize.width, target.pixel_range)
-        if len(names.labels) != classes:
-            raise InputError(f"there are {len(names.labels)} labels, but the model has {classes} classes")
+        fp32, prepare, output = convert(source.model, resize.height, resize.width, target.pixel_range)
+        if len(names.labels) != output.classes:
+            raise InputError(f"there are {len(names.labels)} labels, but the model has {output.classes} classes")
         served = class_activation_map.add(fp32)
         draft = _initial_contract(served, source, names, resize, target)
         model, draft = publish.with_golden(served, draft, Path(folder))
         expected = parity.keras_scores(
-            source.model, normalise, pictures.pixels, lambda it: track(it, "Scores by Keras")
+            source.model, output, prepare, pictures.pixels, lambda it: track(it, "Scores by Keras")
         )
         scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX fp32"))
         fp32_parity = parity.compare("keras", scores, expected, pictures)
@@ -192,7 +193,7 @@ def publish_checked(
 
 def convert(
     model: keras.Model, height: int, width: int, pixel_range: str = "auto"
-) -> tuple[onnx.ModelProto, Affine, int]:
+) -> tuple[onnx.ModelProto, Affine, Output]:
     """Converts a Keras classifier to our form of graph.
 
     Args:
@@ -203,8 +204,8 @@ def convert(
             own, -1..1 (keras.applications.mobilenet_v2.preprocess_input) for one that has none.
 
     Returns:
-        The ONNX model without metadata, what has to be done to pixels before the Keras model sees them, and the
-        number of classes.
+        The ONNX model without metadata, what has to be done to pixels before the Keras model sees them, and what the
+        Keras model puts out.
     """
     signature = [tf.TensorSpec((None, height, width, 3), tf.float32, name="pixels")]
     # Not from_keras: it looks outputs up by the names of Keras's tensors, which a Sequential model does not keep.
@@ -214,17 +215,15 @@ def convert(
     graph.fold_pads(proto)
     graph.fold_scales(proto)
     graph.fold_dense(proto)
-    own, first = graph.remove_preprocessing(proto)
+    front = remove_preprocessing(proto, height, width)
     if pixel_range == "auto":
-        pixel_range = "-1..1" if own.is_identity else "0..255"
+        pixel_range = "-1..1" if front.own.is_identity else "0..255"
     before = PIXEL_RANGES[pixel_range]
-    graph.add_image_input(
-        proto, first, Affine(before.scale * own.scale, before.shift * own.scale + own.shift), height, width
-    )
-    classes = graph.add_scores_output(proto)
+    add_image_input(proto, front, before.then(front.own), height, width)
+    output = add_scores_output(proto)
     graph.canonicalise(proto)
     onnx.checker.check_model(proto, full_check=True)
-    return proto, before, classes
+    return proto, before, output
 
 
 def _labels(request: Request, source: Source, say: Callable[[str], None]) -> Labels:

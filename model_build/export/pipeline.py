@@ -11,11 +11,8 @@ from typing import Any, Final
 from model_build.network import weights  # first: it sets TensorFlow's environment
 
 # isort: split
-import keras
-import numpy as np
 import onnx
 import tensorflow as tf
-import tf2onnx
 
 from app.inference.contract import Contract, Golden
 from app.inference.imaging import Resize
@@ -24,25 +21,15 @@ from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, parity, publish, quantize
-from model_build.export.output import Output, add_scores_output
+from model_build.export.convert import convert
 from model_build.export.parity import Int8Limits, Parity
-from model_build.export.preprocessing import Affine, add_image_input, remove_preprocessing
 from model_build.network.architecture import LAYOUTS
 from model_build.network.weights import Source
 
-#: ONNX operator set; the quantizer's uint8 and int8 operators and everything MobileNetV2 needs are in it.
-OPSET: Final = 17
 #: Photos that calibrate at most; each costs about a tenth of a second, twice.
 CALIBRATION_PHOTOS: Final = 200
 _GENERATED_PHOTOS: Final = 64
 _TOOLS: Final = ("keras", "tensorflow-cpu", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow")
-
-#: What a model without preprocessing of its own may have been trained on: pixel values of 0 to 255 as ...
-PIXEL_RANGES: Final = {
-    "-1..1": Affine.per_channel(1 / 127.5, -1.0),
-    "0..1": Affine.per_channel(1 / 255, 0.0),
-    "0..255": Affine.per_channel(1.0, 0.0),
-}
 
 Track = Callable[..., Any]
 
@@ -189,41 +176,6 @@ def publish_checked(
         complete = replace(contract, measured=found.as_metadata())
         exported.append(Exported(publish.publish(proto, complete, target.output), complete, found))
     return exported
-
-
-def convert(
-    model: keras.Model, height: int, width: int, pixel_range: str = "auto"
-) -> tuple[onnx.ModelProto, Affine, Output]:
-    """Converts a Keras classifier to our form of graph.
-
-    Args:
-        model: takes ``float32 [batch, height, width, 3]``.
-        height: rows of the input.
-        width: columns of the input.
-        pixel_range: a key of ``PIXEL_RANGES``, or ``auto``: 0..255 for a model that has preprocessing layers of its
-            own, -1..1 (keras.applications.mobilenet_v2.preprocess_input) for one that has none.
-
-    Returns:
-        The ONNX model without metadata, what has to be done to pixels before the Keras model sees them, and what the
-        Keras model puts out.
-    """
-    signature = [tf.TensorSpec((None, height, width, 3), tf.float32, name="pixels")]
-    # Not from_keras: it looks outputs up by the names of Keras's tensors, which a Sequential model does not keep.
-    function = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
-    proto, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
-    graph.fold_shapes(proto)
-    graph.fold_pads(proto)
-    graph.fold_scales(proto)
-    graph.fold_dense(proto)
-    front = remove_preprocessing(proto, height, width)
-    if pixel_range == "auto":
-        pixel_range = "-1..1" if front.own.is_identity else "0..255"
-    before = PIXEL_RANGES[pixel_range]
-    add_image_input(proto, front, before.then(front.own), height, width)
-    output = add_scores_output(proto)
-    graph.canonicalise(proto)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto, before, output
 
 
 def _labels(request: Request, source: Source, say: Callable[[str], None]) -> Labels:

@@ -54,6 +54,11 @@ class Affine:
         return self.matrix.shape == (3, 3) and bool(np.all(self.matrix == np.eye(3)) and np.all(self.shift == 0.0))
 
     @property
+    def reorders(self) -> bool:
+        """Whether values stay as they are, though they may be in another order."""
+        return bool(np.isin(self.matrix, (0, 1)).all() and (self.shift == 0).all())
+
+    @property
     def centre(self) -> NDArray[np.float64] | None:
         """The pixel, float64 ``[3]``, that becomes zero; None where there is none."""
         if len(self.matrix) == 1:
@@ -68,6 +73,14 @@ class Affine:
 #: ITU-R BT.601, as Pillow and OpenCV make grey of RGB.
 GREY: Final = Affine(np.array([[0.299, 0.587, 0.114]]), np.zeros(1))
 BGR: Final = Affine(np.eye(3)[::-1], np.zeros(3))
+
+
+#: What a model without preprocessing of its own may have been trained on: pixel values of 0 to 255 as ...
+PIXEL_RANGES: Final = {
+    "-1..1": Affine.per_channel(1 / 127.5, -1.0),
+    "0..1": Affine.per_channel(1 / 255, 0.0),
+    "0..255": Affine.per_channel(1.0, 0.0),
+}
 
 
 @dataclass(frozen=True)

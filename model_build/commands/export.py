@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from model_build.export.pipeline import Exported
 
 _DESCRIPTION = """\
-Turn a Keras MobileNetV2 into the ONNX files that the service loads.
+Turn a classifier into the ONNX files that the service loads: MobileNetV2, a Keras model or an ONNX file from elsewhere.
 
-The fp32 file is compared with Keras, the int8 file with fp32; outside the limits the build fails with the figures
-and writes nothing. Labels, geometry, provenance and what was measured travel inside the file.
+The fp32 file is compared with the model itself, the int8 file with fp32; outside the limits the build fails with the
+figures and writes nothing. Labels, geometry, provenance and what was measured travel inside the file.
 
 exit codes:
   0  every model was written
@@ -30,6 +30,7 @@ examples:
   python -m model_build export --weights flowers.h5 --labels flowers.txt --calibration photos/
   python -m model_build export --weights imagenet --alpha 0.35 --input-size 128 --precision fp32
   python -m model_build export --architecture reference --calibration photos/
+  python -m model_build export --onnx resnet18.onnx --labels pets.txt --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225
 """
 
 
@@ -47,8 +48,18 @@ def add_to(commands: Any) -> None:
         "--weights",
         default="imagenet",
         metavar="imagenet|none|FILE",
-        help="Keras's ImageNet weights (from its cache, else downloaded), random ones, or a .keras, .h5 or .weights.h5 "
-        "file; a whole model brings its own architecture (default: imagenet)",
+        help="Keras's ImageNet weights (from its cache, else downloaded), random ones, or what Keras wrote: a .keras, "
+        ".h5 or .weights.h5 file or a SavedModel folder; a whole model brings its own architecture (default: imagenet)",
+    )
+    source.add_argument(
+        "--onnx", type=Path, metavar="FILE", help="instead of --weights: an ONNX file of PyTorch, timm or Custom Vision"
+    )
+    source.add_argument("--head", metavar="NAME", help="the output that is wanted, where a model has several")
+    source.add_argument(
+        "--layout",
+        choices=["auto", "nchw", "nhwc"],
+        default="auto",
+        help="how --onnx takes pictures: planes first or pixels first (default: auto, as its shape says)",
     )
     source.add_argument(
         "--architecture",
@@ -65,7 +76,7 @@ def add_to(commands: Any) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="what the classes are called: a text file with one a line (or id<TAB>label), or JSON",
+        help="what the classes are called: a text file with one a line (or id<TAB>label), CSV or JSON",
     )
     source.add_argument(
         "--groups",
@@ -78,8 +89,18 @@ def add_to(commands: Any) -> None:
         "--pixel-range",
         choices=["auto", "-1..1", "0..1", "0..255"],
         default="auto",
-        help="what the model was trained on; auto: 0..255 if it has preprocessing layers, else -1..1 (default: auto)",
+        help="what the model was trained on; auto: 0..255 if it prepares its pixels itself, else ImageNet's mean and "
+        "deviation for ONNX with planes first, and -1..1 for everything else (default: auto)",
     )
+    source.add_argument(
+        "--mean",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="what was subtracted then, one number or one for each channel",
+    )
+    source.add_argument("--std", type=float, nargs="+", metavar="X", help="what it was divided by after that")
+    source.add_argument("--bgr", action="store_true", help="the model takes blue first, as OpenCV and Caffe do")
     target = export.add_argument_group("the files")
     target.add_argument("--precision", choices=["fp32", "int8", "both"], default="both", help="default: both")
     target.add_argument(
@@ -91,11 +112,10 @@ def add_to(commands: Any) -> None:
     target.add_argument(
         "--crop",
         type=fraction,
-        default=0.875,
         help="sides of the centred crop that the model sees, as a share of the largest one that fits, 0 to 1 "
-        "(default: 0.875)",
+        "(default: 0.875, or what its own Resizing and CenterCrop say where it takes any size)",
     )
-    target.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="resampling (default: bilinear)")
+    target.add_argument("--filter", choices=sorted(FILTERS), help="resampling (default: bilinear, or likewise)")
     target.add_argument(
         "--min-agreement",
         type=fraction,
@@ -115,11 +135,15 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exports and prints a table."""
     say("Starting TensorFlow")
+    from model_build.export.convert import stated_pixels
     from model_build.export.parity import Int8Limits
     from model_build.export.pipeline import Request, export
 
     request = Request(
         weights=options.weights,
+        onnx=options.onnx,
+        head=options.head,
+        layout=options.layout,
         architecture=options.architecture,
         alpha=options.alpha,
         input_size=options.input_size,
@@ -128,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
         groups=options.groups,
         precision=options.precision,
         calibration=options.calibration,
-        pixel_range=options.pixel_range,
+        pixels=stated_pixels(options.pixel_range, options.mean, options.std, bgr=options.bgr),
         crop=options.crop,
         filter=options.filter,
         limits=Int8Limits(options.min_agreement, options.max_drop),

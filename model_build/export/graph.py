@@ -138,14 +138,75 @@ def fold_scales(model: onnx.ModelProto) -> None:
             conv.input.extend(inputs)
 
 
+def fold_normalisation(model: onnx.ModelProto) -> None:
+    """Makes each ``BatchNormalization`` behind a convolution a ``Mul`` and an ``Add``, for ``fold_scales``."""
+    graph = Graph(model)
+    for node in [node for node in graph.proto.node if node.op_type == "BatchNormalization"]:
+        producer = graph.producer.get(node.input[0])
+        if (
+            producer is None
+            or producer.op_type != "Conv"
+            or not all(name in graph.constants for name in node.input[1:])
+        ):
+            continue
+        gamma, beta, mean, variance = (graph.array(name).astype(np.float64) for name in node.input[1:])
+        scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+        shape, name = (1, -1, 1, 1), node.output[0]
+        graph.proto.node.remove(node)
+        constants = [
+            graph.set(f"{name}.{kind}", value.reshape(shape).astype(np.float32))
+            for kind, value in (("scale", scale), ("shift", beta - mean * scale))
+        ]
+        scaled = graph.add("Mul", [node.input[0], constants[0]], f"{name}.scaled")
+        graph.add("Add", [scaled, constants[1]], name)
+
+
+def fold_pooling(model: onnx.ModelProto) -> None:
+    """Makes each mean over the whole of a feature map a ``GlobalAveragePool``, however it was written."""
+    shapes = shapes_of(model)
+    graph = Graph(model)
+    for node in [node for node in graph.proto.node if node.op_type in ("ReduceMean", "AveragePool")]:
+        before, after = shapes.get(node.input[0], []), node.output[0]
+        if len(before) != 4:
+            continue
+        kept = True
+        if node.op_type == "AveragePool":
+            whole = list(attribute(node, "kernel_shape", [])) == before[2:] and not any(attribute(node, "pads", []))
+        else:
+            listed = len(node.input) > 1 and node.input[1] in graph.constants
+            axes = graph.array(node.input[1]).tolist() if listed else list(attribute(node, "axes", []))
+            whole = sorted(axis % 4 for axis in axes) == [2, 3]
+            kept = bool(attribute(node, "keepdims", 1))
+        if not whole:
+            continue
+        graph.proto.node.remove(node)
+        pooled = graph.add("GlobalAveragePool", [node.input[0]], after if kept else f"{after}.pooled")
+        if not kept:
+            graph.add("Flatten", [pooled], after, axis=1)
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """Shapes by tensor, as far as they can be inferred; 0 where a side is unknown."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+
+
 def _per_channel(constant: NDArray[Any], channels: int) -> bool:
     """Whether a constant has one value, or one for each channel of ``[batch, channels, h, w]``."""
     return constant.size == 1 or (constant.size == channels and constant.shape[-3:] == (channels, 1, 1))
 
 
 def fold_dense(model: onnx.ModelProto) -> None:
-    """Makes each ``MatMul`` with a constant bias behind it one ``Gemm``: the form that is quantized with its bias."""
+    """Makes each ``MatMul`` with a constant bias behind it one ``Gemm``: the form that is quantized with its bias.
+
+    A ``Gemm`` whose weights are the other way round, as PyTorch writes it, gets them turned.
+    """
     graph = Graph(model)
+    for gemm in [node for node in graph.proto.node if node.op_type == "Gemm"]:
+        if gemm.input[1] in graph.constants and attribute(gemm, "transB", 0):
+            set_attribute(gemm, "transB", 0)
+            gemm.input[1] = graph.set(f"{gemm.output[0]}.weight", graph.array(gemm.input[1]).T)
     for matmul in [node for node in graph.proto.node if node.op_type == "MatMul"]:
         consumers = graph.consumers(matmul.output[0])
         if matmul.input[1] not in graph.constants or len(consumers) != 1 or consumers[0].op_type != "Add":
@@ -167,9 +228,7 @@ def fold_shapes(model: onnx.ModelProto) -> None:
     TensorFlow's optimiser mostly does it, but gives up when the machine is busy; then the graph would work the shape
     out for each picture, and the same weights would give other bytes.
     """
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    values = [*inferred.graph.value_info, *inferred.graph.output]
-    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    shapes = shapes_of(model)
     graph = Graph(model)
     for node in [node for node in graph.proto.node if node.op_type == "Reshape"]:
         shape = shapes.get(node.output[0], [])

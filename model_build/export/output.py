@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from model_build.errors import InputError
-from model_build.export.graph import BATCH, FEATURES, IMAGE, SCORES, Graph, attribute
+from model_build.export.graph import BATCH, FEATURES, IMAGE, SCORES, Graph, attribute, shapes_of
 
 #: What leaves every value as it is, wherever it puts it.
 _MOVING: Final = ("Identity", "Cast", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose")
@@ -98,7 +98,7 @@ def add_scores_output(model: onnx.ModelProto) -> Output:
     if len(model.graph.output) != 1:
         names = ", ".join(value.name for value in model.graph.output)
         raise InputError(f"the model has {len(model.graph.output)} outputs ({names}); say which with --head NAME")
-    graph, shapes = Graph(model), _shapes(model)
+    graph, shapes = Graph(model), shapes_of(model)
     output, logits = _read(graph, shapes)
     tensor = logits
     if len(shapes.get(tensor, ())) != 2:
@@ -121,7 +121,9 @@ def _read(graph: Graph, shapes: dict[str, list[int]]) -> tuple[Output, str]:
     """What the graph's only output is, and the tensor of its logits."""
     value = graph.proto.output[0]
     if value.type.tensor_type.elem_type not in _FLOATS:
-        raise InputError("the model puts out something else than numbers with a fraction; scores or logits are expected")
+        raise InputError(
+            "the model puts out something else than numbers with a fraction; scores or logits are expected"
+        )
     units = _units(shapes.get(value.name, []))
     tensor = value.name
     node = graph.producer.get(tensor)
@@ -153,7 +155,9 @@ def _read(graph: Graph, shapes: dict[str, list[int]]) -> tuple[Output, str]:
         )
     moved = shapes.get(tensor, [])
     if len([side for side in moved[1:] if side != 1]) > 1:
-        raise InputError(f"the model puts out a feature map of {moved[1:]}; a classifier is expected (a head is missing)")
+        raise InputError(
+            f"the model puts out a feature map of {moved[1:]}; a classifier is expected (a head is missing)"
+        )
     return Output("logits", units, pooled=node.op_type in _POOLING), tensor
 
 
@@ -217,19 +221,10 @@ def _head_pooling(graph: Graph) -> onnx.NodeProto | None:
                 continue
             seen.add(name)
             pending += node.input
-        if IMAGE not in seen and pooling.output[0] in {name for name in _read_by(graph, seen)}:
+        if IMAGE not in seen and pooling.output[0] in _read_by(graph, seen):
             return pooling
     return None
 
 
-def _read_by(graph: Graph, tensors: set[str]) -> list[str]:
-    return [name for tensor in tensors for name in graph.producer[tensor].input]
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Shapes by tensor, as far as they can be inferred; 0 where a side is unknown."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    return {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-    }
+def _read_by(graph: Graph, tensors: set[str]) -> set[str]:
+    return {name for tensor in tensors for name in graph.producer[tensor].input}

@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +11,11 @@ from model_build.dataset.photos import Photos
 from model_build.errors import ParityError
 from model_build.export.output import Output
 from model_build.export.preprocessing import Affine
+from model_build.network.weights import Classifier
 
 #: The largest difference of a score between Keras and the fp32 file.
 MAX_DIFFERENCE: Final = 1e-4
+_SOURCES: Final = {"keras": "Keras", "onnx": "the ONNX file that it was made from"}
 #: A source is decided on a photo if its best score leads the second by this much. Closer pairs flip with the last bit
 #: of a rounding, which says something about the photo and nothing about the quantization.
 DECIDED: Final = 0.2
@@ -38,7 +39,7 @@ class Parity:
     """One model against its source, over the same pixels.
 
     Attributes:
-        against: ``keras`` or ``fp32``.
+        against: ``keras``, ``onnx`` or ``fp32``.
         photos: how many pictures.
         generated: whether they are generated.
         max_difference: of any score.
@@ -86,7 +87,7 @@ def check_fp32(parity: Parity) -> None:
     """Raises ParityError unless every score is within ``MAX_DIFFERENCE`` and every top-1 is the same."""
     if not parity.max_difference <= MAX_DIFFERENCE or parity.agreement < 1.0:
         raise ParityError(
-            f"the fp32 model differs from Keras: a score by up to {parity.max_difference:.2e} (allowed: "
+            f"the fp32 model differs from {_SOURCES[parity.against]}: a score by up to {parity.max_difference:.2e} (allowed: "
             f"{MAX_DIFFERENCE:.0e}), top-1 the same on {parity.agreement:.1%} of {parity.photos} pictures (needed: "
             "100 %). No model was written."
         )
@@ -105,10 +106,10 @@ def check_int8(parity: Parity, limits: Int8Limits) -> None:
         )
 
 
-def keras_scores(
-    model: keras.Model, output: Output, prepare: Affine, pixels: NDArray[np.uint8], track: Any = iter
+def source_scores(
+    model: Classifier, output: Output, prepare: Affine, pixels: NDArray[np.uint8], track: Any = iter
 ) -> NDArray[np.float32]:
-    """What Keras predicts, as ``float32 [N, C]`` softmax scores.
+    """What the source itself predicts, as ``float32 [N, C]`` softmax scores.
 
     Args:
         model: the source.

@@ -1,6 +1,7 @@
-"""The export: a Keras classifier to the ONNX files that the service loads, each checked before it is written."""
+"""The export: a classifier from Keras or ONNX to the ONNX files that the service loads, each checked before it is written."""
 
 import platform
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,9 +22,11 @@ from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, parity, publish, quantize
-from model_build.export.convert import convert
+from model_build.export.convert import Converted, Pixels, convert
 from model_build.export.parity import Int8Limits, Parity
+from model_build.network import keras_file
 from model_build.network.architecture import LAYOUTS
+from model_build.network.onnx_model import OnnxModel
 from model_build.network.weights import Source
 
 #: Photos that calibrate at most; each costs about a tenth of a second, twice.
@@ -39,6 +42,9 @@ class Request:
     """What to export. The fields are the command line's options; see ``python -m model_build export --help``."""
 
     weights: str
+    onnx: Path | None
+    head: str | None
+    layout: str
     architecture: str | None
     alpha: float
     input_size: int | None
@@ -47,9 +53,9 @@ class Request:
     groups: Path | None
     precision: str
     calibration: Path | None
-    pixel_range: str
-    crop: float
-    filter: str
+    pixels: Pixels | None
+    crop: float | None
+    filter: str | None
     limits: Int8Limits
     output: Path
     name: str | None
@@ -66,7 +72,7 @@ class Target:
         output: the folder to write to.
         name: for the contract and the file.
         version: for the contract; None derives it from the graph.
-        pixel_range: what the model was trained on, see ``convert``.
+        pixels: what the model was trained on; None: see ``convert``.
         temperature: what its logits have been divided by.
         unknown_below: see ``contract.Contract``.
     """
@@ -76,7 +82,7 @@ class Target:
     output: Path
     name: str
     version: str | None = None
-    pixel_range: str = "auto"
+    pixels: Pixels | None = None
     temperature: float = 1.0
     unknown_below: float = 0.0
 
@@ -106,36 +112,46 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     """
     if request.precision == "int8" and request.calibration is None:
         raise InputError("int8 needs photos to calibrate on; say where with --calibration DIR")
-    say(f"Loading MobileNetV2, weights: {request.weights}")
-    source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
-    height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
-    resize = Resize(height, width, request.crop, request.filter)
-    names = groups.fill(_labels(request, source, say), request.groups)
+    publish.check_writable(request.output)
+    given = labels.read(request.labels) if request.labels is not None else None
+    source = _load(request, say)
+    resize = _geometry(request, source)
+    converted = convert(source.model, resize.height, resize.width, request.pixels)
+    say(f"Pixels: {converted.pixels.text}{', which is assumed' if converted.pixels.assumed else ''}")
+    names = groups.fill(_labels(given, source, converted, say), request.groups)
     pictures = _pictures(request.calibration, resize, names, track, say)
     target = Target(
-        precision="fp32" if pictures.generated else request.precision,
+        precision=_precision("fp32" if pictures.generated else request.precision, converted, say),
         limits=request.limits,
         output=request.output,
-        name=publish.checked_name(request.name or _default_name(request, source, height)),
+        name=publish.checked_name(request.name or _default_name(request, source, resize.height)),
         version=request.version,
-        pixel_range=request.pixel_range,
+        pixels=request.pixels,
     )
-    return publish_checked(source, names, resize, pictures, pictures, target, track)
+    return publish_checked(source, names, resize, pictures, pictures, target, track, converted)
 
 
 def publish_checked(
-    source: Source, names: Labels, resize: Resize, pictures: Photos, calibration: Photos, target: Target, track: Track
+    source: Source,
+    names: Labels,
+    resize: Resize,
+    pictures: Photos,
+    calibration: Photos,
+    target: Target,
+    track: Track,
+    converted: Converted | None = None,
 ) -> list[Exported]:
     """Converts, checks, quantizes, checks, and only then publishes.
 
     Args:
-        source: the Keras model.
+        source: the classifier.
         names: of its classes.
         resize: the geometry that it is served with.
         pictures: to compare on, and to measure the accuracy on where they have classes.
         calibration: to calibrate int8 on.
         target: what to make of it.
         track: ``track(iterable, description)`` shows progress.
+        converted: what ``convert`` made of the model, where that is known already.
 
     Returns:
         The files written, fp32 first.
@@ -144,17 +160,24 @@ def publish_checked(
         BuildError: as its subclasses say; no model file has been written or changed then.
     """
     with tempfile.TemporaryDirectory() as folder:
-        fp32, prepare, output = convert(source.model, resize.height, resize.width, target.pixel_range)
-        if len(names.labels) != output.classes:
-            raise InputError(f"there are {len(names.labels)} labels, but the model has {output.classes} classes")
+        converted = converted or convert(source.model, resize.height, resize.width, target.pixels)
+        fp32 = converted.fp32
+        if len(names.labels) != converted.output.classes:
+            raise InputError(
+                f"there are {len(names.labels)} labels, but the model has {converted.output.classes} classes"
+            )
         served = class_activation_map.add(fp32)
-        draft = _initial_contract(served, source, names, resize, target)
+        draft = _initial_contract(served, source, names, resize, target, converted.pixels)
         model, draft = publish.with_golden(served, draft, Path(folder))
-        expected = parity.keras_scores(
-            source.model, output, prepare, pictures.pixels, lambda it: track(it, "Scores by Keras")
+        expected = parity.source_scores(
+            source.model,
+            converted.output,
+            converted.pixels.map,
+            pictures.pixels,
+            lambda it: track(it, f"Scores by the {source.framework} model"),
         )
         scores = parity.onnx_scores(model, pictures.pixels, lambda it: track(it, "Scores by ONNX fp32"))
-        fp32_parity = parity.compare("keras", scores, expected, pictures)
+        fp32_parity = parity.compare(source.framework.lower(), scores, expected, pictures)
         parity.check_fp32(fp32_parity)
         made = [(served, draft, fp32_parity)]
         if target.precision != "fp32":
@@ -178,19 +201,62 @@ def publish_checked(
     return exported
 
 
-def _labels(request: Request, source: Source, say: Callable[[str], None]) -> Labels:
-    classes = int(source.model.output_shape[-1])
-    # A single unit stands for two classes.
-    classes = 2 if classes == 1 else classes
-    if request.labels is not None:
-        names = labels.read(request.labels)
-        if len(names.labels) != classes:
-            raise InputError(f"--labels: {request.labels} has {len(names.labels)} labels, the model {classes} classes")
-        return names
+def _load(request: Request, say: Callable[[str], None]) -> Source:
+    if request.onnx is not None:
+        say(f"Loading {request.onnx}")
+        if not request.onnx.is_file():
+            raise InputError(f"--onnx: there is no file {request.onnx}")
+        model = OnnxModel(request.onnx, request.head, request.layout, request.input_size)
+        return Source(model, request.onnx.name, weights.sha256(request.onnx), "file", framework="ONNX")
+    known = request.weights in ("imagenet", "none")
+    say(f"Loading MobileNetV2, weights: {request.weights}" if known else f"Loading {request.weights}")
+    return weights.load(
+        request.weights, request.alpha, request.input_size, request.classes, request.architecture, request.head
+    )
+
+
+def _geometry(request: Request, source: Source) -> Resize:
+    """How photos become the model's input: as the command says, else as the model's own first layers do."""
+    height, width = (side or request.input_size for side in source.model.input_shape[1:3])
+    crop, filter_ = 0.875, "bilinear"
+    if (height is None or width is None) and (found := keras_file.geometry(source.model)):
+        height, width, crop, filter_ = found
+    if request.crop == 0:
+        raise InputError("--crop 0 would leave nothing of a photo")
+    return Resize(
+        int(height or 0), int(width or 0), crop if request.crop is None else request.crop, request.filter or filter_
+    )
+
+
+def _labels(given: Labels | None, source: Source, converted: Converted, say: Callable[[str], None]) -> Labels:
+    output = converted.output
+    if given is not None:
+        if len(given.labels) != output.classes:
+            raise InputError(f"--labels has {len(given.labels)} labels, the model {output.classes} classes")
+        return given
     if source.origin == "imagenet":
         return labels.imagenet()
+    if output.pooled:
+        raise InputError(
+            f"the model ends in pooling and gives {output.units} features, but no classes: it has no head. Train one "
+            "(`python -m model_build train`, or `teach`); if these are its classes, name them with --labels"
+        )
+    if isinstance(source.model, OnnxModel) and source.model.labels is not None:
+        say("No --labels given: the classes are called as the file says")
+        return Labels(source.model.labels, (None,) * len(source.model.labels))
     say("No --labels given: classes are called 'class 0', 'class 1', ...")
-    return labels.numbered(classes)
+    return labels.numbered(output.classes)
+
+
+def _precision(wanted: str, converted: Converted, say: Callable[[str], None]) -> str:
+    """What can be made of what is wanted."""
+    reason = quantize.unsupported(converted.fp32) if wanted != "fp32" else None
+    if reason is None:
+        return wanted
+    if wanted == "int8":
+        raise InputError(f"no int8 model can be made: {reason}; --precision fp32 does without")
+    say(f"No int8 model is made: {reason}")
+    return "fp32"
 
 
 def _pictures(folder: Path | None, resize: Resize, names: Labels, track: Track, say: Callable[[str], None]) -> Photos:
@@ -207,10 +273,12 @@ def _default_name(request: Request, source: Source, size: int) -> str:
     if source.origin in ("imagenet", "none"):
         layout = f"_{source.architecture}" if source.architecture in LAYOUTS else ""
         return f"mobilenet_v2{layout}_{request.alpha}_{size}"
-    return source.origin.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras")
+    return re.sub(r"(?i)(\.weights\.h5|\.(h5|hdf5|keras|onnx|zip))$", "", source.origin)
 
 
-def _initial_contract(fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target) -> Contract:
+def _initial_contract(
+    fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target, pixels: Pixels
+) -> Contract:
     """The contract before anything was measured."""
     return Contract(
         name=target.name,
@@ -228,6 +296,7 @@ def _initial_contract(fp32: onnx.ModelProto, source: Source, names: Labels, resi
             "weights": source.origin,
             "weights_sha256": source.sha256,
             "architecture": source.architecture,
+            "pixels": f"{pixels.text} (assumed)" if pixels.assumed else pixels.text,
             **({"training": dict(source.training)} if source.training else {}),
             "tools": {"python": platform.python_version()} | {tool: _installed(tool) for tool in _TOOLS},
         },

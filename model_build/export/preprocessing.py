@@ -18,9 +18,48 @@ from model_build.export.graph import BATCH, IMAGE, Graph, attribute, set_attribu
 
 #: Of what preprocessing may be made that is looked at whether it is an ``Affine``; anything else stays in the graph.
 _PER_PIXEL: Final = frozenset(
-    "Add BatchNormalization Cast Concat Constant ConstantOfShape Div Expand Flatten Gather Identity Max Min Mul Neg Pow "
-    "Reciprocal Reshape Shape Slice Split Sqrt Squeeze Sub Transpose Unsqueeze".split()
+    [
+        "Add",
+        "BatchNormalization",
+        "Cast",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Div",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Max",
+        "Min",
+        "Mul",
+        "Neg",
+        "Pow",
+        "Reciprocal",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Transpose",
+        "Unsqueeze",
+    ]
 )
+
+
+_LAYERS: Final = (
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "QLinearConv",
+)
+_ARITHMETIC: Final = ("Add", "BatchNormalization", "Div", "Mul", "Sub")
 
 
 @dataclass(frozen=True)
@@ -81,6 +120,10 @@ PIXEL_RANGES: Final = {
     "0..1": Affine.per_channel(1 / 255, 0.0),
     "0..255": Affine.per_channel(1.0, 0.0),
 }
+#: torchvision's and timm's: of pixel values of 0 to 1, by channel.
+IMAGENET: Final = Affine.per_channel(
+    1 / (255 * np.array([0.229, 0.224, 0.225])), -np.array([0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +133,12 @@ class Front:
     Attributes:
         own: the model's own arithmetic, as far as it was removed.
         first: the convolution into which it goes; None where nothing was removed.
+        arithmetic: whether the model changes its pixels' values itself, removed or not.
     """
 
     own: Affine
     first: onnx.NodeProto | None
+    arithmetic: bool
 
 
 def remove_preprocessing(model: onnx.ModelProto, height: int, width: int, *, planes_first: bool = False) -> Front:
@@ -118,14 +163,14 @@ def remove_preprocessing(model: onnx.ModelProto, height: int, width: int, *, pla
     same = Affine(np.eye(channels), np.zeros(channels))
     front = _front(graph, source)
     if front is None:
-        return Front(same, None)
+        return Front(same, None, _changes_values(graph, source))
     nodes, first = front
     measured = _measure(graph, nodes, source, first, (height, width, channels), planes_first)
     if measured is None:
-        return Front(same, None)
+        return Front(same, None, _changes_values(graph, source))
     for node in nodes:
         graph.proto.node.remove(node)
-    return Front(measured, first)
+    return Front(measured, first, not measured.reorders)
 
 
 def add_image_input(
@@ -187,6 +232,20 @@ def _prepared(graph: Graph, pixels: Affine, kind: int, *, planes_first: bool) ->
 def _channels(value: onnx.ValueInfoProto, planes_first: bool) -> int:
     dims = value.type.tensor_type.shape.dim
     return int(dims[1 if planes_first else -1].dim_value) if len(dims) == 4 else 0
+
+
+def _changes_values(graph: Graph, source: str) -> bool:
+    """Whether there is arithmetic with constants between the input and the first layers."""
+    pending, seen = [source], {source}
+    while pending:
+        for node in graph.consumers(pending.pop()):
+            if node.op_type in _LAYERS:
+                continue
+            if node.op_type in _ARITHMETIC and any(name in graph.constants for name in node.input):
+                return True
+            pending += [name for name in node.output if name not in seen]
+            seen.update(node.output)
+    return False
 
 
 def _front(graph: Graph, source: str) -> tuple[list[onnx.NodeProto], onnx.NodeProto] | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import h5py
 import keras
+import numpy as np
 
 from model_build.errors import InputError
 
@@ -45,7 +46,9 @@ def kind_of(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         return _kind_of_zip(path)
     if head[4:8] == b"TFL3":
-        raise InputError(f"{path} is a TensorFlow Lite model; export the Keras model or SavedModel that it was made from")
+        raise InputError(
+            f"{path} is a TensorFlow Lite model; export the Keras model or SavedModel that it was made from"
+        )
     if head.startswith(b"\x80") and b"." in head:
         raise InputError(f"{path} is a pickle, of PyTorch or scikit-learn; write it as ONNX there and use --onnx")
     if _is_onnx(head):
@@ -128,16 +131,20 @@ def squeezes_any_shape(model: keras.Model) -> str | None:
             how = "pads" if getattr(layer, "pad_to_aspect_ratio", False) else "squeezes"
             if layer.crop_to_aspect_ratio:
                 how = f"resamples ({layer.interpolation})"
-            return f"its layer {layer.name} (Resizing) {how} pictures of any shape, where the service cuts out the middle"
+            return (
+                f"its layer {layer.name} (Resizing) {how} pictures of any shape, where the service cuts out the middle"
+            )
     return None
 
 
-def geometry(model: keras.Model) -> tuple[int, int, float, str] | None:
+def geometry(model: Any) -> tuple[int, int, float, str] | None:
     """What the layers in front say about pictures of any size: height, width, crop and filter, as in ``Resize``.
 
     None where they say nothing. A ``CenterCrop`` behind ``Resizing`` is a smaller crop.
     """
     found: tuple[int, int, float, str] | None = None
+    if not isinstance(model, keras.Model):
+        return None
     for layer in _front_layers(model):
         kind = type(layer).__name__
         if kind == "Resizing":
@@ -190,7 +197,9 @@ def _with_one_output(path: Path, model: keras.Model, head: str | None) -> keras.
     except AttributeError:
         inputs = outputs = None
     if not inputs or not outputs:
-        raise InputError(f"{path} has a model that was never built: its input has no shape. Save it after it was trained")
+        raise InputError(
+            f"{path} has a model that was never built: its input has no shape. Save it after it was trained"
+        )
     if len(inputs) != 1:
         raise InputError(f"{path} takes {len(inputs)} inputs; a model of one picture is expected")
     # A Sequential model that was loaded has none, nor structures.
@@ -237,6 +246,7 @@ def _readable(path: Path, kind: str, folder: Path) -> Path:
         with h5py.File(copy, "r+") as file:
             version = file.attrs.get("keras_version", "2")
             file.attrs["model_config"] = json.dumps(_converted(json.loads(file.attrs["model_config"]), str(version)))
+            _read_bfloat16(file)
         return copy
     copy = folder / "model.keras"
     members = _members(path, kind)
@@ -246,6 +256,17 @@ def _readable(path: Path, kind: str, folder: Path) -> Path:
         for name, data in members.items():
             archive.writestr(name, data)
     return copy
+
+
+def _read_bfloat16(file: h5py.File) -> None:
+    """Widens weights of two bytes whose type HDF5 has no name for: the upper half of a float32."""
+    nameless: list[str] = []
+    file.visititems(lambda name, item: nameless.append(name) if getattr(item, "dtype", None) == np.dtype("V2") else None)
+    for name in nameless:
+        upper = file[name][()]
+        values = (np.frombuffer(upper.tobytes(), np.uint16).astype(np.uint32) << 16).view(np.float32)
+        del file[name]
+        file[name] = values.reshape(upper.shape)
 
 
 def _members(path: Path, kind: str) -> dict[str, bytes]:

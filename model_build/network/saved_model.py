@@ -31,7 +31,9 @@ class SavedModel:
             # Kept: the function's variables live as long as it does.
             self._loaded = tf.saved_model.load(str(path))
         except Exception as error:
-            raise InputError(f"{path} cannot be loaded as a SavedModel: {' '.join(str(error).split())[:500]}") from error
+            raise InputError(
+                f"{path} cannot be loaded as a SavedModel: {' '.join(str(error).split())[:500]}"
+            ) from error
         signatures = self._loaded.signatures
         name = "serving_default" if "serving_default" in signatures else next(iter(signatures), None)
         if name is None:
@@ -41,7 +43,9 @@ class SavedModel:
         self._function = signatures[name]
         inputs = self._function.structured_input_signature[1]
         if len(inputs) != 1:
-            raise InputError(f"{path} takes {len(inputs)} inputs ({', '.join(inputs)}); a model of one picture is expected")
+            raise InputError(
+                f"{path} takes {len(inputs)} inputs ({', '.join(inputs)}); a model of one picture is expected"
+            )
         (self._input, spec), outputs = next(iter(inputs.items())), self._function.structured_outputs
         if head is not None and head not in outputs:
             raise InputError(f"{path} has no output {head}; there is {', '.join(sorted(outputs))}")

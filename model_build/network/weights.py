@@ -48,6 +48,7 @@ class Source:
         sha256: of the weights file; None for ``none``.
         architecture: ``keras``, a key of ``LAYOUTS``, or ``file`` where a whole model brought its own.
         training: for the contract: what was done to the weights here; empty if nothing.
+        framework: what runs the model, ``Keras`` or ``ONNX``.
     """
 
     model: Classifier
@@ -55,6 +56,7 @@ class Source:
     sha256: str | None
     architecture: str
     training: Mapping[str, Any] = field(default_factory=dict)
+    framework: str = "Keras"
 
 
 def load(
@@ -93,13 +95,13 @@ def load(
         raise InputError(f"--weights: there is no file {path} (or use 'imagenet' or 'none')")
     form = _kind_of(path)
     if form == "weights":
-        return Source(_bare_weights(path, kind, alpha, size, count), path.name, _sha256(path), kind)
+        return Source(_bare_weights(path, kind, alpha, size, count), path.name, sha256(path), kind)
     if architecture is not None:
         raise InputError(f"{path} is a whole model and brings its own architecture; leave --architecture out")
     model = _whole_model(path, form, input_size, head)
     if classes and model.output_shape[-1] not in (classes, 1):
         raise InputError(f"{path} has {model.output_shape[-1]} classes; --classes says {classes}")
-    return Source(model, path.absolute().name, _sha256(path), "file")
+    return Source(model, path.absolute().name, sha256(path), "file")
 
 
 def cache() -> Path:
@@ -129,7 +131,7 @@ def _imagenet(architecture: str, alpha: float, size: int, classes: int) -> Sourc
         ours = _mobilenet(architecture, alpha, size, classes)
         keras_model.copy_weights(ours, model)
         model = ours
-    return Source(model, "imagenet", _sha256(cached), architecture)
+    return Source(model, "imagenet", sha256(cached), architecture)
 
 
 class explain_download_errors:  # noqa: N801 - a context manager, named like a function
@@ -202,7 +204,7 @@ def _whole_model(path: Path, kind: str, input_size: int | None, head: str | None
     return model
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     """Of a file; of a folder, over the names and bytes of all its files."""
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:

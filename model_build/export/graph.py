@@ -28,6 +28,7 @@ class Graph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.proto = model.graph
+        self.opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
         self.constants = {tensor.name: tensor for tensor in self.proto.initializer}
         self.producer = {name: node for node in self.proto.node for name in node.output if name}
 

@@ -1,4 +1,4 @@
-"""The export: a classifier from Keras or ONNX to the ONNX files that the service loads, each checked before it is written."""
+"""The export: a classifier of Keras or ONNX to the files that the service loads, each checked before it is written."""
 
 import platform
 import re
@@ -221,6 +221,7 @@ def _geometry(request: Request, source: Source) -> Resize:
     crop, filter_ = 0.875, "bilinear"
     if (height is None or width is None) and (found := keras_file.geometry(source.model)):
         height, width, crop, filter_ = found
+        keras_file.leave_geometry_out(source.model)
     if request.crop == 0:
         raise InputError("--crop 0 would leave nothing of a photo")
     return Resize(

@@ -5,50 +5,27 @@ with the planes first, and mostly bring some of that arithmetic themselves. What
 picture and linear is one ``Affine``, and goes into the first convolution's weights.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from model_build.export.graph import BATCH, IMAGE, Graph, attribute, set_attribute
 
-#: Of what preprocessing may be made that is looked at whether it is an ``Affine``; anything else stays in the graph.
+#: What computes in double precision too; anything else is measured in single.
 _PER_PIXEL: Final = frozenset(
-    [
-        "Add",
-        "BatchNormalization",
-        "Cast",
-        "Concat",
-        "Constant",
-        "ConstantOfShape",
-        "Div",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "Max",
-        "Min",
-        "Mul",
-        "Neg",
-        "Pow",
-        "Reciprocal",
-        "Reshape",
-        "Shape",
-        "Slice",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Transpose",
-        "Unsqueeze",
-    ]
+    (
+        *("Add", "BatchNormalization", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather"),
+        *("Identity", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Reshape", "Shape", "Slice", "Split", "Sqrt"),
+        *("Squeeze", "Sub", "Transpose", "Unsqueeze"),
+    )
 )
-
-
 _LAYERS: Final = (
     "Conv",
     "ConvTranspose",
@@ -59,6 +36,8 @@ _LAYERS: Final = (
     "GlobalAveragePool",
     "QLinearConv",
 )
+#: Of single precision, as a share of the largest value.
+_ROUNDING: Final = 2e-6
 _ARITHMETIC: Final = ("Add", "BatchNormalization", "Div", "Mul", "Sub")
 
 
@@ -105,8 +84,7 @@ class Affine:
             return None if total == 0 else np.full(3, -self.shift[0] / total)
         if np.linalg.matrix_rank(self.matrix) < 3:
             return None
-        centre: NDArray[np.float64] = np.linalg.solve(self.matrix, -self.shift)
-        return centre
+        return np.asarray(np.linalg.solve(self.matrix, -self.shift), np.float64)
 
 
 #: ITU-R BT.601, as Pillow and OpenCV make grey of RGB.
@@ -144,8 +122,8 @@ class Front:
 def remove_preprocessing(model: onnx.ModelProto, height: int, width: int, *, planes_first: bool = False) -> Front:
     """Removes the preprocessing between the graph's input and its first convolution, where it is an ``Affine``.
 
-    It is not read but measured, in double precision: a black picture and one in each colour say what the map is, one of
-    random pixels whether that is all. So it does not matter which operators compute it.
+    It is not read but measured, in double precision where that can be: a black picture and one in each colour say what
+    the map is, one of random pixels whether that is all. So it does not matter which operators compute it.
 
     Args:
         model: its input has 1 or 3 channels.
@@ -260,7 +238,7 @@ def _front(graph: Graph, source: str) -> tuple[list[onnx.NodeProto], onnx.NodePr
         for node in graph.consumers(name):
             if node.op_type == "Conv":
                 layers.append((name, node))
-            elif node.op_type not in _PER_PIXEL:
+            elif node.op_type in _LAYERS:
                 return None
             elif node not in nodes:
                 nodes.append(node)
@@ -281,14 +259,14 @@ def _measure(
 ) -> Affine | None:
     """The map from the input's pixels to those that ``first`` reads; None where there is none."""
     height, width, channels = shape
-    front = _in_doubles(graph, nodes, source, first.input[0])
 
     def run(picture: NDArray[np.float64]) -> NDArray[np.float64]:
         """``[K, H, W]`` for ``[H, W, C]``."""
         fed = picture.transpose(2, 0, 1) if planes_first else picture
-        return np.asarray(front.run(None, {source: fed[np.newaxis]})[0], np.float64)[0]
+        return np.asarray(front(fed[np.newaxis])[0])
 
     try:
+        front = _Part(graph, source, first.input[0], doubles=all(node.op_type in _PER_PIXEL for node in nodes))
         black = run(np.zeros(shape))
         if black.ndim != 3 or black.shape[1:] != (height, width) or len(black) not in (1, 3):
             return None
@@ -302,33 +280,52 @@ def _measure(
         return None
     scale = max(float(np.abs(expected).max()), 1e-6)
     fits = measured.shape == expected.shape and np.isfinite(measured).all()
-    return found if fits and float(np.abs(measured - expected).max()) < 1e-6 * scale else None
+    return found if fits and float(np.abs(measured - expected).max()) < _ROUNDING * scale else None
 
 
-def _in_doubles(graph: Graph, nodes: list[onnx.NodeProto], source: str, result: str) -> ReferenceEvaluator:
-    """The nodes that compute ``result`` from ``source``, as a model that computes in double precision."""
-    needed, pending = [], [result]
-    while pending:
-        node = graph.producer.get(pending.pop())
-        if node is not None and node not in needed:
-            needed.append(node)
-            pending += node.input
-    copies = []
-    for node in [node for node in graph.proto.node if node in needed]:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        if copy.op_type == "Cast" and attribute(copy, "to", 0) in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            set_attribute(copy, "to", TensorProto.DOUBLE)
-        copies.append(copy)
-    constants = {name for node in copies for name in node.input if name in graph.constants}
-    values = {name: graph.array(name) for name in sorted(constants)}
-    doubles = [
-        numpy_helper.from_array(value.astype(np.float64) if value.dtype.kind == "f" else value, name)
-        for name, value in values.items()
-    ]
-    ends = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, None) for name in (source, result)]
-    if result == source:
-        copies = [helper.make_node("Identity", [source], ["same"])]
-        ends[1] = helper.make_tensor_value_info("same", TensorProto.DOUBLE, None)
-    made = helper.make_graph(copies, "front", ends[:1], ends[1:], doubles)
-    return ReferenceEvaluator(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+class _Part:
+    """The part of a graph that computes one tensor from another, on its own, in double or single precision."""
+
+    def __init__(self, graph: Graph, source: str, result: str, *, doubles: bool) -> None:
+        needed: list[onnx.NodeProto] = []
+        pending = [result]
+        while pending:
+            node = graph.producer.get(pending.pop())
+            if node is not None and node not in needed:
+                needed.append(node)
+                pending += node.input
+        nodes = []
+        for node in [node for node in graph.proto.node if node in needed]:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            if (
+                doubles
+                and copy.op_type == "Cast"
+                and attribute(copy, "to", 0) in (TensorProto.FLOAT, TensorProto.FLOAT16)
+            ):
+                set_attribute(copy, "to", TensorProto.DOUBLE)
+            nodes.append(copy)
+        nodes.append(helper.make_node("Identity", [result], ["result"]))
+        values = {name: graph.array(name) for node in nodes for name in node.input if name in graph.constants}
+        constants = [
+            numpy_helper.from_array(value.astype(np.float64) if doubles and value.dtype.kind == "f" else value, name)
+            for name, value in sorted(values.items())
+        ]
+        kind = TensorProto.DOUBLE if doubles else TensorProto.FLOAT
+        ends = [
+            helper.make_tensor_value_info(source, kind, [1, None, None, None]),
+            helper.make_tensor_value_info("result", kind, None),
+        ]
+        made = helper.make_graph(nodes, "part", ends[:1], ends[1:], constants)
+        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=8)
+        self._source, self._type = source, np.float64 if doubles else np.float32
+        self._run: Callable[..., Any] = ReferenceEvaluator(model).run if doubles else _session(model).run
+
+    def __call__(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(self._run(None, {self._source: pixels.astype(self._type)})[0], np.float64)
+
+
+def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

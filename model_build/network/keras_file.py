@@ -1,8 +1,8 @@
 """Whole classifiers in the files and folders that Keras writes, from version 2 to today, told by what is in them.
 
 ``.keras`` is a zip, ``.h5`` an HDF5 file, ``SavedModel`` a folder; names and endings are not looked at. Keras 3 reads
-most of it. What it stumbles over is put right in a copy of the configuration: Keras 2's names and forms, and layers that
-compute in half precision, which the service's processors would only be slower with.
+most of it. What it stumbles over is put right in a copy of the configuration: Keras 2's names and forms, and layers
+that compute in half precision, which the service's processors would only be slower with.
 """
 
 import json
@@ -23,6 +23,8 @@ from model_build.errors import InputError
 _HALVES: Final = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
 #: Layers of a model that only prepare its pixels; augmentation does nothing outside training.
 _FRONT: Final = re.compile(r"InputLayer|Rescaling|Normalization|Resizing|CenterCrop|(Random|Auto|Rand|Aug|Mix|Cut)\w*")
+#: Keras 2's layers of one TensorFlow operation each.
+_OPERATIONS: Final = ("TFOpLambda", "SlicingOpLambda")
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
 
@@ -93,7 +95,9 @@ def load(path: Path, kind: str, head: str | None) -> keras.Model:
     try:
         with tempfile.TemporaryDirectory() as folder:
             readable = _readable(path, kind, Path(folder))
-            model = keras.saving.load_model(readable, compile=False, custom_objects={"TFOpLambda": Keras2Operation})
+            model = keras.saving.load_model(
+                readable, compile=False, custom_objects=dict.fromkeys(_OPERATIONS, Keras2Operation)
+            )
         model = _dequantized(model)
     except InputError:
         raise
@@ -143,15 +147,23 @@ def geometry(model: Any) -> tuple[int, int, float, str] | None:
     None where they say nothing. A ``CenterCrop`` behind ``Resizing`` is a smaller crop.
     """
     found: tuple[int, int, float, str] | None = None
-    if not isinstance(model, keras.Model):
-        return None
-    for layer in _front_layers(model):
-        kind = type(layer).__name__
-        if kind == "Resizing":
+    for layer in _geometry_layers(model):
+        if type(layer).__name__ == "Resizing":
             found = (layer.height, layer.width, 1.0, layer.interpolation)
-        elif kind == "CenterCrop" and found and layer.height * found[1] == layer.width * found[0]:
-            found = (layer.height, layer.width, layer.height / found[0], found[3])
+        elif found and layer.height * found[1] == layer.width * found[0] and layer.height <= found[0]:
+            found = (layer.height, layer.width, found[2] * layer.height / found[0], found[3])
     return found
+
+
+def leave_geometry_out(model: Any) -> None:
+    """Takes those layers out of a model: whoever calls it does what they did."""
+    for layer in _geometry_layers(model):
+        layer.call = lambda data, *_, **__: data
+
+
+def _geometry_layers(model: Any) -> list[keras.layers.Layer]:
+    front = _front_layers(model) if isinstance(model, keras.Model) else []
+    return [layer for layer in front if type(layer).__name__ in ("Resizing", "CenterCrop")]
 
 
 def _front_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -177,8 +189,8 @@ def reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if match := re.search(r"(?:Could not locate class|Unknown layer:?) '?(\w+)", text):
         return (
-            f"it contains the layer {match[1]}, whose code is not in the file. Where that code is, write the model with "
-            "model.export(FOLDER) and export that folder"
+            f"it contains the layer {match[1]}, whose code is not in the file. Where that code is, write the model "
+            "with model.export(FOLDER) and export that folder"
         )
     if "deserialization of a `Lambda`" in text or "Lambda layer" in text:
         return (
@@ -261,7 +273,9 @@ def _readable(path: Path, kind: str, folder: Path) -> Path:
 def _read_bfloat16(file: h5py.File) -> None:
     """Widens weights of two bytes whose type HDF5 has no name for: the upper half of a float32."""
     nameless: list[str] = []
-    file.visititems(lambda name, item: nameless.append(name) if getattr(item, "dtype", None) == np.dtype("V2") else None)
+    file.visititems(
+        lambda name, item: nameless.append(name) if getattr(item, "dtype", None) == np.dtype("V2") else None
+    )
     for name in nameless:
         upper = file[name][()]
         values = (np.frombuffer(upper.tobytes(), np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -279,6 +293,9 @@ def _members(path: Path, kind: str) -> dict[str, bytes]:
 def _converted(config: Any, version: str) -> Any:
     """A model's configuration as Keras 3 accepts it, computing in float32."""
     if not version.startswith("3"):
+        names: set[str] = set()
+        _each(config, lambda node: names.update(layer["config"]["name"] for layer in _layers_of(node)))
+        config = _without_slashes(config, frozenset(name for name in names if "/" in name))
         _each(config, _from_keras_2)
     _each(config, _to_float32_from_half)
     return config
@@ -306,6 +323,12 @@ def _to_float32(node: dict[str, Any]) -> None:
         node["quantization_config"] = None
 
 
+def _layers_of(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """The layers' configurations in a model's, where each has a name."""
+    layers = node.get("layers")
+    return [layer for layer in layers if "name" in layer.get("config", {})] if isinstance(layers, list) else []
+
+
 def _from_keras_2(node: dict[str, Any]) -> None:
     """Turns one object of a Keras 2 configuration into one of Keras 3, in place."""
     config, name = node.get("config"), node.get("class_name")
@@ -321,8 +344,9 @@ def _from_keras_2(node: dict[str, Any]) -> None:
             config["batch_shape"] = shape
         elif shape is not None:
             config["input_shape"] = shape[1:]
-    if name == "DepthwiseConv2D":
-        config.pop("groups", None)
+    if name in ("DepthwiseConv2D", "SeparableConv2D"):
+        for key in ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"):
+            config.pop(key, None)
     if name == "BatchNormalization" and isinstance(config.get("axis"), list):
         (config["axis"],) = config["axis"]
     if name == "Policy":
@@ -333,7 +357,8 @@ def _from_keras_2(node: dict[str, Any]) -> None:
             (config[end],) = config[end]
     layers = config.get("layers", [])
     for layer in layers:
-        if layer.get("class_name") == "TFOpLambda":
+        if layer.get("class_name") in _OPERATIONS:
+            _take_slices(layer)
             # One list less around an operation's arguments than around a layer's.
             layer["inbound_nodes"] = [[call] for call in layer["inbound_nodes"]]
     # The call with which a nested model was built is not counted any more.
@@ -343,6 +368,26 @@ def _from_keras_2(node: dict[str, Any]) -> None:
         for reference in (reference for call in calls for reference in call):
             if isinstance(reference, list) and reference[0] in nested and reference[1] > 0:
                 reference[1] -= 1
+
+
+def _take_slices(layer: dict[str, Any]) -> None:
+    """Moves what an operation cuts out (``x[..., ::-1]``) from its call to its configuration."""
+    for call in layer["inbound_nodes"]:
+        spec = call[3].pop("slice_spec", None) if len(call) > 3 else None
+        if spec is not None:
+            layer["config"]["slices"] = [
+                "..." if "class_name" in part else [part.get("start"), part.get("stop"), part.get("step")]
+                for part in (spec if isinstance(spec, list) else [spec])
+            ]
+
+
+def _without_slashes(node: Any, names: frozenset[str]) -> Any:
+    """A configuration in which layers' names have no slash, which Keras 3 does not allow."""
+    if isinstance(node, dict):
+        return {key: _without_slashes(value, names) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_without_slashes(item, names) for item in node]
+    return node.replace("/", "_") if isinstance(node, str) and node in names else node
 
 
 def _name_module(node: dict[str, Any], name: str) -> None:
@@ -363,7 +408,7 @@ def _hdf5(path: Path) -> h5py.File:
 
 @keras.saving.register_keras_serializable("edge_classifier")
 class Keras2Operation(keras.layers.Layer):
-    """An operation inside a Keras 2 model, which Keras 2 saved as a ``TFOpLambda``: mostly that of ``preprocess_input``."""
+    """An operation inside a Keras 2 model, which Keras 2 saved as a ``TFOpLambda``: mostly of ``preprocess_input``."""
 
     _OPERATIONS: Final = {
         "math.truediv": keras.ops.true_divide,
@@ -373,19 +418,31 @@ class Keras2Operation(keras.layers.Layer):
         "math.add": keras.ops.add,
         "__operators__.add": keras.ops.add,
         "nn.bias_add": keras.ops.add,
-        "nn.softmax": lambda x, y=-1: keras.ops.softmax(x, -1 if y is None else y),
-        "nn.relu": lambda x, _=None: keras.ops.relu(x),
-        "nn.sigmoid": lambda x, _=None: keras.ops.sigmoid(x),
-        "cast": lambda x, _=None: keras.ops.cast(x, "float32"),
-        "identity": lambda x, _=None: x,
+        "nn.softmax": keras.ops.softmax,
+        "nn.relu": keras.ops.relu,
+        "nn.sigmoid": keras.ops.sigmoid,
+        "math.sigmoid": keras.ops.sigmoid,
+        "cast": keras.ops.cast,
+        "identity": lambda x: x,
+        "__operators__.getitem": lambda x, y: x[y],
     }
 
-    def __init__(self, function: str, **kwargs: Any) -> None:
+    def __init__(self, function: str, slices: list[Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if function not in self._OPERATIONS:
             raise ValueError(f"the model contains the TensorFlow operation {function}, which Keras 3 cannot load")
         self._function = function
+        self._slices = slices
 
-    def call(self, x: Any, y: Any = None, name: str | None = None, **_: Any) -> Any:
-        """``function(x, y)``."""
-        return self._OPERATIONS[self._function](x, y)
+    def call(self, x: Any, y: Any = None, name: str | None = None, **others: Any) -> Any:
+        """``function(x, y)``, or ``function(x)``."""
+        del name
+        operation = self._OPERATIONS[self._function]
+        if self._slices is not None:
+            return operation(x, tuple(... if part == "..." else slice(*part) for part in self._slices))
+        if self._function == "cast":
+            return operation(x, "float32")
+        if self._function == "nn.softmax":
+            return operation(x, others.get("axis") or -1)
+        second = others.get("bias") if y is None else y
+        return operation(x) if second is None else operation(x, second)

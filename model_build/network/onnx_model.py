@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -239,8 +240,8 @@ def _upgraded(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
             proto = onnx.version_converter.convert_version(proto, OPSET)
         except Exception as error:
             raise InputError(
-                f"{path} is in operator set {version}, and cannot be brought up to {OPSET}: {_line(error)}; write it with "
-                f"opset_version={OPSET}"
+                f"{path} is in operator set {version}, and cannot be brought up to {OPSET}: {_line(error)}; write it "
+                f"with opset_version={OPSET}"
             ) from error
         _lift_constants(proto)
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(proto, data_prop=True)

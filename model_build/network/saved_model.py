@@ -38,7 +38,7 @@ class SavedModel:
         name = "serving_default" if "serving_default" in signatures else next(iter(signatures), None)
         if name is None:
             raise InputError(
-                f"{path} has no signature for serving; write it with Keras's model.export(FOLDER), or give the .keras file"
+                f"{path} has no signature for serving; write it with model.export(FOLDER), or give the .keras file"
             )
         self._function = signatures[name]
         inputs = self._function.structured_input_signature[1]

@@ -186,8 +186,30 @@ def fold_pooling(model: onnx.ModelProto) -> None:
             graph.add("Flatten", [pooled], after, axis=1)
 
 
+def _sort(model: onnx.ModelProto) -> None:
+    """Puts each node behind those whose results it reads, as ONNX wants it; the passes append theirs at the end."""
+    nodes = list(model.graph.node)
+    made = {name for node in nodes for name in node.output}
+    known: set[str] = set()
+    ordered: list[onnx.NodeProto] = []
+    while nodes:
+        left = []
+        for node in nodes:
+            if all(name in known or name not in made for name in node.input):
+                ordered.append(node)
+                known.update(node.output)
+            else:
+                left.append(node)
+        if len(left) == len(nodes):
+            return
+        nodes = left
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+
+
 def shapes_of(model: onnx.ModelProto) -> dict[str, list[int]]:
     """Shapes by tensor, as far as they can be inferred; 0 where a side is unknown."""
+    _sort(model)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
     return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
@@ -208,6 +230,7 @@ def fold_dense(model: onnx.ModelProto) -> None:
         if gemm.input[1] in graph.constants and attribute(gemm, "transB", 0):
             set_attribute(gemm, "transB", 0)
             gemm.input[1] = graph.set(f"{gemm.output[0]}.weight", graph.array(gemm.input[1]).T)
+    shapes = shapes_of(model)
     for matmul in [node for node in graph.proto.node if node.op_type == "MatMul"]:
         consumers = graph.consumers(matmul.output[0])
         if matmul.input[1] not in graph.constants or len(consumers) != 1 or consumers[0].op_type != "Add":
@@ -215,6 +238,8 @@ def fold_dense(model: onnx.ModelProto) -> None:
         add = consumers[0]
         bias = next((name for name in add.input if name in graph.constants), None)
         weight = graph.array(matmul.input[1])
+        if len(shapes.get(matmul.input[0], (0, 0))) != 2:
+            continue
         if bias is None or weight.ndim != 2 or graph.array(bias).size != weight.shape[1]:
             continue
         bias = graph.set(f"{bias}_flat", graph.array(bias).reshape(-1))

@@ -212,7 +212,8 @@ def _head_pooling(graph: Graph) -> onnx.NodeProto | None:
 
     Others pool as well: a squeeze-and-excitation block in the middle of a network.
     """
-    for pooling in reversed([node for node in graph.proto.node if node.op_type == "GlobalAveragePool"]):
+    poolings: list[onnx.NodeProto] = [node for node in graph.proto.node if node.op_type == "GlobalAveragePool"]
+    for pooling in reversed(poolings):
         pending, seen = [SCORES], set()
         while pending:
             name = pending.pop()

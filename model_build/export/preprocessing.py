@@ -148,6 +148,9 @@ def remove_preprocessing(model: onnx.ModelProto, height: int, width: int, *, pla
         return Front(same, None, _changes_values(graph, source))
     for node in nodes:
         graph.proto.node.remove(node)
+    for node in graph.consumers(source):
+        if _reads_batch(node):
+            node.input[0] = IMAGE
     return Front(measured, first, not measured.reorders)
 
 
@@ -217,7 +220,7 @@ def _changes_values(graph: Graph, source: str) -> bool:
     pending, seen = [source], {source}
     while pending:
         for node in graph.consumers(pending.pop()):
-            if node.op_type in _LAYERS:
+            if node.op_type in (*_LAYERS, "Shape"):
                 continue
             if node.op_type in _ARITHMETIC and any(name in graph.constants for name in node.input):
                 return True
@@ -236,6 +239,8 @@ def _front(graph: Graph, source: str) -> tuple[list[onnx.NodeProto], onnx.NodePr
         if name in outputs:
             return None
         for node in graph.consumers(name):
+            if name == source and _reads_batch(node):
+                continue
             if node.op_type == "Conv":
                 layers.append((name, node))
             elif node.op_type in _LAYERS:
@@ -247,6 +252,11 @@ def _front(graph: Graph, source: str) -> tuple[list[onnx.NodeProto], onnx.NodePr
     if len(layers) != 1 or layers[0][1].input[0] != layers[0][0] or attribute(layers[0][1], "group", 1) != 1:
         return None
     return (nodes, layers[0][1]) if layers[0][1].input[1] in graph.constants else None
+
+
+def _reads_batch(node: onnx.NodeProto) -> bool:
+    """Whether a node only asks how many pictures there are, which is the same in front of all preprocessing."""
+    return bool(node.op_type == "Shape" and attribute(node, "start", 0) == 0 and attribute(node, "end", None) == 1)
 
 
 def _measure(
@@ -273,7 +283,8 @@ def _measure(
         shift = black[:, 0, 0]
         columns = [(run(np.broadcast_to(255.0 * row, shape))[:, 0, 0] - shift) / 255.0 for row in np.eye(channels)]
         found = Affine(np.stack(columns, axis=1), shift)
-        random = np.random.default_rng(0).integers(0, 256, shape).astype(np.float64)
+        # Below zero too: whatever the pixels become before they come here.
+        random = np.random.default_rng(0).uniform(-256, 256, shape)
         expected = np.einsum("kc,hwc->khw", found.matrix, random) + shift[:, np.newaxis, np.newaxis]
         measured = run(random)
     except Exception:  # noqa: BLE001 - whatever the evaluator cannot compute stays in the graph

@@ -349,6 +349,8 @@ def _from_keras_2(node: dict[str, Any]) -> None:
             config.pop(key, None)
     if name == "BatchNormalization" and isinstance(config.get("axis"), list):
         (config["axis"],) = config["axis"]
+    if name == "Normalization" and config.get("axis") == []:
+        config["axis"] = None
     if name == "Policy":
         node.update(module="keras", class_name="DTypePolicy")
     # A single input or output stood in a list of its own; Keras 3 would make a list of tensors of it.

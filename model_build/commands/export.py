@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.inference.imaging import FILTERS
-from model_build.commands.geometry import add_geometry, crop_of
+from model_build.commands.geometry import add_geometry
 from model_build.network.architecture import LAYOUTS
 from model_build.terminal import fraction, positive, print_table, say, track
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from model_build.export.pipeline import Exported
 
 _DESCRIPTION = """\
-Turn a Keras MobileNetV2 into the ONNX files that the service loads.
+Turn a classifier into the ONNX files that the service loads: MobileNetV2, a Keras model or an ONNX file from elsewhere.
 
-The fp32 file is compared with Keras, the int8 file with fp32; outside the limits the build fails with the figures
-and writes nothing. Labels, geometry, provenance and what was measured travel inside the file.
+The fp32 file is compared with the model itself, the int8 file with fp32; outside the limits the build fails with the
+figures and writes nothing. Labels, geometry, provenance and what was measured travel inside the file.
 
 exit codes:
   0  every model was written
@@ -33,6 +33,7 @@ examples:
   python -m model_build export --weights imagenet --alpha 0.35 --input-size 128 --precision fp32
   python -m model_build export --calibration photos/ --known mine/ --foreign others/ --refuse 0.02
   python -m model_build export --architecture reference --calibration photos/
+  python -m model_build export --onnx resnet18.onnx --labels pets.txt --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225
 """
 
 
@@ -50,8 +51,18 @@ def add_to(commands: Any) -> None:
         "--weights",
         default="imagenet",
         metavar="imagenet|none|FILE",
-        help="Keras's ImageNet weights (from its cache, else downloaded), random ones, or a .keras, .h5 or .weights.h5 "
-        "file; a whole model brings its own architecture (default: imagenet)",
+        help="Keras's ImageNet weights (from its cache, else downloaded), random ones, or what Keras wrote: a .keras, "
+        ".h5 or .weights.h5 file or a SavedModel folder; a whole model brings its own architecture (default: imagenet)",
+    )
+    source.add_argument(
+        "--onnx", type=Path, metavar="FILE", help="instead of --weights: an ONNX file of PyTorch, timm or Custom Vision"
+    )
+    source.add_argument("--head", metavar="NAME", help="the output that is wanted, where a model has several")
+    source.add_argument(
+        "--layout",
+        choices=["auto", "nchw", "nhwc"],
+        default="auto",
+        help="how --onnx takes pictures: planes first or pixels first (default: auto, as its shape says)",
     )
     source.add_argument(
         "--architecture",
@@ -68,7 +79,7 @@ def add_to(commands: Any) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="what the classes are called: a text file with one a line (or id<TAB>label), or JSON",
+        help="what the classes are called: a text file with one a line (or id<TAB>label), CSV or JSON",
     )
     source.add_argument(
         "--groups",
@@ -81,8 +92,18 @@ def add_to(commands: Any) -> None:
         "--pixel-range",
         choices=["auto", "-1..1", "0..1", "0..255"],
         default="auto",
-        help="what the model was trained on; auto: 0..255 if it has preprocessing layers, else -1..1 (default: auto)",
+        help="what the model was trained on; auto: 0..255 if it prepares its pixels itself, else ImageNet's mean and "
+        "deviation for ONNX with planes first, and -1..1 for everything else (default: auto)",
     )
+    source.add_argument(
+        "--mean",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="what was subtracted then, one number or one for each channel",
+    )
+    source.add_argument("--std", type=float, nargs="+", metavar="X", help="what it was divided by after that")
+    source.add_argument("--bgr", action="store_true", help="the model takes blue first, as OpenCV and Caffe do")
     target = export.add_argument_group("the files")
     target.add_argument("--precision", choices=["fp32", "int8", "both"], default="both", help="default: both")
     made_with = target.add_mutually_exclusive_group()
@@ -129,7 +150,11 @@ def add_to(commands: Any) -> None:
         "(default: 0.05)",
     )
     add_geometry(target)
-    target.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="resampling (default: bilinear)")
+    target.add_argument(
+        "--filter",
+        choices=sorted(FILTERS),
+        help="resampling (default: bilinear, or what the model's own Resizing says where it takes any size)",
+    )
     target.add_argument(
         "--min-agreement",
         type=fraction,
@@ -152,6 +177,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exports and prints a table."""
     say("Starting TensorFlow")
+    from model_build.export.convert import stated_pixels
     from model_build.export.parity import Int8Limits
     from model_build.export.pipeline import Request, calibrate, export
 
@@ -162,6 +188,9 @@ def run(options: argparse.Namespace) -> int:
         distillation = Distillation(Recipe(options.distill_steps), options.output / ".distill", say)
     request = Request(
         weights=options.weights,
+        onnx=options.onnx,
+        head=options.head,
+        layout=options.layout,
         architecture=options.architecture,
         alpha=options.alpha,
         input_size=options.input_size,
@@ -174,9 +203,9 @@ def run(options: argparse.Namespace) -> int:
         known=options.known,
         foreign=options.foreign,
         refuse=options.refuse,
-        pixel_range=options.pixel_range,
-        crop=crop_of(options),
+        pixels=stated_pixels(options.pixel_range, options.mean, options.std, bgr=options.bgr),
         fit=options.fit,
+        crop=options.crop,
         filter=options.filter,
         limits=Int8Limits(options.min_agreement, options.max_drop),
         output=options.output,

@@ -1,17 +1,22 @@
 """Labels of the classes: ImageNet's, from a file, or from the names of folders."""
 
+import codecs
+import csv
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from model_build.errors import InputError
 
 _WORDNET: Final = re.compile(r"(n\d{8})(?:_(.*))?")
+#: Under what others' programs put their labels in JSON, the first that is there.
+_WRAPPED: Final = ("id2label", "class_names", "classes", "labels", "class_indices", "names", "categories")
+_HEADINGS: Final = re.compile(r"((class|label|category)[ _]?)?(index|idx|id|number|names?|labels?)|class(es)?|category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +71,33 @@ def of_folder(names: Sequence[str]) -> Labels:
 
 
 def read(path: Path) -> Labels:
-    """Reads a labels file.
+    """Reads a labels file, in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
-    Either text with one label a line, in the order of the model's output, optionally ``id<TAB>label``; or JSON: a list
-    of labels, or Keras's class index form ``{"0": ["n01440764", "tench"], ...}``.
+    Told by what is in it, whatever it is called, it is one of
+
+    - text with one label a line, in the order of the model's output, optionally ``id<TAB>label``; running numbers in
+      front (``0 cat``, ``1: cat``) are no part of a label, and say the order;
+    - JSON: a list of labels, ``{"0": "cat", ...}``, Keras's ``class_indices`` (``{"cat": 0, ...}``) and class index
+      (``{"0": ["n01440764", "tench"], ...}``), or one of these under ``class_names``, ``labels``, ``id2label`` ...;
+    - CSV with a column of labels, and perhaps one of indices or ids;
+    - TensorFlow's label map (``item { id: 1 name: 'cat' }``).
 
     Raises:
         InputError: the file is missing, does not parse, is empty or names a class twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = _decoded(path, path.read_bytes())
+    except OSError as error:
         raise InputError(f"--labels: {path} cannot be read: {error}") from error
-    if path.suffix == ".json":
-        rows = _from_json(path, text)
+    stripped = text.strip()
+    if path.suffix.lower() == ".json" or stripped.startswith(("{", "[")):
+        rows = _from_json(path, stripped)
+    elif re.match(r"item\s*\{", stripped):
+        rows = _from_label_map(path, stripped)
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        rows = _from_csv(path, stripped)
     else:
-        rows = [tuple(line.strip().split("\t", 1)) for line in text.splitlines() if line.strip()]
+        rows = _from_lines(path, stripped)
     pairs = [(row[0], row[1]) if len(row) == 2 else (None, row[0]) for row in rows]
     if not pairs:
         raise InputError(f"--labels: {path} has no labels")
@@ -91,14 +107,106 @@ def read(path: Path) -> Labels:
     return Labels(tuple(label for _, label in pairs), tuple(wnid for wnid, _ in pairs))
 
 
-def _from_json(path: Path, text: str) -> list[tuple[str, ...]]:
+_Row = tuple[str, ...]
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    # UTF-32's mark begins with that of UTF-16.
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    else:
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f"--labels: {path} cannot be read: {error}; save it as UTF-8, one label a line") from error
+    if "\0" in text:
+        raise InputError(f"--labels: {path} is no text; save it as UTF-8, one label a line")
+    return text
+
+
+def _from_lines(path: Path, text: str) -> list[_Row]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) == 1 and "," in lines[0]:
+        raise InputError(f"--labels: {path} has all its labels on one line; write one a line, or a JSON list")
+    numbered = [re.fullmatch(r"(\d+)\s*[\s:.,;)=-]\s*(.+)", line) for line in lines]
+    matched = [match.groups() for match in numbered if match]
+    if len(matched) == len(lines) and (ordered := _ordered([(int(number), (label,)) for number, label in matched])):
+        return ordered
+    # WordNet's own lists have a space behind the id.
+    return [(match[1], match[2]) if (match := re.fullmatch(r"(n\d{8})\s+(.+)", line)) else _row(line) for line in lines]
+
+
+def _row(line: str) -> _Row:
+    return tuple(part.strip() for part in line.split("\t", 1))
+
+
+def _ordered(numbered: list[tuple[int, _Row]]) -> list[_Row] | None:
+    """Rows in the order of their numbers; None unless these count from 0 or 1, and the labels without them differ."""
+    rows = sorted(numbered)
+    numbers, labels = [number for number, _ in rows], {row for _, row in rows}
+    counts = numbers in (list(range(len(rows))), list(range(1, len(rows) + 1)))
+    return [row for _, row in rows] if counts and len(labels) == len(rows) else None
+
+
+def _from_json(path: Path, text: str) -> list[_Row]:
     try:
         document = json.loads(text)
+        while isinstance(document, dict) and (inner := [key for key in _WRAPPED if key in document]):
+            document = document[inner[0]]
         if isinstance(document, dict):
-            document = [document[str(i)] for i in range(len(document))]
+            document = _from_object(document)
         rows = [tuple(item) if isinstance(item, list) else (item,) for item in document]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--labels: {path} is neither a list nor a class index: {error!r}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"--labels: {path} is neither a JSON list of labels nor a class index ({error!r}); write one label a line, "
+            'or ["cat", "dog"] with double quotes, as json.dump does'
+        ) from error
     if any(len(row) not in (1, 2) or not all(isinstance(value, str) for value in row) for row in rows):
         raise InputError(f"--labels: {path} has entries that are neither a label nor an [id, label] pair")
     return rows
+
+
+def _from_object(document: dict[str, Any]) -> list[Any]:
+    """The values by their indices; which of keys and values are indices is seen."""
+    if document and all(type(value) is int for value in document.values()):
+        document = {str(index): name for name, index in document.items()}
+    start = 0 if "0" in document else 1
+    return [document[str(i)] for i in range(start, start + len(document))]
+
+
+def _from_label_map(path: Path, text: str) -> list[_Row]:
+    found: list[tuple[int, _Row]] = []
+    for item in re.findall(r"item\s*\{(.*?)\}", text, re.DOTALL):
+        number = re.search(r"\bid\s*:\s*(\d+)", item)
+        name = re.search(r"\bdisplay_name\s*:\s*['\"](.*?)['\"]", item) or re.search(
+            r"\bname\s*:\s*['\"](.*?)['\"]", item
+        )
+        if number is None or name is None:
+            raise InputError(f"--labels: {path} has an item without an id or a name")
+        found.append((int(number[1]), (name[1],)))
+    rows = _ordered(found)
+    if rows is None:
+        raise InputError(f"--labels: {path} has ids that do not count from 0 or 1, or a name twice")
+    return rows
+
+
+def _from_csv(path: Path, text: str) -> list[_Row]:
+    separator = max(",;\t", key=text.splitlines()[0].count) if text else ","
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=separator)]
+    rows = [row for row in rows if any(row)]
+    if rows and (len(rows[0]) > 2 or len({len(row) for row in rows}) > 1):
+        raise InputError(f"--labels: {path} has {len(rows[0])} columns; one of labels, or two with an index, are read")
+    if len(rows) == 1:
+        raise InputError(f"--labels: {path} has all its labels on one line; write one a line")
+    if rows and all(_HEADINGS.fullmatch(cell.lower()) for cell in rows[0]):
+        rows = rows[1:]
+    if not rows or len(rows[0]) == 1:
+        return [tuple(row) for row in rows]
+    for column in (0, 1):
+        if all(row[column].isdecimal() for row in rows):
+            ordered = _ordered([(int(row[column]), (row[1 - column],)) for row in rows])
+            if ordered is None:
+                raise InputError(f"--labels: {path} has indices that do not count from 0 or 1, or a label twice")
+            return ordered
+    return [tuple(row) for row in rows]

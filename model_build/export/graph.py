@@ -4,23 +4,20 @@ Every pass changes an ``onnx.ModelProto`` in place. Together they turn "whatever
 the one form that the service loads::
 
     image    uint8   [batch, H, W, 3]  the pixels as the imaging module leaves them
-    features float32 [batch, D, h, w]  the last feature map, where the head is global average pooling
     scores   float32 [batch, C]        softmax over the classes
+    features float32 [batch, D, h, w]  the last feature map, where the head is global average pooling
 
-(``class_activation_map`` adds what explains the scores) and into the same bytes for the same weights: tf2onnx's node
-names and the order of its constants differ from run to run.
+(``preprocessing`` makes the input, ``output`` the outputs, ``class_activation_map`` adds what explains the scores) and
+into the same bytes for the same weights: tf2onnx's node names and the order of its constants differ from run to run.
 """
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-
-from model_build.errors import InputError
+from onnx import helper, numpy_helper
 
 IMAGE, FEATURES, SCORES = "image", "features", "scores"
 BATCH = "batch"
@@ -31,6 +28,7 @@ class Graph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.proto = model.graph
+        self.opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
         self.constants = {tensor.name: tensor for tensor in self.proto.initializer}
         self.producer = {name: node for node in self.proto.node for name in node.output if name}
 
@@ -141,14 +139,98 @@ def fold_scales(model: onnx.ModelProto) -> None:
             conv.input.extend(inputs)
 
 
+def fold_normalisation(model: onnx.ModelProto) -> None:
+    """Makes each ``BatchNormalization`` behind a convolution a ``Mul`` and an ``Add``, for ``fold_scales``."""
+    graph = Graph(model)
+    for node in [node for node in graph.proto.node if node.op_type == "BatchNormalization"]:
+        producer = graph.producer.get(node.input[0])
+        if (
+            producer is None
+            or producer.op_type != "Conv"
+            or not all(name in graph.constants for name in node.input[1:])
+        ):
+            continue
+        gamma, beta, mean, variance = (graph.array(name).astype(np.float64) for name in node.input[1:])
+        scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+        shape, name = (1, -1, 1, 1), node.output[0]
+        graph.proto.node.remove(node)
+        constants = [
+            graph.set(f"{name}.{kind}", value.reshape(shape).astype(np.float32))
+            for kind, value in (("scale", scale), ("shift", beta - mean * scale))
+        ]
+        scaled = graph.add("Mul", [node.input[0], constants[0]], f"{name}.scaled")
+        graph.add("Add", [scaled, constants[1]], name)
+
+
+def fold_pooling(model: onnx.ModelProto) -> None:
+    """Makes each mean over the whole of a feature map a ``GlobalAveragePool``, however it was written."""
+    shapes = shapes_of(model)
+    graph = Graph(model)
+    for node in [node for node in graph.proto.node if node.op_type in ("ReduceMean", "AveragePool")]:
+        before, after = shapes.get(node.input[0], []), node.output[0]
+        if len(before) != 4:
+            continue
+        kept = True
+        if node.op_type == "AveragePool":
+            whole = list(attribute(node, "kernel_shape", [])) == before[2:] and not any(attribute(node, "pads", []))
+        else:
+            listed = len(node.input) > 1 and node.input[1] in graph.constants
+            axes = graph.array(node.input[1]).tolist() if listed else list(attribute(node, "axes", []))
+            whole = sorted(axis % 4 for axis in axes) == [2, 3]
+            kept = bool(attribute(node, "keepdims", 1))
+        if not whole:
+            continue
+        graph.proto.node.remove(node)
+        pooled = graph.add("GlobalAveragePool", [node.input[0]], after if kept else f"{after}.pooled")
+        if not kept:
+            graph.add("Flatten", [pooled], after, axis=1)
+
+
+def _sort(model: onnx.ModelProto) -> None:
+    """Puts each node behind those whose results it reads, as ONNX wants it; the passes append theirs at the end."""
+    nodes = list(model.graph.node)
+    made = {name for node in nodes for name in node.output}
+    known: set[str] = set()
+    ordered: list[onnx.NodeProto] = []
+    while nodes:
+        left = []
+        for node in nodes:
+            if all(name in known or name not in made for name in node.input):
+                ordered.append(node)
+                known.update(node.output)
+            else:
+                left.append(node)
+        if len(left) == len(nodes):
+            return
+        nodes = left
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """Shapes by tensor, as far as they can be inferred; 0 where a side is unknown."""
+    _sort(model)
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+
+
 def _per_channel(constant: NDArray[Any], channels: int) -> bool:
     """Whether a constant has one value, or one for each channel of ``[batch, channels, h, w]``."""
     return constant.size == 1 or (constant.size == channels and constant.shape[-3:] == (channels, 1, 1))
 
 
 def fold_dense(model: onnx.ModelProto) -> None:
-    """Makes each ``MatMul`` with a constant bias behind it one ``Gemm``: the form that is quantized with its bias."""
+    """Makes each ``MatMul`` with a constant bias behind it one ``Gemm``: the form that is quantized with its bias.
+
+    A ``Gemm`` whose weights are the other way round, as PyTorch writes it, gets them turned.
+    """
     graph = Graph(model)
+    for gemm in [node for node in graph.proto.node if node.op_type == "Gemm"]:
+        if gemm.input[1] in graph.constants and attribute(gemm, "transB", 0):
+            set_attribute(gemm, "transB", 0)
+            gemm.input[1] = graph.set(f"{gemm.output[0]}.weight", graph.array(gemm.input[1]).T)
+    shapes = shapes_of(model)
     for matmul in [node for node in graph.proto.node if node.op_type == "MatMul"]:
         consumers = graph.consumers(matmul.output[0])
         if matmul.input[1] not in graph.constants or len(consumers) != 1 or consumers[0].op_type != "Add":
@@ -156,6 +238,8 @@ def fold_dense(model: onnx.ModelProto) -> None:
         add = consumers[0]
         bias = next((name for name in add.input if name in graph.constants), None)
         weight = graph.array(matmul.input[1])
+        if len(shapes.get(matmul.input[0], (0, 0))) != 2:
+            continue
         if bias is None or weight.ndim != 2 or graph.array(bias).size != weight.shape[1]:
             continue
         bias = graph.set(f"{bias}_flat", graph.array(bias).reshape(-1))
@@ -170,152 +254,12 @@ def fold_shapes(model: onnx.ModelProto) -> None:
     TensorFlow's optimiser mostly does it, but gives up when the machine is busy; then the graph would work the shape
     out for each picture, and the same weights would give other bytes.
     """
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    values = [*inferred.graph.value_info, *inferred.graph.output]
-    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    shapes = shapes_of(model)
     graph = Graph(model)
     for node in [node for node in graph.proto.node if node.op_type == "Reshape"]:
         shape = shapes.get(node.output[0], [])
         if node.input[1] not in graph.constants and len(shape) > 1 and shape[0] == 0 and all(shape[1:]):
             node.input[1] = graph.set(f"{node.output[0]}_shape", np.array([-1, *shape[1:]], np.int64))
-
-
-@dataclass(frozen=True)
-class Affine:
-    """``scale * x + shift`` per channel, both float64 ``[3]``: a model's preprocessing of its pixels."""
-
-    scale: NDArray[np.float64]
-    shift: NDArray[np.float64]
-
-    def then(self, op: str, constant: NDArray[np.float64], *, constant_first: bool) -> "Affine":
-        """This map followed by one ONNX arithmetic operator with a constant operand."""
-        match op, constant_first:
-            case "Mul", _:
-                return Affine(self.scale * constant, self.shift * constant)
-            case "Div", False:
-                return Affine(self.scale / constant, self.shift / constant)
-            case "Add", _:
-                return Affine(self.scale, self.shift + constant)
-            case "Sub", False:
-                return Affine(self.scale, self.shift - constant)
-            case "Sub", True:
-                return Affine(-self.scale, constant - self.shift)
-        raise InputError(
-            f"the model divides a constant by its pixels ({op}), which cannot be folded into a convolution"
-        )
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether pixels stay as they are."""
-        return bool(np.all(self.scale == 1.0) and np.all(self.shift == 0.0))
-
-
-def remove_preprocessing(model: onnx.ModelProto) -> tuple[Affine, onnx.NodeProto]:
-    """Removes the preprocessing between the graph's input and its first convolution.
-
-    Returns:
-        The arithmetic that was removed (a ``Rescaling`` layer, ``preprocess_input``; the identity if there was none),
-        and the convolution, whose first input is left for the caller to connect.
-
-    Raises:
-        InputError: something else than per-channel arithmetic stands there.
-    """
-    graph = Graph(model)
-    tensor = graph.proto.input[0].name
-    affine = Affine(np.ones(3), np.zeros(3))
-    while True:
-        consumers = graph.consumers(tensor)
-        if len(consumers) != 1:
-            raise InputError(f"the model's input is read by {len(consumers)} operators; one convolution is expected")
-        node = consumers[0]
-        if node.op_type == "Conv":
-            weight = graph.array(node.input[1])
-            if weight.shape[1] != 3:
-                raise InputError(f"the first convolution takes {weight.shape[1]} channels; RGB (3) is expected")
-            return affine, node
-        if node.op_type in ("Mul", "Div", "Add", "Sub"):
-            constant_first = node.input[0] != tensor
-            name = node.input[0] if constant_first else node.input[1]
-            constant = graph.array(name).astype(np.float64).ravel() if name in graph.constants else np.empty(0)
-            if constant.size not in (1, 3):
-                raise InputError(
-                    f"the model preprocesses its input with an operator that is not per channel: {node.op_type}"
-                )
-            affine = affine.then(node.op_type, np.broadcast_to(constant, 3), constant_first=constant_first)
-        elif node.op_type not in ("Identity", "Cast", "Transpose"):
-            raise InputError(
-                f"the model preprocesses its input with {node.op_type}; only arithmetic (Rescaling, Normalization, "
-                "preprocess_input) can be folded into the graph. Export the part behind it."
-            )
-        tensor = node.output[0]
-        graph.proto.node.remove(node)
-
-
-def add_image_input(model: onnx.ModelProto, first: onnx.NodeProto, pixels: Affine, height: int, width: int) -> None:
-    """Gives the graph its uint8 NHWC input, with the normalisation folded into the first convolution.
-
-    ``scale * x + shift`` becomes ``x - centre`` (``centre = -shift / scale``) in front of the convolution and
-    ``scale`` inside its weights. The subtraction stays outside because the convolution pads with zeros, which have to
-    mean the same before and after folding.
-    """
-    graph = Graph(model)
-    centre = (-pixels.shift / pixels.scale).astype(np.float32)
-    # NCHW from here on. uint8 is transposed before the cast: a quarter of the bytes.
-    tensor = graph.add("Transpose", [IMAGE], "image_nchw", perm=[0, 3, 1, 2])
-    tensor = graph.add("Cast", [tensor], "image_float", to=TensorProto.FLOAT)
-    if centre.any():
-        tensor = graph.add("Sub", [tensor, graph.set("image_centre", centre.reshape(1, 3, 1, 1))], "image_centred")
-    weight = graph.array(first.input[1]).astype(np.float64) * pixels.scale.reshape(1, 3, 1, 1)
-    first.input[0] = tensor
-    first.input[1] = graph.set("first_weight", weight.astype(np.float32))
-    shape: list[str | int | None] = [BATCH, height, width, 3]
-    del graph.proto.input[:]
-    graph.proto.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, shape))
-
-
-def add_scores_output(model: onnx.ModelProto) -> int:
-    """Makes the graph's outputs ``scores`` (softmax) and, where there is one, ``features``.
-
-    A head that ends in logits gets its softmax; one with a single unit (binary, sigmoid or logit z) becomes the two
-    classes that it stands for: softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)].
-
-    Returns:
-        The number of classes.
-
-    Raises:
-        InputError: the model has several outputs, or one that is not ``[batch, classes]``, or ends in a sigmoid over
-            several units (multi-label), which has no softmax scores.
-    """
-    graph = Graph(model)
-    outputs = list(graph.proto.output)
-    if len(outputs) != 1:
-        raise InputError(f"the model has {len(outputs)} outputs; a classifier with one is expected")
-    dims = outputs[0].type.tensor_type.shape.dim
-    if len(dims) != 2 or not dims[1].dim_value:
-        shape = [d.dim_value or d.dim_param or "?" for d in dims]
-        raise InputError(f"the model's output has the shape {shape}; a classifier's is [batch, classes]")
-    classes, tensor = int(dims[1].dim_value), outputs[0].name
-    last = graph.producer[tensor]
-    while last.op_type == "Identity":
-        last = graph.producer[last.input[0]]
-    if classes == 1:
-        logit = last.input[0] if last.op_type == "Sigmoid" else last.output[0]
-        both = graph.add("Mul", [logit, graph.set("binary", np.array([[0.0, 1.0]], np.float32))], "binary_logits")
-        graph.add("Softmax", [both], SCORES, axis=-1)
-        classes = 2
-    elif last.op_type == "Sigmoid":
-        raise InputError("the model ends in a sigmoid over several units (multi-label); softmax scores are expected")
-    elif last.op_type == "Softmax":
-        last.output[0] = SCORES
-    else:
-        graph.add("Softmax", [last.output[0]], SCORES, axis=-1)
-    del graph.proto.output[:]
-    pooling = [node for node in graph.proto.node if node.op_type == "GlobalAveragePool"]
-    if pooling:
-        graph.add("Identity", [pooling[-1].input[0]], FEATURES)
-        graph.proto.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [BATCH, None, None, None]))
-    graph.proto.output.append(helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH, classes]))
-    return classes
 
 
 def canonicalise(model: onnx.ModelProto) -> None:

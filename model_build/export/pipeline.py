@@ -1,6 +1,7 @@
-"""The export: a Keras classifier to the ONNX files that the service loads, each checked before it is written."""
+"""The export: a classifier of Keras or ONNX to the files that the service loads, each checked before it is written."""
 
 import platform
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,11 +12,8 @@ from typing import Any, Final
 from model_build.network import weights  # first: it sets TensorFlow's environment
 
 # isort: split
-import keras
-import numpy as np
 import onnx
 import tensorflow as tf
-import tf2onnx
 
 from app.inference.contract import Contract, Golden
 from app.inference.imaging import Resize
@@ -24,26 +22,19 @@ from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
 from model_build.errors import InputError
 from model_build.export import class_activation_map, division, graph, novelty, parity, publish, quantize
+from model_build.export.convert import Converted, Pixels, convert
 from model_build.export.division import Division
-from model_build.export.graph import Affine
 from model_build.export.novelty import Refusal
 from model_build.export.parity import Int8Limits, Parity
+from model_build.network import keras_file
 from model_build.network.architecture import LAYOUTS
+from model_build.network.onnx_model import OnnxModel
 from model_build.network.weights import Source
 
-#: ONNX operator set; the quantizer's uint8 and int8 operators and everything MobileNetV2 needs are in it.
-OPSET: Final = 17
 #: Photos that calibrate at most; each costs about a tenth of a second, twice.
 CALIBRATION_PHOTOS: Final = 200
 _GENERATED_PHOTOS: Final = 64
 _TOOLS: Final = ("keras", "tensorflow-cpu", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow")
-
-#: What a model without preprocessing of its own may have been trained on: pixel values of 0 to 255 as ...
-PIXEL_RANGES: Final = {
-    "-1..1": Affine(np.full(3, 1 / 127.5), np.full(3, -1.0)),
-    "0..1": Affine(np.full(3, 1 / 255), np.zeros(3)),
-    "0..255": Affine(np.ones(3), np.zeros(3)),
-}
 
 Track = Callable[..., Any]
 Say = Callable[[str], None]
@@ -61,6 +52,9 @@ class Request:
     """
 
     weights: str
+    onnx: Path | None
+    head: str | None
+    layout: str
     architecture: str | None
     alpha: float
     input_size: int | None
@@ -73,10 +67,10 @@ class Request:
     known: Path | None
     foreign: Path | None
     refuse: float
-    pixel_range: str
-    crop: float
+    pixels: Pixels | None
     fit: str
-    filter: str
+    crop: float | None
+    filter: str | None
     limits: Int8Limits
     output: Path
     name: str | None
@@ -93,7 +87,7 @@ class Target:
         output: the folder to write to.
         name: for the contract and the file.
         version: for the contract; None derives it from the graph.
-        pixel_range: what the model was trained on, see ``convert``.
+        pixels: what the model was trained on; None: see ``convert``.
         temperature: what its logits have been divided by.
         unknown_below: see ``contract.Contract``.
     """
@@ -103,7 +97,7 @@ class Target:
     output: Path
     name: str
     version: str | None = None
-    pixel_range: str = "auto"
+    pixels: Pixels | None = None
     temperature: float = 1.0
     unknown_below: float = 0.0
 
@@ -115,21 +109,6 @@ class Exported:
     path: Path
     contract: Contract
     parity: Parity
-
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """A Keras classifier in our form of graph.
-
-    Attributes:
-        fp32: without metadata.
-        before: what has to be done to pixels before the Keras model sees them.
-        classes: how many.
-    """
-
-    fp32: onnx.ModelProto
-    before: Affine
-    classes: int
 
 
 def gptq(photos: Photos, track: Track) -> Quantizer:
@@ -169,20 +148,21 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
         raise InputError("--evaluation is to measure int8 on, which needs --calibration DIR or --distill DIR")
     if (request.known or request.foreign) and request.photos is None:
         raise InputError("--known and --foreign need photos of all sorts beside them; say where with --calibration DIR")
-    say(f"Loading MobileNetV2, weights: {request.weights}")
-    source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
-    height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])
-    resize = Resize(height, width, request.crop, request.filter, request.fit)
-    names = groups.fill(_labels(request, source, say), request.groups)
-    name = publish.checked_name(request.name or _default_name(request, source, height))
-    converted, quantizer, refusal, precision = None, None, None, request.precision
+    publish.check_writable(request.output)
+    labels_given = labels.read(request.labels) if request.labels is not None else None
+    source = _load(request, say)
+    resize = _geometry(request, source)
+    name = publish.checked_name(request.name or _default_name(request, source, resize.height))
+    converted = convert(source.model, resize.height, resize.width, request.pixels)
+    say(f"Pixels: {converted.pixels.text}{', which is assumed' if converted.pixels.assumed else ''}")
+    names = groups.fill(_labels(labels_given, source, converted, say), request.groups)
+    quantizer, refusal, precision = None, None, _precision(request.precision, converted, say)
     if request.photos is None:
         say("No --calibration DIR with photos: no int8 model is made, and parity is checked on generated pictures")
         evaluation, precision = photos.generated(_GENERATED_PHOTOS, resize), "fp32"
     else:
         given = _read(request.photos, resize, names, track, say)
         others = None if request.evaluation is None else _read(request.evaluation, resize, names, track, say)
-        converted = convert(source.model, height, width, request.pixel_range)
         # To random weights all photos look alike.
         judge = None if source.origin == "none" else converted.fp32
         divided = division.divide(judge, given, others, lambda it: track(it, "Finding near-duplicates"))
@@ -196,7 +176,7 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
         output=request.output,
         name=name,
         version=request.version,
-        pixel_range=request.pixel_range,
+        pixels=request.pixels,
     )
     return publish_checked(source, names, resize, evaluation, quantizer, target, track, converted, refusal)
 
@@ -215,7 +195,7 @@ def publish_checked(
     """Converts, checks, quantizes, checks, and only then publishes.
 
     Args:
-        source: the Keras model.
+        source: the classifier.
         names: of its classes.
         resize: the geometry that it is served with.
         evaluation: to compare on, and to measure the accuracy on where they have classes; the quantizer knows none.
@@ -232,18 +212,24 @@ def publish_checked(
         BuildError: as its subclasses say; no model file has been written or changed then.
     """
     with tempfile.TemporaryDirectory() as folder:
-        converted = converted or convert(source.model, resize.height, resize.width, target.pixel_range)
+        converted = converted or convert(source.model, resize.height, resize.width, target.pixels)
         fp32 = converted.fp32
-        if len(names.labels) != converted.classes:
-            raise InputError(f"there are {len(names.labels)} labels, but the model has {converted.classes} classes")
+        if len(names.labels) != converted.output.classes:
+            raise InputError(
+                f"there are {len(names.labels)} labels, but the model has {converted.output.classes} classes"
+            )
         served = novelty.refusing(class_activation_map.add(fp32), refusal, lambda it: track(it, "Novelty, fp32"))
-        draft = served.contract(_initial_contract(served.proto, source, names, resize, target))
+        draft = served.contract(_initial_contract(served.proto, source, names, resize, target, converted.pixels))
         model, draft = publish.with_golden(served.proto, draft, Path(folder))
-        expected = parity.keras_scores(
-            source.model, converted.before, evaluation.pixels, lambda it: track(it, "Scores by Keras")
+        expected = parity.source_scores(
+            source.model,
+            converted.output,
+            converted.pixels.map,
+            evaluation.pixels,
+            lambda it: track(it, f"Scores by the {source.framework} model"),
         )
         scores = parity.onnx_scores(model, evaluation.pixels, lambda it: track(it, "Scores by ONNX fp32"))
-        fp32_parity = parity.compare("keras", scores, expected, evaluation)
+        fp32_parity = parity.compare(source.framework.lower(), scores, expected, evaluation)
         parity.check_fp32(fp32_parity)
         made = [(served.proto, draft, fp32_parity)]
         if quantizer is not None and target.precision != "fp32":
@@ -271,50 +257,60 @@ def publish_checked(
     return exported
 
 
-def convert(model: keras.Model, height: int, width: int, pixel_range: str = "auto") -> Converted:
-    """Converts a Keras classifier to our form of graph.
-
-    Args:
-        model: takes ``float32 [batch, height, width, 3]``.
-        height: rows of the input.
-        width: columns of the input.
-        pixel_range: a key of ``PIXEL_RANGES``, or ``auto``: 0..255 for a model that has preprocessing layers of its
-            own, -1..1 (keras.applications.mobilenet_v2.preprocess_input) for one that has none.
-    """
-    signature = [tf.TensorSpec((None, height, width, 3), tf.float32, name="pixels")]
-    # Not from_keras: it looks outputs up by the names of Keras's tensors, which a Sequential model does not keep.
-    function = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
-    proto, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
-    graph.fold_shapes(proto)
-    graph.fold_pads(proto)
-    graph.fold_scales(proto)
-    graph.fold_dense(proto)
-    own, first = graph.remove_preprocessing(proto)
-    if pixel_range == "auto":
-        pixel_range = "-1..1" if own.is_identity else "0..255"
-    before = PIXEL_RANGES[pixel_range]
-    graph.add_image_input(
-        proto, first, Affine(before.scale * own.scale, before.shift * own.scale + own.shift), height, width
+def _load(request: Request, say: Callable[[str], None]) -> Source:
+    if request.onnx is not None:
+        say(f"Loading {request.onnx}")
+        if not request.onnx.is_file():
+            raise InputError(f"--onnx: there is no file {request.onnx}")
+        model = OnnxModel(request.onnx, request.head, request.layout, request.input_size)
+        return Source(model, request.onnx.name, weights.sha256(request.onnx), "file", framework="ONNX")
+    known = request.weights in ("imagenet", "none")
+    say(f"Loading MobileNetV2, weights: {request.weights}" if known else f"Loading {request.weights}")
+    return weights.load(
+        request.weights, request.alpha, request.input_size, request.classes, request.architecture, request.head
     )
-    classes = graph.add_scores_output(proto)
-    graph.canonicalise(proto)
-    onnx.checker.check_model(proto, full_check=True)
-    return Converted(proto, before, classes)
 
 
-def _labels(request: Request, source: Source, say: Say) -> Labels:
-    classes = int(source.model.output_shape[-1])
-    # A single unit stands for two classes.
-    classes = 2 if classes == 1 else classes
-    if request.labels is not None:
-        names = labels.read(request.labels)
-        if len(names.labels) != classes:
-            raise InputError(f"--labels: {request.labels} has {len(names.labels)} labels, the model {classes} classes")
-        return names
+def _geometry(request: Request, source: Source) -> Resize:
+    """How photos become the model's input: as the command says, else as the model's own first layers do."""
+    height, width = (side or request.input_size for side in source.model.input_shape[1:3])
+    crop, filter_ = (0.875 if request.fit == "crop" else 1.0), "bilinear"
+    if (height is None or width is None) and (found := keras_file.geometry(source.model)):
+        height, width, crop, filter_ = found
+        keras_file.leave_geometry_out(source.model)
+    crop = crop if request.crop is None else request.crop
+    return Resize(int(height or 0), int(width or 0), crop, request.filter or filter_, request.fit)
+
+
+def _labels(given: Labels | None, source: Source, converted: Converted, say: Callable[[str], None]) -> Labels:
+    output = converted.output
+    if given is not None:
+        if len(given.labels) != output.classes:
+            raise InputError(f"--labels has {len(given.labels)} labels, the model {output.classes} classes")
+        return given
     if source.origin == "imagenet":
         return labels.imagenet()
+    if output.pooled:
+        raise InputError(
+            f"the model ends in pooling and gives {output.units} features, but no classes: it has no head. Train one "
+            "(`python -m model_build train`, or `teach`); if these are its classes, name them with --labels"
+        )
+    if isinstance(source.model, OnnxModel) and source.model.labels is not None:
+        say("No --labels given: the classes are called as the file says")
+        return Labels(source.model.labels, (None,) * len(source.model.labels))
     say("No --labels given: classes are called 'class 0', 'class 1', ...")
-    return labels.numbered(classes)
+    return labels.numbered(output.classes)
+
+
+def _precision(wanted: str, converted: Converted, say: Callable[[str], None]) -> str:
+    """What can be made of what is wanted."""
+    reason = quantize.unsupported(converted.fp32) if wanted != "fp32" else None
+    if reason is None:
+        return wanted
+    if wanted == "int8":
+        raise InputError(f"no int8 model can be made: {reason}; --precision fp32 does without")
+    say(f"No int8 model is made: {reason}")
+    return "fp32"
 
 
 def _read(folder: Path, resize: Resize, names: Labels, track: Track, say: Say) -> Photos:
@@ -344,10 +340,12 @@ def _default_name(request: Request, source: Source, size: int) -> str:
     if source.origin in ("imagenet", "none"):
         layout = f"_{source.architecture}" if source.architecture in LAYOUTS else ""
         return f"mobilenet_v2{layout}_{request.alpha}_{size}"
-    return source.origin.removesuffix(".h5").removesuffix(".weights").removesuffix(".keras")
+    return re.sub(r"(?i)(\.weights\.h5|\.(h5|hdf5|keras|onnx|zip))$", "", source.origin)
 
 
-def _initial_contract(fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target) -> Contract:
+def _initial_contract(
+    fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target, pixels: Pixels
+) -> Contract:
     """The contract before anything was measured."""
     return Contract(
         name=target.name,
@@ -365,6 +363,7 @@ def _initial_contract(fp32: onnx.ModelProto, source: Source, names: Labels, resi
             "weights": source.origin,
             "weights_sha256": source.sha256,
             "architecture": source.architecture,
+            "pixels": f"{pixels.text} (assumed)" if pixels.assumed else pixels.text,
             **({"training": dict(source.training)} if source.training else {}),
             "tools": {"python": platform.python_version()} | {tool: _installed(tool) for tool in _TOOLS},
         },

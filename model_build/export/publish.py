@@ -56,6 +56,21 @@ def checked_name(name: str) -> str:
     return name
 
 
+def check_writable(output: Path) -> None:
+    """Looks, before anything is computed, whether a folder can be written to; it may not be there yet.
+
+    Raises:
+        InputError: it cannot.
+    """
+    nearest = output.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise InputError(f"--output: {nearest} is a file; a folder is expected")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--output: {nearest} cannot be written to")
+
+
 def path_of(contract: Contract, output: Path) -> Path:
     """Where ``publish`` puts a model."""
     return output / f"{contract.name}.{contract.precision}.onnx"

@@ -35,6 +35,8 @@ _DENSE_MAX: Final = 63
 _DEPTHWISE_MAX: Final = 127
 #: Share of the mean diagonal that is added to it, so that the inputs' second moment can be inverted (GPTQ, 3.3).
 _DAMPING: Final = 0.01
+#: Values that a layer reads at a time; their second moments are that many squared, in double precision.
+_MOST_INPUTS: Final = 6000
 Float = NDArray[np.float64]
 
 
@@ -44,6 +46,28 @@ class _Moments:
 
     mean: Float
     second: Float | None
+
+
+def unsupported(fp32: onnx.ModelProto) -> str | None:
+    """Why ``quantize`` cannot do with a graph what it does, or None where it can."""
+    graph = Graph(fp32)
+    layers = [node for node in graph.proto.node if node.op_type in _LAYERS]
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.proto.node):
+        return "the model is quantized already"
+    first = next((node for node in layers if node.op_type == "Conv"), None)
+    source = graph.producer.get(first.input[0]) if first is not None else None
+    if source is None or source.op_type not in ("Sub", "Cast"):
+        return "its first layer is no convolution that reads the pixels themselves"
+    for node in layers:
+        shape = list(graph.constants[node.input[1]].dims) if node.input[1] in graph.constants else []
+        if node.op_type == "Conv" and attribute(node, "group", 1) > 1 and shape[1:2] != [1]:
+            return "it has grouped convolutions"
+        if node.op_type == "Conv" and (len(shape) != 4 or set(attribute(node, "dilations", [1])) != {1}):
+            return "it has convolutions that are dilated, or not of two dimensions"
+        inputs = int(np.prod(shape[1:])) if node.op_type == "Conv" else shape[0] if shape else 0
+        if attribute(node, "group", 1) == 1 and inputs > _MOST_INPUTS:
+            return f"a layer of it reads {inputs} values at a time, too many for GPTQ"
+    return None
 
 
 def quantize(fp32: onnx.ModelProto, pixels: NDArray[np.uint8], track: Any = iter) -> onnx.ModelProto:

@@ -26,7 +26,7 @@ from app.inference.imaging import Resize, load
 from model_build.dataset import folds, image_folder
 from model_build.dataset.image_folder import ImageFolder, Part
 from model_build.dataset.photos import DECODE_BUDGET, Photos
-from model_build.export.pipeline import PIXEL_RANGES
+from model_build.export.preprocessing import PIXEL_RANGES
 from model_build.network.weights import Source
 from model_build.training import figures, temperature
 
@@ -279,7 +279,7 @@ class TrainingPictures:
             tf.TensorSpec((None,), tf.int64),
             tf.TensorSpec((None,), tf.float32),
         )
-        scale, shift = _RANGE.scale.astype(np.float32), _RANGE.shift.astype(np.float32)
+        scale, shift = _RANGE.matrix.diagonal().astype(np.float32), _RANGE.shift.astype(np.float32)
         return (
             tf.data.Dataset.from_generator(batches, output_signature=signature)
             .map(lambda x, y, w: (augment(tf.cast(x, tf.float32), training=True) * scale + shift, y, w))
@@ -369,7 +369,7 @@ def evaluate(model: keras.Model, pixels: NDArray[np.uint8], classes: NDArray[np.
 def predict(model: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The output for ``uint8 [N, S, S, 3]``: ``float32 [N, ...]``."""
     found = [
-        model.predict_on_batch((pixels[i : i + _PREDICT_BATCH] * _RANGE.scale + _RANGE.shift).astype(np.float32))
+        model.predict_on_batch(_RANGE.apply(pixels[i : i + _PREDICT_BATCH]))
         for i in range(0, len(pixels), _PREDICT_BATCH)
     ]
     return np.concatenate(found)

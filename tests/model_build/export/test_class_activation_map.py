@@ -230,12 +230,13 @@ def test_the_model_in_the_box():
 def test_a_real_network_with_random_weights():
     import keras
 
-    from model_build.export import pipeline
+    from model_build.export.convert import convert
     from tests.model_build.network.test_network import trained
 
     keras.utils.set_random_seed(3)
     network = trained(keras.applications.MobileNetV2((64, 64, 3), alpha=0.35, weights=None, classes=7))
-    fp32, _, classes = pipeline.convert(network, 64, 64)
+    made = convert(network, 64, 64)
+    fp32, classes = made.fp32, made.output.classes
     assert classes == 7
     pixels = pictures(64, 8)
     check(class_activation_map.add(fp32), pixels)

@@ -219,7 +219,7 @@ def test_clear_errors_and_nothing_written(capsys, tmp_path, fine_tuned):
     cases = [
         (["--weights", tmp_path / "absent.h5"], "there is no file"),
         (["--weights", tmp_path / "text.h5"], "is not a Keras file"),
-        (["--weights", tmp_path / "text.keras"], "cannot be loaded"),
+        (["--weights", tmp_path / "text.keras"], "is not a Keras file"),
         (["--weights", tmp_path / "two.txt"], "is not a Keras file"),
         (["--weights", "imagenet", "--alpha", "0.9"], "0.35, 0.5"),
         (["--weights", "imagenet", "--classes", "10"], "1000 classes"),

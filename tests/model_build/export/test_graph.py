@@ -1,12 +1,11 @@
 import numpy as np
 import onnx
 import onnxruntime as ort
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model_build.errors import InputError
 from model_build.export import graph
-from model_build.export.graph import Affine
+from model_build.export.output import add_scores_output
+from model_build.export.preprocessing import Affine, add_image_input, remove_preprocessing
 
 SIZE = 9
 
@@ -69,67 +68,17 @@ def run(model, feeds, name=None):
 def ours(model, before):
     graph.fold_pads(model)
     graph.fold_dense(model)
-    own, first = graph.remove_preprocessing(model)
-    graph.add_image_input(
-        model, first, Affine(before.scale * own.scale, before.shift * own.scale + own.shift), SIZE, SIZE
-    )
-    classes = graph.add_scores_output(model)
+    front = remove_preprocessing(model, SIZE, SIZE)
+    add_image_input(model, front, before.then(front.own), SIZE, SIZE)
+    output = add_scores_output(model)
     graph.canonicalise(model)
     onnx.checker.check_model(model, full_check=True)
-    return classes
+    return output.classes
 
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
-RANGE = Affine(np.full(3, 1 / 127.5), np.full(3, -1.0))
-AS_IS = Affine(np.ones(3), np.zeros(3))
-
-
-@pytest.mark.parametrize(
-    ("front", "before"),
-    [
-        (TRANSPOSE, RANGE),
-        ([("Mul", 1 / 127.5), ("Add", -1), *TRANSPOSE], AS_IS),
-        ([("Div", 127.5), ("Sub", 1), *TRANSPOSE], AS_IS),
-        ([*TRANSPOSE, ("Sub", np.array([123, 116, 103]).reshape(1, 3, 1, 1)), ("Div", 58.0)], AS_IS),
-        ([("Sub", [123, 116, 103]), ("Div", [58, 57, 56]), *TRANSPOSE], AS_IS),
-        ([("Div", 255), *TRANSPOSE], AS_IS),
-    ],
-)
-def test_preprocessing_is_folded_exactly(front, before):
-    model = network(front, end=["Softmax"])
-    expected = run(model, {"pixels": (PIXELS * before.scale + before.shift).astype(np.float32)})
-    assert ours(model, before) == 4
-    assert [node.op_type for node in model.graph.node].count("Pad") == 0
-    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
-    assert np.abs(run(model, {"image": PIXELS}, "scores") - expected).max() < 1e-6
-
-
-def test_logits_get_their_softmax_and_features_come_out():
-    model = network(TRANSPOSE)
-    logits = run(model, {"pixels": (PIXELS * RANGE.scale + RANGE.shift).astype(np.float32)})
-    ours(model, RANGE)
-    exponents = np.exp(logits)
-    scores = run(model, {"image": PIXELS}, "scores")
-    assert np.abs(scores - exponents / exponents.sum(axis=1, keepdims=True)).max() < 1e-6
-    assert run(model, {"image": PIXELS}, "features").shape == (2, 5, 4, 4)
-
-
-@pytest.mark.parametrize("end", [[], ["Sigmoid"]])
-def test_one_unit_becomes_two_classes(end):
-    model = network(TRANSPOSE, outputs=1, end=end)
-    value = run(model, {"pixels": (PIXELS * RANGE.scale + RANGE.shift).astype(np.float32)})
-    positive = value if end else 1 / (1 + np.exp(-value))
-    assert ours(model, RANGE) == 2
-    assert np.abs(run(model, {"image": PIXELS}, "scores") - np.hstack([1 - positive, positive])).max() < 1e-6
-
-
-def test_what_cannot_be_folded_is_said():
-    with pytest.raises(InputError, match="Relu"):
-        graph.remove_preprocessing(network([("Relu", None), *TRANSPOSE]))
-    with pytest.raises(InputError, match="multi-label"):
-        graph.add_scores_output(network(TRANSPOSE, end=["Sigmoid"]))
-    with pytest.raises(InputError, match="not per channel"):
-        graph.remove_preprocessing(network([("Add", np.ones((SIZE, SIZE, 3))), *TRANSPOSE]))
+RANGE = Affine.per_channel(1 / 127.5, -1.0)
+AS_IS = Affine.per_channel(1.0, 0.0)
 
 
 def test_scales_are_folded_and_nothing_else_is():
@@ -201,7 +150,7 @@ def test_a_shape_that_is_computed_becomes_constant():
         model.graph.node.insert(position, node)
     for name, value in (("zero", [0]), ("rest", [5])):
         model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
-    images = (PIXELS * RANGE.scale + RANGE.shift).astype(np.float32)
+    images = RANGE.apply(PIXELS)
     expected = run(model, {"pixels": images})
     graph.fold_shapes(model)
     (reshape,) = [node for node in model.graph.node if node.op_type == "Reshape"]

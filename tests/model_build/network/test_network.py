@@ -14,7 +14,10 @@ from app.inference.imaging import Resize
 from app.inference.model import Model
 from model_build.__main__ import main
 from model_build.dataset import labels, photos
-from model_build.export import graph, parity, pipeline
+from model_build.export import graph, parity
+from model_build.export.convert import convert
+from model_build.export.output import Output
+from model_build.export.preprocessing import PIXEL_RANGES
 from model_build.network import cost, keras_model, weights
 from model_build.network.architecture import ARTICLE, LAYOUTS, REFERENCE, SIZES, WIDTHS, plan
 from tests.conftest import SHARED, serving
@@ -53,7 +56,8 @@ def pixels(size: int, count: int = 3) -> np.ndarray:
 
 
 def scores(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    found = parity.keras_scores(model, pipeline.PIXEL_RANGES["-1..1"], images)
+    output = Output("softmax", model.output_shape[-1])
+    found = parity.source_scores(model, output, PIXEL_RANGES["-1..1"], images)
     assert np.ptp(found, axis=1).min() > 0.01, "all classes alike: nothing could be seen"
     return found
 
@@ -87,7 +91,8 @@ def test_keras_imagenet_weights_give_the_same_scores_on_photos():
 def test_every_width_exports_and_costs_what_the_formulas_say(layout, alpha, size):
     planned = plan(layout, alpha, size, 7)
     model = trained(keras_model.build(planned))
-    proto, _, classes = pipeline.convert(model, size, size)
+    made = convert(model, size, size)
+    proto, classes = made.fp32, made.output.classes
     expected = cost.total(planned)
     assert graph.multiply_adds(proto) == expected.multiply_adds
     assert model.count_params() == expected.parameters

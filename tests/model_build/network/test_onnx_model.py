@@ -1,0 +1,223 @@
+"""ONNX files from elsewhere, as PyTorch and Azure Custom Vision write them, through the whole export."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from app.inference.model import Model
+from model_build.__main__ import main
+from model_build.errors import InputError
+from model_build.network.onnx_model import OnnxModel
+from tests.conftest import serving
+from tests.photos import encode, solid
+
+SIZE = 32
+MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+PIXELS = np.random.default_rng(1).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
+
+
+def node(op, inputs, output, **attributes):
+    return helper.make_node(op, inputs, [output], **attributes)
+
+
+#: From the last feature map to ``flat``, as PyTorch's older exporter writes it, and as today's does for one picture.
+POOLING = {
+    "older": [node("GlobalAveragePool", ["c2"], "pool"), node("Flatten", ["pool"], "flat", axis=1)],
+    "today's": [
+        node("ReduceMean", ["c2"], "pool", axes=[-1, -2], keepdims=1),
+        node("Reshape", ["pool", "flat_shape"], "line"),
+        node("Gather", ["line", "every"], "strided", axis=0),
+        node("Reshape", ["strided", "one_row"], "flat", allowzero=1),
+    ],
+}
+
+
+def pytorch(pooling="older", end=(), batch="batch", opset=17, metadata=None, outputs=None, classes=3):
+    """A classifier with planes first and a ``Gemm`` whose weights are the other way round."""
+    random = np.random.default_rng(0)
+    values = {
+        "w1": random.normal(0, 0.3, (6, 3, 3, 3)),
+        "w2": random.normal(0, 0.3, (6, 1, 3, 3)),
+        "scale": random.uniform(0.5, 1.5, 6),
+        "shift": random.normal(size=6),
+        "mean": random.normal(size=6),
+        "variance": random.uniform(0.5, 1.5, 6),
+        "w3": random.normal(0, 2, (classes, 6)),
+        "b3": random.normal(size=classes),
+    }
+    indices = {"flat_shape": [-1], "one_row": [1, 6], "every": np.arange(6).reshape(1, 6, 1, 1)}
+    nodes = [
+        node("Conv", ["input", "w1"], "c1", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["c1", "scale", "shift", "mean", "variance"], "n1"),
+        node("Relu", ["n1"], "r1"),
+        node("Conv", ["r1", "w2"], "c2", group=6),
+        *POOLING[pooling],
+        node("Gemm", ["flat", "w3", "b3"], "logits", transB=1),
+        *end,
+    ]
+    given = outputs or [(end[-1].output[0] if end else "logits", TensorProto.FLOAT, [batch, classes])]
+    made = helper.make_graph(
+        nodes,
+        "main_graph",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, SIZE, SIZE])],
+        [value if isinstance(value, onnx.ValueInfoProto) else helper.make_tensor_value_info(*value) for value in given],
+        [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in values.items()]
+        + [numpy_helper.from_array(np.asarray(value, np.int64), name) for name, value in indices.items()],
+    )
+    domains = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(made, opset_imports=domains, ir_version=8, producer_name="pytorch")
+    for key, value in (metadata or {}).items():
+        model.metadata_props.add(key=key, value=value)
+    return model
+
+
+def answers(model, prepared, output="logits"):
+    """What the file itself says, picture by picture: ``float32 [N, C]``, softmaxed."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    planes = prepared.astype(np.float32).transpose(0, 3, 1, 2)
+    raw = np.concatenate([session.run([output], {"input": planes[i : i + 1]})[0] for i in range(len(planes))])
+    exponents = np.exp(raw - raw.max(axis=1, keepdims=True))
+    return exponents / exponents.sum(axis=1, keepdims=True)
+
+
+def export(folder, model, *arguments):
+    path = folder / "net.onnx"
+    onnx.save(model, path)
+    return main(["export", "--onnx", str(path), *map(str, arguments), "--output", str(folder / "out")])
+
+
+@pytest.fixture
+def labels(tmp_path):
+    (tmp_path / "labels.txt").write_text("0 cat\n1 dog\n2 bird\n")
+    return tmp_path / "labels.txt"
+
+
+@pytest.mark.parametrize(("pooling", "batch"), [("older", "batch"), ("older", 1), ("today's", 1)])
+def test_pytorchs_files_become_ours(tmp_path, labels, pooling, batch):
+    model = pytorch(pooling, batch=batch)
+    options = ["--labels", labels, "--mean", *MEAN, "--std", *DEVIATION]
+    assert export(tmp_path, model, *options) == 0
+    made = Model(tmp_path / "out" / "net.fp32.onnx")
+    expected = answers(model, (PIXELS / 255 - MEAN) / DEVIATION)
+    assert np.abs(made(PIXELS) - expected).max() < 1e-5, "also for several at once"
+    graph = onnx.load(made.path).graph
+    assert [value.name for value in graph.output] == ["scores", "features", "evidence", "evidence_bias"]
+    operators = [n.op_type for n in graph.node]
+    assert operators[:4] == ["Transpose", "Cast", "Sub", "Conv"]
+    assert not {"BatchNormalization", "ReduceMean", "Gather"} & set(operators[: operators.index("Softmax")])
+    assert made.contract.labels == ("cat", "dog", "bird")
+    assert made.contract.provenance["pixels"].startswith("0..1, mean 0.485 0.456 0.406")
+    assert made.contract.measured["against"] == "onnx"
+    with serving(made.path) as client:
+        assert client.post("/predict", files={"file": encode(solid((250, 10, 10)), "PNG")}).status_code == 200
+
+
+def test_int8(tmp_path, labels):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, pixels in enumerate(PIXELS):
+        (folder / f"{i}.png").write_bytes(encode(solid(tuple(int(v) for v in pixels[0, 0])), "PNG"))
+    arguments = ["--labels", labels, "--calibration", folder, "--min-agreement", "0", "--max-drop", "1"]
+    assert export(tmp_path, pytorch(), *arguments) == 0
+    made = onnx.load(tmp_path / "out" / "net.int8.onnx")
+    producers = {name: n.op_type for n in made.graph.node for name in n.output}
+    assert {producers[n.input[1]] for n in made.graph.node if n.op_type == "Conv"} == {"DequantizeLinear"}
+
+
+def test_what_is_assumed_is_said(tmp_path, labels, capsys):
+    assert export(tmp_path, pytorch(), "--labels", labels) == 0
+    assert "Pixels: ImageNet's mean and deviation, which is assumed" in capsys.readouterr().err
+    made = Model(tmp_path / "out" / "net.fp32.onnx")
+    assert np.abs(made(PIXELS) - answers(pytorch(), (PIXELS / 255 - MEAN) / DEVIATION)).max() < 1e-5
+    assert made.contract.provenance["pixels"] == "ImageNet's mean and deviation (assumed)"
+
+
+def test_custom_visions_file_says_it_itself(tmp_path):
+    """Blue first, 0 to 255, and labels behind a ``ZipMap``."""
+    end = [
+        node("Softmax", ["logits"], "softmax", axis=1),
+        node("ArgMax", ["softmax"], "best", axis=1, keepdims=0),
+        helper.make_node(
+            "ZipMap", ["softmax"], ["loss"], domain="ai.onnx.ml", classlabels_strings=["ok", "scratch", "dent"]
+        ),
+    ]
+    mapped = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    outputs = [
+        ("best", TensorProto.INT64, ["batch"]),
+        helper.make_value_info("loss", helper.make_sequence_type_proto(mapped)),
+    ]
+    metadata = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "NominalRange_0_255"}
+    assert export(tmp_path, pytorch(end=end, outputs=outputs, metadata=metadata)) == 0
+    made = Model(tmp_path / "out" / "net.fp32.onnx")
+    assert np.abs(made(PIXELS) - answers(pytorch(), PIXELS[..., ::-1])).max() < 1e-5
+    assert made.contract.labels == ("ok", "scratch", "dent")
+
+
+def test_pixels_first_in_half_precision(tmp_path):
+    """What converters make of Teachable Machine's models, with weights of 16 bits."""
+    random = np.random.default_rng(0)
+    weights = {"w": random.normal(0, 0.3, (6, 3, 3, 3)), "d": random.normal(0, 2, (6, 3))}
+    nodes = [
+        node("Transpose", ["input"], "planes", perm=[0, 3, 1, 2]),
+        node("Conv", ["planes", "w"], "c"),
+        node("Relu", ["c"], "r"),
+        node("ReduceMean", ["r"], "pool", axes=[2, 3], keepdims=0),
+        node("MatMul", ["pool", "d"], "logits"),
+        node("Softmax", ["logits"], "softmax"),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT16, ["n", SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info("softmax", TensorProto.FLOAT16, ["n", 3])],
+        [numpy_helper.from_array(value.astype(np.float16), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    assert export(tmp_path, model, "--pixel-range", "-1..1") == 0
+    made = Model(tmp_path / "out" / "net.fp32.onnx")
+    assert made(PIXELS).sum(axis=1) == pytest.approx([1.0] * 5, abs=1e-3)
+    assert made.contract.provenance["pixels"] == "-1..1"
+    read = OnnxModel(tmp_path / "net.onnx", None, "auto", None)
+    assert (read.planes_first, read.input_shape) == (False, (None, SIZE, SIZE, 3))
+
+
+def refused(tmp_path, model, **options):
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    with pytest.raises(InputError) as said:
+        OnnxModel(path, options.get("head"), options.get("layout", "auto"), options.get("input_size"))
+    return str(said.value)
+
+
+def test_clear_errors(tmp_path, labels, capsys):
+    two = [("logits", TensorProto.FLOAT, ["batch", 3]), ("flat", TensorProto.FLOAT, ["batch", 6])]
+    assert "2 outputs: logits, flat; say which with --head" in refused(tmp_path, pytorch(outputs=two))
+    assert "no output x" in refused(tmp_path, pytorch(), head="x")
+    assert "32x32 pictures; --input-size says 64" in refused(tmp_path, pytorch(), input_size=64)
+    wide = pytorch()
+    wide.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 3
+    assert "--layout nchw or nhwc" in refused(tmp_path, wide)
+    custom = pytorch(end=[helper.make_node("Secret", ["logits"], ["y"], domain="com.example")])
+    assert "not ONNX's own: Secret" in refused(tmp_path, custom)
+    ours = pytorch(metadata={"schema": "2", "golden": "{}"})
+    assert "model file of this project already" in refused(tmp_path, ours)
+    fixed = pytorch(
+        end=[node("Reshape", ["logits", "flat_shape"], "y")], outputs=[("y", TensorProto.FLOAT, [3])], batch=1
+    )
+    assert "written for one picture at a time" in refused(tmp_path, fixed)
+    (tmp_path / "net.onnx").write_bytes(b"hello")
+    out = tmp_path / "out"
+    (tmp_path / "file").write_text("")
+    cases = [
+        (["--onnx", tmp_path / "absent.onnx"], "there is no file"),
+        (["--onnx", tmp_path / "net.onnx"], "is not a complete ONNX file"),
+        (["--onnx", tmp_path / "net.onnx", "--output", tmp_path / "file"], "is a file; a folder"),
+        (["--onnx", tmp_path / "net.onnx", "--mean", "1", "2"], "one number or three"),
+        (["--onnx", tmp_path / "net.onnx", "--labels", tmp_path / "absent.txt"], "absent.txt cannot be read"),
+    ]
+    for arguments, says in cases:
+        assert main(["export", "--output", str(out), *map(str, arguments)]) == 2
+        assert says in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()

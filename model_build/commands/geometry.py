@@ -12,7 +12,6 @@ def add_geometry(parser: Any) -> None:
     parser.add_argument(
         "--fit",
         choices=FITS,
-        default="crop",
         help="of a photo of another shape than the input: its middle, all of it distorted, or all of it with grey "
         "beside it (default: crop)",
     )
@@ -30,8 +29,13 @@ def _share(text: str) -> float:
     raise argparse.ArgumentTypeError("0 would leave nothing to see")
 
 
+def fit_of(options: argparse.Namespace) -> str:
+    """What ``--fit`` says, or stands for when it is not given."""
+    return str(options.fit or "crop")
+
+
 def crop_of(options: argparse.Namespace) -> float:
     """What ``--crop`` says, or stands for when it is not given."""
     if options.crop is not None:
         return float(options.crop)
-    return 0.875 if options.fit == "crop" else 1.0
+    return 0.875 if fit_of(options) == "crop" else 1.0

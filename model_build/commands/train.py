@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.inference.imaging import FILTERS
-from model_build.commands.geometry import add_geometry, crop_of
+from model_build.commands.geometry import add_geometry, crop_of, fit_of
 from model_build.terminal import fraction, say, track
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         input_size=options.input_size,
         train_size=options.train_size or options.input_size,
         crop=crop_of(options),
-        fit=options.fit,
+        fit=fit_of(options),
         filter=options.filter,
         epochs=options.epochs,
         patience=options.patience,

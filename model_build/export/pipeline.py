@@ -68,7 +68,7 @@ class Request:
     foreign: Path | None
     refuse: float
     pixels: Pixels | None
-    fit: str
+    fit: str | None
     crop: float | None
     filter: str | None
     limits: Int8Limits
@@ -274,12 +274,17 @@ def _load(request: Request, say: Callable[[str], None]) -> Source:
 def _geometry(request: Request, source: Source) -> Resize:
     """How photos become the model's input: as the command says, else as the model's own first layers do."""
     height, width = (side or request.input_size for side in source.model.input_shape[1:3])
-    crop, filter_ = (0.875 if request.fit == "crop" else 1.0), "bilinear"
-    if (height is None or width is None) and (found := keras_file.geometry(source.model)):
-        height, width, crop, filter_ = found
+    own: Resize | None = None
+    if height is None or width is None:
+        own = keras_file.geometry(source.model)
+    if own is not None:
         keras_file.leave_geometry_out(source.model)
-    crop = crop if request.crop is None else request.crop
-    return Resize(int(height or 0), int(width or 0), crop, request.filter or filter_, request.fit)
+        height, width = own.height, own.width
+    fit = request.fit or (own.fit if own else "crop")
+    crop = request.crop
+    if crop is None:
+        crop = own.crop if own and fit == own.fit else 0.875 if fit == "crop" else 1.0
+    return Resize(int(height or 0), int(width or 0), crop, request.filter or (own.filter if own else "bilinear"), fit)
 
 
 def _labels(given: Labels | None, source: Source, converted: Converted, say: Callable[[str], None]) -> Labels:

@@ -10,6 +10,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 from typing import Any, Final
@@ -18,6 +19,7 @@ import h5py
 import keras
 import numpy as np
 
+from app.inference.imaging import FILTERS, Resize
 from model_build.errors import InputError
 
 _HALVES: Final = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
@@ -117,10 +119,10 @@ def load_weights(model: keras.Model, path: Path) -> None:
         model.load_weights(link)
 
 
-def squeezes_any_shape(model: keras.Model) -> str | None:
-    """How a model makes one size of pictures of any size, if otherwise than by a centred crop.
+def unlike_the_service(model: keras.Model) -> str | None:
+    """How a model makes one size of pictures of any size, if otherwise than the service can do it itself.
 
-    A crop is what the service does itself; anything else would show the model something else than it was trained on.
+    The service crops and squeezes; anything else would show the model something else than it was trained on.
     """
     for layer in _front_layers(model):
         kind = type(layer).__name__
@@ -130,28 +132,28 @@ def squeezes_any_shape(model: keras.Model) -> str | None:
                 "size, so what it sees depends on a camera's resolution"
             )
         if kind == "Resizing":
-            if layer.crop_to_aspect_ratio and layer.interpolation in ("bilinear", "bicubic"):
-                return None
-            how = "pads" if getattr(layer, "pad_to_aspect_ratio", False) else "squeezes"
-            if layer.crop_to_aspect_ratio:
-                how = f"resamples ({layer.interpolation})"
-            return (
-                f"its layer {layer.name} (Resizing) {how} pictures of any shape, where the service cuts out the middle"
-            )
+            if getattr(layer, "pad_to_aspect_ratio", False):
+                return f"its layer {layer.name} (Resizing) pads them with something else than the service's grey"
+            if layer.interpolation not in FILTERS:
+                known = " and ".join(FILTERS)
+                return f"its layer {layer.name} (Resizing) resamples by {layer.interpolation}; the service has {known}"
+            return None
     return None
 
 
-def geometry(model: Any) -> tuple[int, int, float, str] | None:
-    """What the layers in front say about pictures of any size: height, width, crop and filter, as in ``Resize``.
+def geometry(model: Any) -> Resize | None:
+    """What the layers in front do to pictures of any size; None where they do nothing.
 
-    None where they say nothing. A ``CenterCrop`` behind ``Resizing`` is a smaller crop.
+    A ``CenterCrop`` behind ``Resizing`` is a smaller crop. What ``unlike_the_service`` names is not said here.
     """
-    found: tuple[int, int, float, str] | None = None
+    found: Resize | None = None
     for layer in _geometry_layers(model):
         if type(layer).__name__ == "Resizing":
-            found = (layer.height, layer.width, 1.0, layer.interpolation)
-        elif found and layer.height * found[1] == layer.width * found[0] and layer.height <= found[0]:
-            found = (layer.height, layer.width, found[2] * layer.height / found[0], found[3])
+            fit = "crop" if layer.crop_to_aspect_ratio else "squash"
+            found = Resize(layer.height, layer.width, 1.0, layer.interpolation, fit)
+        elif found and layer.height * found.width == layer.width * found.height and layer.height <= found.height:
+            crop = found.crop * layer.height / found.height
+            found = replace(found, height=layer.height, width=layer.width, crop=crop)
     return found
 
 

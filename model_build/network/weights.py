@@ -194,9 +194,9 @@ def _whole_model(path: Path, kind: str, input_size: int | None, head: str | None
             f"{path} takes {shapes}; a model of one picture, [batch, H, W, 3] or grey [batch, H, W, 1], is expected"
         )
     if None in shapes[1:3] and input_size is None:
-        squeezes = keras_file.squeezes_any_shape(model) if isinstance(model, keras.Model) else None
-        if squeezes:
-            raise InputError(f"{path} takes pictures of any size: {squeezes}. --input-size PIXELS accepts that")
+        reason = keras_file.unlike_the_service(model) if isinstance(model, keras.Model) else None
+        if reason:
+            raise InputError(f"{path} takes pictures of any size: {reason}. --input-size PIXELS accepts that")
         if not isinstance(model, keras.Model) or keras_file.geometry(model) is None:
             raise InputError(f"{path} takes pictures of any size; say which with --input-size")
     if input_size is not None and any(side not in (None, input_size) for side in shapes[1:3]):

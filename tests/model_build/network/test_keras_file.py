@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from app.inference.imaging import Resize
 from model_build.errors import InputError
 from model_build.export.convert import Pixels, convert
 from model_build.export.parity import source_scores
@@ -181,14 +182,19 @@ def test_pictures_of_any_size(tmp_path):
 
     crop = layers.Resizing(SIZE, SIZE, crop_to_aspect_ratio=True, interpolation="bicubic")
     model = load(saved(crop, layers.Rescaling(2.0)))
-    assert keras_file.geometry(model) == (SIZE, SIZE, 1.0, "bicubic")
+    assert keras_file.geometry(model) == Resize(SIZE, SIZE, 1.0, "bicubic", "crop")
     keras_file.leave_geometry_out(model)
     scores, operators = served(model)
     assert operators[:3] == ["Transpose", "Cast", "Conv"]
     assert np.abs(scores - predicted(keras.saving.load_model(tmp_path / "m.keras"))).max() < 1e-4
-    assert keras_file.geometry(load(saved(crop, layers.CenterCrop(18, 18)))) == (18, 18, 0.75, "bicubic")
-    with pytest.raises(InputError, match=r"Resizing\) squeezes .* --input-size"):
-        load(saved(layers.Resizing(SIZE, SIZE)))
+    small = load(saved(crop, layers.CenterCrop(18, 18)))
+    assert keras_file.geometry(small) == Resize(18, 18, 0.75, "bicubic", "crop")
+    squeezing = load(saved(layers.Resizing(SIZE, SIZE)))
+    assert keras_file.geometry(squeezing) == Resize(SIZE, SIZE, 1.0, "bilinear", "squash")
+    with pytest.raises(InputError, match=r"Resizing\) resamples by nearest.* --input-size"):
+        load(saved(layers.Resizing(SIZE, SIZE, interpolation="nearest")))
+    with pytest.raises(InputError, match=r"Resizing\) pads .* --input-size"):
+        load(saved(layers.Resizing(SIZE, SIZE, pad_to_aspect_ratio=True)))
     with pytest.raises(InputError, match="depends on a camera's resolution"):
         load(saved(layers.CenterCrop(SIZE, SIZE)))
     with pytest.raises(InputError, match="say which with --input-size"):

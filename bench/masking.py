@@ -76,12 +76,12 @@ def measure(model: Model, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) 
         seed: of all draws.
 
     Raises:
-        NotExplainable: as ``Model.evidence`` does.
+        NotExplainable: as ``Model.class_activation_map`` does.
     """
     random = np.random.default_rng(seed)
     rows = []
     for pixels in pictures:
-        scores, _, evidence, _ = model.evidence(pixels[np.newaxis])
+        scores, _, evidence, _ = model.class_activation_map(pixels[np.newaxis])
         best = int(scores[0].argmax())
         shape, cells = evidence[0].shape, evidence[0].size
         most = np.zeros(cells, np.bool_)

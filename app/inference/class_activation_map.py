@@ -1,6 +1,6 @@
 """Where in a photo the evidence for a class lies: as numbers, and as a picture.
 
-The numbers are the model's own class activation map, see ``Model.evidence``.
+The numbers are the model's own class activation map, see ``Model.class_activation_map``.
 """
 
 import io
@@ -44,7 +44,7 @@ class Explanation:
         box: what the model sees of the photo: left, upper, right, lower, as fractions of the upright photo's sides.
         evidence: ``float32 [h, w]``, what each cell of the box adds, rows from top to bottom. Their mean and ``bias``
             add up to the logit that the softmax reads, divided by the temperature already.
-        bias: see ``Model.evidence``.
+        bias: see ``Model.class_activation_map``.
         decode_s: seconds from bytes to pixels.
         infer_s: seconds from pixels to evidence.
     """
@@ -97,7 +97,7 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, ex
         exclusive: no other photo is being worked on, so this one may use all CPUs.
 
     Raises:
-        NotExplainable: as ``Model.evidence`` does.
+        NotExplainable: as ``Model.class_activation_map`` does.
         NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
     """
     contract = classifier.contract
@@ -106,7 +106,7 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, ex
     box = crop_box(data, contract.resize)
     decoded = time.perf_counter()
     model = classifier.multithreaded if exclusive else classifier.model
-    scores, unknown, evidence, bias = model.evidence(pixels[np.newaxis], index)
+    scores, unknown, evidence, bias = model.class_activation_map(pixels[np.newaxis], index)
     found = int(scores[0].argmax()) if index is None else index
     return Explanation(
         contract=contract,

@@ -18,7 +18,7 @@ INPUT: Final = "image"
 SCORES: Final = "scores"
 #: How unlike everything that the model knows a photo is, in the files that have it.
 NOVELTY: Final = "novelty"
-#: What explains a score, in the files that have it: see ``Model.evidence``.
+#: What explains a score, in the files that have it: see ``Model.class_activation_map``.
 EVIDENCE: Final = "evidence"
 EVIDENCE_BIAS: Final = "evidence_bias"
 EVIDENCE_CLASS: Final = "evidence_class"
@@ -112,7 +112,7 @@ class Model:
         found: NDArray[np.float32] = self._session.run([NOVELTY], {INPUT: pixels}, self._run_options)[0]
         return found
 
-    def evidence(
+    def class_activation_map(
         self, pixels: NDArray[np.uint8], index: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
         """Scores of a batch, and where in the pictures the evidence for a class lies, in the same run.

@@ -62,12 +62,12 @@ def test_cells_and_bias_add_up_to_the_logit(classifier):
 def test_a_batch_has_a_map_for_each_of_its_pictures(classifier):
     colours = [(250, 9, 9), (9, 250, 9)]
     pixels = np.stack([np.full((32, 32, 3), colour, np.uint8) for colour in colours])
-    scores, _, maps, bias = classifier.model.evidence(pixels)
+    scores, _, maps, bias = classifier.model.class_activation_map(pixels)
     assert np.array_equal(scores, classifier.model(pixels))
     assert maps.shape == (2, 4, 4)
     assert bias.shape == (2,)
     assert maps == pytest.approx(250 / 25.5, abs=1e-4)
-    assert classifier.model.evidence(pixels, 2)[2] == pytest.approx(9 / 25.5, abs=1e-4)
+    assert classifier.model.class_activation_map(pixels, 2)[2] == pytest.approx(9 / 25.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -188,7 +188,7 @@ def test_a_file_without_it_still_serves(tmp_path):
     path = tiny_model.write(tmp_path / "plain.onnx", explainable=False)
     model = Model(path)
     with pytest.raises(NotExplainable, match="export it again"):
-        model.evidence(np.zeros((1, 32, 32, 3), np.uint8))
+        model.class_activation_map(np.zeros((1, 32, 32, 3), np.uint8))
     with serving(path) as client:
         photo = encode(solid((250, 9, 9)), "PNG")
         assert client.post("/predict", content=photo).status_code == 200

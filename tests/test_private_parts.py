@@ -120,8 +120,9 @@ IMPORTED = {
     "uvicorn.protocols.http.httptools_impl.RequestResponseCycle",
     "uvicorn.server.ServerState",
 }
-#: Others' names that begin with an underscore, beside those above. All but the first are documented by Python.
-UNDERSCORED = {"_model_bytes", "_exit", "_srcfile"}
+#: Others' names that begin with an underscore, beside those above. The first is ONNX Runtime's,
+#: the second what Keras keeps quantized weights in; the others are documented by Python.
+UNDERSCORED = {"_model_bytes", "_kernel", "_exit", "_srcfile"}
 
 SOURCES = [path for package in ("app", "model_build") for path in sorted((ROOT / package).rglob("*.py"))]
 TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in SOURCES}

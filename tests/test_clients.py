@@ -43,12 +43,12 @@ def test_every_address_exists(is_route):
 
 
 def test_the_curl_examples_answer(box, folder):
-    (script,) = blocks("sh")
+    script = "\n".join(blocks("sh"))
     script = script.replace("localhost:8000", f"localhost:{box.base_url.port}").replace(
         "curl ", "curl -sS --fail-with-body "
     )
     commands = re.split(r"\n(?=curl|echo)", script.strip())
-    assert len(commands) == 5
+    assert len(commands) == 7
     for command in commands:
         shell = ["bash", "-c", f"set -o pipefail; {command}"]
         ran = subprocess.run(shell, check=False, cwd=folder, capture_output=True, text=True)

@@ -34,6 +34,8 @@ Float = NDArray[np.float64]
 
 #: Fewer photos say nothing about a share of 5 %.
 FEWEST: Final = 50
+#: Photos for the centre, at most.
+TYPICAL: Final = 200
 #: A shorter vector has no direction.
 _SHORTEST: Final = 1e-6
 
@@ -84,12 +86,20 @@ class Refusal:
 
     @classmethod
     def of(
-        cls, typical: NDArray[np.uint8], known: NDArray[np.uint8], foreign: NDArray[np.uint8] | None, share: float
+        cls, learned: NDArray[np.uint8], known: NDArray[np.uint8], foreign: NDArray[np.uint8] | None, share: float
     ) -> "Refusal | None":
-        """Leaves those of the known photos out that are among the typical ones; None where too few are left."""
-        seen = set(parts.digests(typical))
+        """From photos for each purpose; None where too few known ones are left.
+
+        Args:
+            learned: all that int8 was made with; at most ``TYPICAL`` of them, at even distances, are the typical ones.
+            known: those that are among ``learned`` are left out.
+            foreign: as they are.
+            share: of the known photos that may be refused, 0 to 1.
+        """
+        seen = set(parts.digests(learned))
         kept = [digest not in seen for digest in parts.digests(known)]
-        return cls(typical, known[kept], foreign, share) if sum(kept) >= FEWEST else None
+        evenly = np.linspace(0, len(learned) - 1, min(TYPICAL, len(learned))).round().astype(int)
+        return cls(learned[evenly], known[kept], foreign, share) if sum(kept) >= FEWEST else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,8 +275,7 @@ def _refusal(
     """By which photos the model learns what to refuse; None, with a line that says why, where they are too few."""
     known = pictures if request.known is None else _pictures(request.known, resize, names, track, say)
     foreign = None if request.foreign is None else _pictures(request.foreign, resize, names, track, say).pixels
-    typical = pictures.for_calibration(CALIBRATION_PHOTOS)
-    refusal = Refusal.of(typical, known.pixels, foreign, request.refuse)
+    refusal = Refusal.of(pictures.for_calibration(CALIBRATION_PHOTOS), known.pixels, foreign, request.refuse)
     if refusal is None:
         say(
             f"The models will never say unknown: fewer than {novelty.FEWEST} photos of what they know have calibrated "

@@ -36,8 +36,6 @@ Float = NDArray[np.float64]
 
 #: Parts of the foreign things.
 ROUNDS: Final = 3
-#: Photos of all sorts that are taken at most, as for calibration.
-TYPICAL: Final = 200
 #: Which nearest neighbour's distance counts.
 NEIGHBOUR: Final = 5
 #: Share of the features that ReAct does not clip.
@@ -197,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
     except (ModelError, InputError, OSError) as error:
         parser.error(str(error))
-    evenly = np.linspace(0, len(general.pixels) - 1, min(TYPICAL, len(general.pixels))).round().astype(int)
+    evenly = np.linspace(0, len(general.pixels) - 1, min(novelty.TYPICAL, len(general.pixels))).round().astype(int)
     seen = set(parts.digests(general.pixels[evenly]))
     left = np.array([digest not in seen for digest in parts.digests(own.pixels)]) & (own.classes >= 0)
     classes = own.classes[left]

@@ -34,6 +34,8 @@ Float = NDArray[np.float64]
 
 #: Fewer photos say nothing about a share of 5 %.
 FEWEST: Final = 50
+#: Photos for the centre, at most.
+TYPICAL: Final = 200
 #: A shorter vector has no direction.
 _SHORTEST: Final = 1e-6
 
@@ -94,13 +96,14 @@ class Refusal:
         """Leaves those of the known photos out that the model has learned from; None where too few are left.
 
         Args:
-            typical: see ``Refusal``.
+            typical: of all sorts, no near-duplicates; at most ``TYPICAL`` of them, at even distances, are taken.
             learned: ``uint8 [M, H, W, 3]``, photos that have calibrated or trained the model.
             known, foreign, share: see ``Refusal``.
         """
         seen = set(parts.digests(learned))
         kept = [digest not in seen for digest in parts.digests(known)]
-        return cls(typical, known[kept], foreign, share) if sum(kept) >= FEWEST else None
+        evenly = np.linspace(0, len(typical) - 1, min(TYPICAL, len(typical))).round().astype(int)
+        return cls(typical[evenly], known[kept], foreign, share) if sum(kept) >= FEWEST else None
 
 
 @dataclass(frozen=True, slots=True)

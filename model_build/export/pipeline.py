@@ -331,7 +331,7 @@ def _refusal(
     """By which photos the model learns what to refuse; None, with a line that says why, where they are too few."""
     known = divided.evaluation if request.known is None else _read(request.known, resize, names, track, say)
     foreign = None if request.foreign is None else _read(request.foreign, resize, names, track, say).pixels
-    typical = divided.learning.select(divided.distinct).for_calibration(CALIBRATION_PHOTOS)
+    typical = divided.learning.select(divided.distinct).pixels
     refusal = Refusal.of(typical, divided.learning.pixels, known.pixels, foreign, request.refuse)
     if refusal is None:
         say(

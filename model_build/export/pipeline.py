@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from model_build.network import weights  # first: it sets TensorFlow's environment
 
@@ -113,8 +113,7 @@ class Exported:
     parity: Parity
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
+class Converted(NamedTuple):
     """A Keras classifier in our form of graph.
 
     Attributes:

@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Photos to calibrate int8 and to check parity on. Yours are better than the ones that scikit-image ships.
 CALIBRATION ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('skimage').submodule_search_locations[0])" 2>/dev/null)/data
+# Photos to distil int8 on too, thousands of them: make model DISTILL=photos/
+DISTILL ?=
 # What builds and runs the image; podman needs the image's whole format for its HEALTHCHECK.
 ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)))
 IMAGE ?= edge-classifier:$(VERSION)
@@ -26,7 +28,7 @@ wheels: .venv/bin/python  ## what `make serve` needs, into wheels/, for a machin
 	$(BIN)/python -m pip download $(LOCKED) -d $(or $(WHEELS),wheels) -r requirements/runtime.txt
 
 model: .venv/build  ## export Keras's MobileNetV2 to models/, fp32 and int8
-	$(BIN)/python -m model_build export --calibration $(CALIBRATION) $(EXPORT)
+	$(BIN)/python -m model_build export $(if $(DISTILL),--distill $(DISTILL),--calibration $(CALIBRATION)) $(EXPORT)
 
 test: .venv/all  ## all tests
 	@# In the order of tests/conftest.py: what takes longest comes first.

@@ -159,17 +159,15 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
     quantizer, refusal, precision = None, None, _precision(request.precision, converted, say)
     if request.photos is None:
         say("No --calibration DIR with photos: no int8 model is made, and parity is checked on generated pictures")
-        evaluation, precision = photos.generated(_GENERATED_PHOTOS, resize), "fp32"
+        evaluation = photos.generated(_GENERATED_PHOTOS, resize)
     else:
-        given = _read(request.photos, resize, names, track, say)
-        others = None if request.evaluation is None else _read(request.evaluation, resize, names, track, say)
         # To random weights all photos look alike.
         judge = None if source.origin == "none" else converted.fp32
-        divided = division.divide(judge, given, others, lambda it: track(it, "Finding near-duplicates"))
-        evaluation = divided.evaluation
-        say(f"{len(divided.learning.pixels)} photos to make int8 with, {len(evaluation.pixels)} held out to measure on")
-        quantizer = quantization(divided, resize, track)
+        divided = _divided(request.photos, request.evaluation, judge, resize, names, track, say)
+        evaluation, quantizer = divided.evaluation, quantization(divided, resize, track)
         refusal = _refusal(request, divided, resize, names, track, say)
+        # Thousands of photos, of which only the quantizer knows how many it still needs.
+        del divided
     target = Target(
         precision=precision,
         limits=request.limits,
@@ -323,6 +321,23 @@ def _read(folder: Path, resize: Resize, names: Labels, track: Track, say: Say) -
     for line in found.skipped:
         say(f"Skipped {line}")
     return found
+
+
+def _divided(
+    folder: Path,
+    evaluation: Path | None,
+    fp32: onnx.ModelProto | None,
+    resize: Resize,
+    names: Labels,
+    track: Track,
+    say: Say,
+) -> Division:
+    """The photos of one or two folders, by what they are for; ``fp32`` says which are nearly the same."""
+    given = _read(folder, resize, names, track, say)
+    others = None if evaluation is None else _read(evaluation, resize, names, track, say)
+    made = division.divide(fp32, given, others, lambda it: track(it, "Finding near-duplicates"))
+    say(f"{len(made.learning.pixels)} photos to make int8 with, {len(made.evaluation.pixels)} held out to measure on")
+    return made
 
 
 def _refusal(

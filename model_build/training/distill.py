@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 from model_build.network import weights  # noqa: F401 - first: it sets TensorFlow's environment
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from app.inference.imaging import Resize
 from model_build.dataset import parts, photos
 from model_build.errors import InputError
+from model_build.export import graph
 from model_build.export.division import Division
 from model_build.export.graph import IMAGE, SCORES
 from model_build.export.pipeline import Quantizer, Say, Track, gptq
@@ -61,19 +63,19 @@ class Recipe:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Distillation:
-    """Makes quantizers that distil; see ``pipeline.Quantization``.
+    """Makes quantizers that distil; see ``pipeline.Quantization``."""
 
-    Attributes:
-        recipe: how.
-        work: a folder for checkpoints; a run on the same photos with the same recipe goes on from what it finds there.
-        say: prints a line.
-    """
+    def __init__(self, recipe: Recipe, work: Path, say: Say) -> None:
+        """Starts nothing yet.
 
-    recipe: Recipe
-    work: Path
-    say: Say
+        Args:
+            recipe: how.
+            work: a folder for checkpoints; a run on the same photos with the same recipe goes on from what it finds.
+            say: prints a line.
+        """
+        self._recipe, self._work, self._say = recipe, work, say
+        self._checkpoint: Path | None = None
 
     def __call__(self, division: Division, resize: Resize, track: Track) -> Quantizer:
         """A quantizer that learns from the photos of ``division.learning``."""
@@ -95,22 +97,21 @@ class Distillation:
             height, width = (round(side / resize.crop) for side in (resize.height, resize.width))
             canvas = replace(resize, height=height, width=width, crop=1.0)
             pixels = photos.decode(paths, canvas, lambda it: track(it, "Decoding photos for crops"))
-            run = Run(fp32, start, pixels, np.minimum(1.0, _CLUSTER / sizes), development, self.recipe)
-            key = json.dumps([hashlib.sha256(start.SerializeToString(deterministic=True)).hexdigest(), digests])
-            key += json.dumps(asdict(self.recipe))
-            file = self.work / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-            steps = run.train(file, track, self.say)
-            learned = {"photos": len(pixels), "development_photos": len(development), "steps": steps}
-            return run.best_graph(), {**how, "method": "gptq, distilled", "distilled": learned | asdict(self.recipe)}
+            run = Run(fp32, start, pixels, np.minimum(1.0, _CLUSTER / sizes), development, self._recipe)
+            key = json.dumps([graph.digest(start), digests, asdict(self._recipe)])
+            self._checkpoint = self._work / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+            best = run.train(self._checkpoint, track, self._say)
+            learned = {"photos": len(pixels), "development_photos": len(development), "best_step": best}
+            return run.best_graph(), {**how, "method": "gptq, distilled", "distilled": learned | asdict(self._recipe)}
 
         return quantizer
 
     def delete(self) -> None:
-        """Removes the checkpoints."""
-        for file in self.work.glob("*.npz"):
-            file.unlink()
-        if self.work.is_dir():
-            self.work.rmdir()
+        """Removes the checkpoint, once the model is published."""
+        if self._checkpoint is not None:
+            self._checkpoint.unlink(missing_ok=True)
+            if not any(self._work.iterdir()):
+                self._work.rmdir()
 
 
 class Run:
@@ -221,24 +222,30 @@ class Run:
 
     def _save(self, file: Path) -> None:
         """Writes under another name, then renames: what is there is always complete."""
-        file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         state: dict[str, Any] = {"step": self._step, "looks": self._looks}
         state |= {f"optimizer_{i}": np.asarray(value) for i, value in enumerate(self._optimizer.variables)}
         state |= {f"student_{i}": value for i, value in enumerate(self._values())}
         state |= {f"best_{i}": value for i, value in enumerate(self._best)}
-        with partial.open("wb") as written:
-            np.savez(written, **state)
-        partial.replace(file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as written:
+                np.savez(written, **state)
+            partial.replace(file)
+        except OSError as error:
+            raise InputError(f"{file} cannot be written: {error}") from error
 
     def _load(self, file: Path) -> None:
-        with np.load(file) as state:
-            self._step, self._looks = int(state["step"]), state["looks"].tolist()
-            for i, variable in enumerate(self._optimizer.variables):
-                variable.assign(state[f"optimizer_{i}"])
-            for i, variable in enumerate(self._student.variables):
-                variable.assign(state[f"student_{i}"])
-            self._best = [state[f"best_{i}"] for i in range(len(self._best))]
+        try:
+            with np.load(file) as state:
+                self._step, self._looks = int(state["step"]), state["looks"].tolist()
+                for i, variable in enumerate(self._optimizer.variables):
+                    variable.assign(state[f"optimizer_{i}"])
+                for i, variable in enumerate(self._student.variables):
+                    variable.assign(state[f"student_{i}"])
+                self._best = [state[f"best_{i}"] for i in range(len(self._best))]
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise InputError(f"{file} cannot be resumed from, delete it: {error}") from error
 
 
 def _divergence(logits: tf.Tensor, targets: tf.Tensor, temperature: float) -> tf.Tensor:

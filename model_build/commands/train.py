@@ -68,7 +68,7 @@ def add_to(commands: Any) -> None:
         "--unknown-share",
         type=fraction,
         default=0.05,
-        help="of the validation pictures that may be classified as unknown; sets the threshold (default: 0.05)",
+        help="of the held-out pictures that may be classified as unknown; sets the threshold (default: 0.05)",
     )
     target = train.add_argument_group("the files")
     target.add_argument("--min-agreement", type=fraction, default=0.98, help="as for export (default: 0.98)")

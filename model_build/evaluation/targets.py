@@ -25,7 +25,7 @@ class Answer:
     Attributes:
         ranked: the best classes, best first, at most ``BEST``.
         score: that of the best one.
-        unknown: whether the score is below the model's own threshold.
+        unknown: whether, by the model's own threshold, the photo shows none of its classes.
         group: the best group; "" where the model has none.
         decode_s: seconds from bytes to pixels.
         infer_s: seconds from pixels to ranked scores.

@@ -123,6 +123,8 @@ def export(request: Request, track: Track, say: Callable[[str], None]) -> list[E
     """
     if request.precision == "int8" and request.calibration is None:
         raise InputError("int8 needs photos to calibrate on; say where with --calibration DIR")
+    if (request.known or request.foreign) and request.calibration is None:
+        raise InputError("--known and --foreign need photos of all sorts beside them; say where with --calibration DIR")
     say(f"Loading MobileNetV2, weights: {request.weights}")
     source = weights.load(request.weights, request.alpha, request.input_size, request.classes, request.architecture)
     height, width = (int(side or request.input_size or 0) for side in source.model.input_shape[1:3])

@@ -4,7 +4,11 @@ A photo's likeness to a class is the mean of two cosines, the second counted twi
 mean, both without what all classes have in common, and between the two as they are. The first tells classes of one kind
 apart (breeds of dogs), where the second is high for everything of that kind; the second tells those from everything
 else, of which the first knows nothing. What is left of 1 for the class that is most alike is the photo's novelty.
-The two are compared alone, and with softmax, energy and nearest neighbours, in docs/unknown.md.
+
+AUROC of photos of other things (six everyday classes of 20 photos, ten draws, against nine other things and 600 photos
+of all sorts; six breeds of dogs of 40 pictures each, three draws, against 800 pictures of 196 other classes): both
+0.981 and 0.926, the centred cosine alone 0.972 and 0.880, the other alone 0.975 and 0.877, the nearest photo's 0.972
+and 0.874, energy 0.970 and 0.797, maximum softmax 0.963 and 0.766.
 """
 
 from dataclasses import dataclass

@@ -219,6 +219,8 @@ def test_clear_errors_and_nothing_written(capsys, tmp_path, fine_tuned):
         (["--weights", fine_tuned, "--calibration", tmp_path / "absent"], "not a folder"),
         (["--weights", fine_tuned, "--calibration", tmp_path / "empty"], "no images"),
         (["--weights", fine_tuned, "--precision", "int8"], "--calibration DIR"),
+        (["--weights", fine_tuned, "--known", SKIMAGE], "--known and --foreign need"),
+        (["--weights", fine_tuned, "--calibration", SKIMAGE, "--known", tmp_path / "absent"], "not a folder"),
     ]
     for arguments, says in cases:
         code, output = run(capsys, *arguments, "--output", out)

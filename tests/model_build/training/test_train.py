@@ -8,6 +8,7 @@ from PIL import Image
 
 from app.inference.model import Model
 from model_build.__main__ import main
+from model_build.export import novelty
 from model_build.training import train as training
 from tests.conftest import serving
 from tests.photos import encode
@@ -88,7 +89,8 @@ def test_an_interrupted_run_ends_with_the_same_model(balls, tmp_path, monkeypatc
     assert (resumed.temperature, resumed.unknown_below) == (whole.temperature, whole.unknown_below)
 
 
-def test_a_folder_becomes_a_served_model_and_a_report(balls, tmp_path, capsys):
+def test_a_folder_becomes_a_served_model_and_a_report(balls, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(novelty, "FEWEST", 6)
     arguments = ["train", str(balls), "--weights", "none", "--alpha", "0.35", "--input-size", "48", "--batch", "8"]
     arguments += ["--epochs", "1", "--name", "balls", "--output", str(tmp_path)]
     # Random weights say little; what is tested is the way, not the answer.
@@ -106,10 +108,13 @@ def test_a_folder_becomes_a_served_model_and_a_report(balls, tmp_path, capsys):
     assert contract.provenance["training"]["pictures"] == {"train": 24, "validation": 6, "test": 6}
     assert contract.provenance["training"]["recipe"]["seed"] == 1
     assert contract.measured["photos"] == 6
+    assert (contract.measured["unknown"]["chosen_on"], contract.measured["unknown"]["foreign"]) == (6, 6)
+    assert contract.unknown_above is not None
     page = (tmp_path / "balls.html").read_text()
     assert "broken.png" in page
     assert "How often each class is right" in page
     assert "of those that are to be refused" in page
+    assert f"above a novelty of {contract.unknown_above:.3f}" in page
     assert "Held-out accuracy" in capsys.readouterr().err
     with serving(tmp_path / "balls.int8.onnx") as client:
         answer = client.post("/predict", content=picture(COLOURS["blue ball"], 1)).json()

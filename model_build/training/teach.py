@@ -1,5 +1,6 @@
 """New classes for a model file: a linear head fitted to the features that the file computes, without TensorFlow."""
 
+import math
 import platform
 import tempfile
 import time
@@ -30,10 +31,9 @@ from model_build.training.head import POOLED
 from model_build.training.linear import Linear
 from model_build.training.novelty import Novelty, novelty_of_other_classes, novelty_out_of_fold
 
-#: Folds of the cross-validation: more are nearer to a head that learns from all photos, and take longer.
-FOLDS: Final = 10
-#: With more photos than this there are half as many.
-_MANY_PHOTOS: Final = 2000
+#: Folds of the cross-validation, up to how many pictures times classes: more are nearer to a head that learns from all
+#: pictures, and take longer.
+FOLDS: Final = ((10, 20_000), (5, 200_000), (3, math.inf))
 #: Strengths of regularisation that the out-of-fold logits choose from; below 0.1 nothing gets better.
 STRENGTHS: Final = (10.0, 3.0, 1.0, 0.3, 0.1)
 _TOOLS: Final = ("onnx", "onnxruntime", "numpy", "pillow")
@@ -188,7 +188,7 @@ def _features(trunk: head.Trunk, folder: ImageFolder, base: Contract, track: Tra
 
 def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tuple[Choice, float, Figures]:
     """What the head is to be like and above which novelty a photo is unknown, by cross-validation; and its worth."""
-    most = FOLDS if len(photos.classes) <= _MANY_PHOTOS else FOLDS // 2
+    most = next(number for number, size in FOLDS if len(photos.classes) * count <= size)
     fold = folds.deal(photos.classes, photos.clusters, most, request.seed)
     own, own_fold = photos.of(photos.known), fold[photos.known]
     found = cross_validation.out_of_fold(

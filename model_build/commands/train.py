@@ -4,11 +4,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.inference.imaging import FILTERS
 from model_build.commands.geometry import add_geometry, crop_of, fit_of
+from model_build.dataset import intervals
+from model_build.dataset.image_folder import REFUSED
 from model_build.terminal import fraction, say, track
 
 if TYPE_CHECKING:
+    from app.inference.model import Model
+    from model_build.dataset.intervals import Share
     from model_build.dataset.photos import Photos
     from model_build.training.train import Trained
 
@@ -121,25 +128,31 @@ def run(options: argparse.Namespace) -> int:
     made = publish_checked(trained.source, names, recipe.served, tested, quantizer, target, track, refusal=refusal)
     trained.run.delete()
     print_exported(made)
-    _report(made[-1].path, trained, tested)
+    _report(made[-1].path, trained, tested, foreign)
     return 0
 
 
-def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
+def _report(path: Path, trained: "Trained", tested: "Photos", foreign: "NDArray[np.uint8] | None") -> None:
     """Writes a report on the served file and the held-out pictures beside it."""
     from app.inference.model import Model
     from model_build.commands.export import unknown_line
     from model_build.evaluation import report
     from model_build.evaluation.evaluate import Evaluation
-    from model_build.export.parity import onnx_scores
     from model_build.training.figures import Figures, share_line
 
     model = Model(path)
-    scores = onnx_scores(model, tested.pixels, lambda items: track(items, "Scores for the report"))
-    found = Evaluation.of(scores, tested.classes, model.contract.labels)
+    scored = [model.judge(pixels) for pixels in track(tested.pixels, "Scores for the report")]
+    found = Evaluation.of(np.stack([one.scores for one in scored]), tested.classes, model.contract.labels)
     clusters = trained.clusters[trained.parts["test"]]
-    right = found.correct
-    figures = Figures.of("held out", right, ~right, tested.classes, clusters, len(found.labels))
+    figures = Figures.of(
+        "held out",
+        found.correct,
+        np.array([one.unknown for one in scored]),
+        tested.classes,
+        clusters,
+        len(found.labels),
+        refused=None if foreign is None else _refused(model, foreign, trained),
+    )
     learned = {
         "every class counting the same": share_line(figures.accuracy),
         "every photo counting the same": share_line(figures.as_mixed),
@@ -147,6 +160,8 @@ def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
         "left out": str(trained.folder.found - len(trained.folder.items)),
         "temperature": f"{trained.temperature:.3f}",
         "unknown": unknown_line(model.contract).removeprefix("unknown "),
+        "of the classes' pictures unknown": share_line(figures.unknown),
+        **({"of those that are to be refused": share_line(figures.refused)} if figures.refused else {}),
     }
     history = trained.history
     sections = [
@@ -166,3 +181,9 @@ def _report(path: Path, trained: "Trained", tested: "Photos") -> None:
     target = path.with_name(f"{model.contract.name}.html")
     report.write(target, f"{model.contract.name} {model.contract.version}", sections)
     say(f"Held-out accuracy {share_line(figures.accuracy)}; report: {target}")
+
+
+def _refused(model: "Model", foreign: "NDArray[np.uint8]", trained: "Trained") -> "Share | None":
+    """How many of the pictures that are to be refused are."""
+    unknown = np.array([model.judge(pixels).unknown for pixels in foreign])
+    return intervals.share(unknown, trained.clusters[trained.folder.classes == REFUSED])

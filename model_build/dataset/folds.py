@@ -60,6 +60,19 @@ def alone(classes: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray[np
     return found
 
 
+def weights(classes: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What each photo counts: every class the same, in it every cluster the same.
+
+    Returns:
+        ``float64 [N]``, adding up to the number of clusters.
+    """
+    _, of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    _, label = np.unique(classes, return_inverse=True)
+    of_class = np.bincount(label, weights=1 / sizes[of])
+    found: NDArray[np.float64] = len(sizes) / len(of_class) / sizes[of] / of_class[label]
+    return found
+
+
 def deal(classes: NDArray[np.int64], clusters: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
     """Deals every class's clusters out to folds, the largest first, each to the fold with the fewest of its photos.
 

@@ -37,11 +37,14 @@ class ClassMeans:
     means: Float
 
     @classmethod
-    def of(cls, features: NDArray[Any], classes: NDArray[np.int64]) -> Self:
-        """From the pooled features ``[N, D]`` of photos and what they show, ``[N]``; classes without photos are out."""
-        return cls(
-            np.stack([features[classes == shown].mean(axis=0, dtype=np.float64) for shown in np.unique(classes)])
-        )
+    def of(cls, features: NDArray[Any], classes: NDArray[np.int64], weights: Float | None = None) -> Self:
+        """From the pooled features ``[N, D]`` of photos and what they show, ``[N]``; classes without photos are out.
+
+        ``weights``, ``[N]``, is what each photo counts within its class; None: all count the same.
+        """
+        weights = np.ones(len(classes)) if weights is None else weights
+        shown = [classes == label for label in np.unique(classes)]
+        return cls(np.stack([np.average(features[own], axis=0, weights=weights[own]) for own in shown]))
 
     @property
     def centre(self) -> Float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_build.dataset.folds import alone
+from model_build.dataset import folds
 from model_build.training import linear, temperature
 
 Track = Callable[..., Any]
@@ -36,7 +36,7 @@ class OutOfFold:
         logits: ``float64 [S, N, C]``, one set for each strength.
         classes: ``int64 [N]``.
         fold: ``int64 [N]``, as ``folds.deal`` makes it.
-        weights: ``float64 [N]``, what each photo counts, see ``weights``.
+        weights: ``float64 [N]``, what each photo counts.
         chooses: ``bool [N]``, whether a photo may choose: not one that was tested with its near-duplicates learned.
     """
 
@@ -87,24 +87,12 @@ class OutOfFold:
         return among if among.any() else self.fold != but
 
 
-def weights(classes: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What each photo counts: every class the same, in it every cluster the same.
-
-    Returns:
-        ``float64 [N]``, adding up to the number of clusters.
-    """
-    _, of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    _, label = np.unique(classes, return_inverse=True)
-    of_class = np.bincount(label, weights=1 / sizes[of])
-    found: NDArray[np.float64] = len(sizes) / len(of_class) / sizes[of] / of_class[label]
-    return found
-
-
 def out_of_fold(
     features: NDArray[Any],
     classes: NDArray[np.int64],
     clusters: NDArray[np.int64],
     fold: NDArray[np.int64],
+    weights: NDArray[np.float64],
     strengths: Sequence[float],
     track: Track,
 ) -> OutOfFold:
@@ -115,6 +103,7 @@ def out_of_fold(
         classes: ``int64 [N]``, each of 0 to C - 1 outside every fold.
         clusters: ``int64 [N]``, of near-duplicates.
         fold: ``int64 [N]``, as ``folds.deal`` makes it.
+        weights: ``float64 [N]``, what each photo counts, as ``folds.weights`` has it.
         strengths: of regularisation, falling, as for ``linear.fit``.
         track: ``track(iterable, description)`` shows progress.
     """
@@ -122,9 +111,9 @@ def out_of_fold(
     logits = np.empty((len(strengths), len(classes), count))
     for tested in track(np.unique(fold).tolist(), "Cross-validating"):
         learned = fold != tested
-        for i, head in enumerate(linear.fit(features[learned], classes[learned], count, strengths)):
+        for i, head in enumerate(linear.fit(features[learned], classes[learned], count, strengths, weights[learned])):
             logits[i, ~learned] = head(features[~learned])
-    chooses = ~alone(classes, clusters)
+    chooses = ~folds.alone(classes, clusters)
     if len(np.unique(classes[chooses])) < 2:
         chooses[:] = True
-    return OutOfFold(logits, classes, fold, weights(classes, clusters), chooses)
+    return OutOfFold(logits, classes, fold, weights, chooses)

@@ -36,7 +36,13 @@ class Linear:
         return Linear(self.weight / temperature, self.bias / temperature)
 
 
-def fit(features: NDArray[Any], classes: NDArray[np.int64], count: int, strengths: Sequence[float]) -> Iterator[Linear]:
+def fit(
+    features: NDArray[Any],
+    classes: NDArray[np.int64],
+    count: int,
+    strengths: Sequence[float],
+    weights: NDArray[np.float64] | None = None,
+) -> Iterator[Linear]:
     """Fits one classifier for each strength of regularisation.
 
     Minimised is the mean cross-entropy, every class weighing the same however many pictures it has, plus
@@ -52,9 +58,11 @@ def fit(features: NDArray[Any], classes: NDArray[np.int64], count: int, strength
         classes: ``[N]``, each of 0 to ``count - 1`` at least once.
         count: C, the number of classes.
         strengths: each more than 0. Falling ones are quickest: each begins where the one before ended.
+        weights: ``[N]``, what each picture counts within its class; None: all count the same.
     """
     features = features.astype(np.float64)
-    weights = 1 / (count * np.bincount(classes, minlength=count)[classes])
+    weights = np.ones(len(classes)) if weights is None else weights
+    weights = weights / (count * np.bincount(classes, weights, count)[classes])
     mean = weights @ features
     spread = np.sqrt(weights @ (features - mean) ** 2)
     # A constant channel's coefficients stay 0.

@@ -33,19 +33,22 @@ class Novelty:
     background: Linear | None
 
     @classmethod
-    def of(cls, features: NDArray[Any], classes: NDArray[np.int64], strength: float) -> Self:
+    def of(
+        cls, features: NDArray[Any], classes: NDArray[np.int64], weights: NDArray[np.float64], strength: float
+    ) -> Self:
         """Learns it.
 
         Args:
             features: ``[N, D]``.
             classes: ``int64 [N]``, or ``REFUSED``.
+            weights: ``float64 [N]``, what each photo counts within its class.
             strength: of regularisation.
         """
         known = classes != REFUSED
-        means, count = ClassMeans.of(features[known], classes[known]), int(classes.max()) + 1
+        means, count = ClassMeans.of(features[known], classes[known], weights[known]), int(classes.max()) + 1
         if known.all():
             return cls(means, None)
-        (background,) = linear.fit(features, np.where(known, classes, count), count + 1, [strength])
+        (background,) = linear.fit(features, np.where(known, classes, count), count + 1, [strength], weights)
         return cls(means, background)
 
     def __call__(self, features: NDArray[Any]) -> NDArray[np.float64]:
@@ -57,23 +60,27 @@ class Novelty:
 
 
 def novelty_out_of_fold(
-    features: NDArray[Any], classes: NDArray[np.int64], fold: NDArray[np.int64], strength: float
+    features: NDArray[Any],
+    classes: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    fold: NDArray[np.int64],
+    strength: float,
 ) -> NDArray[np.float64]:
     """The novelty of each photo by what the other folds say: ``float64 [N]``. Arguments as for ``Novelty.of``."""
     novelty = np.empty(len(features))
     for tested in np.unique(fold):
         own = fold == tested
-        novelty[own] = Novelty.of(features[~own], classes[~own], strength)(features[own])
+        novelty[own] = Novelty.of(features[~own], classes[~own], weights[~own], strength)(features[own])
     return novelty
 
 
 def novelty_of_other_classes(
-    features: NDArray[Any], classes: NDArray[np.int64], strength: float
+    features: NDArray[Any], classes: NDArray[np.int64], weights: NDArray[np.float64], strength: float
 ) -> NDArray[np.float64]:
     """How novel each photo would be if its class were unknown: ``float64 [N]``. Arguments as for ``Novelty.of``."""
     novelty = np.empty(len(features))
     for label in np.unique(classes):
         own = classes == label
         _, others = np.unique(classes[~own], return_inverse=True)
-        novelty[own] = Novelty.of(features[~own], others, strength)(features[own])
+        novelty[own] = Novelty.of(features[~own], others, weights[~own], strength)(features[own])
     return novelty

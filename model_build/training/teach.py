@@ -1,5 +1,6 @@
 """New classes for a model file: a linear head fitted to the features that the file computes, without TensorFlow."""
 
+import math
 import platform
 import tempfile
 import time
@@ -26,10 +27,9 @@ from model_build.training.figures import warnings as warnings_about
 from model_build.training.linear import Linear
 from model_build.training.novelty import Novelty, novelty_of_other_classes, novelty_out_of_fold
 
-#: Folds of the cross-validation: more are nearer to a head that learns from all photos, and take longer.
-FOLDS: Final = 10
-#: With more photos than this there are half as many.
-_MANY_PHOTOS: Final = 2000
+#: Folds of the cross-validation, up to how many pictures times classes: more are nearer to a head that learns from all
+#: pictures, and take longer.
+FOLDS: Final = ((10, 20_000), (5, 200_000), (3, math.inf))
 #: Strengths of regularisation that the out-of-fold logits choose from; below 0.1 nothing gets better.
 STRENGTHS: Final = (10.0, 3.0, 1.0, 0.3, 0.1)
 _TOOLS: Final = ("onnx", "onnxruntime", "numpy", "pillow")
@@ -153,6 +153,10 @@ class _Photos:
     held_out: NDArray[np.bool_]
 
     @property
+    def weights(self) -> NDArray[np.float64]:
+        return folds.weights(self.classes, self.clusters)
+
+    @property
     def known(self) -> NDArray[np.bool_]:
         known: NDArray[np.bool_] = self.classes != REFUSED
         return known
@@ -181,20 +185,22 @@ def _same_file(path: Path, other: Path) -> bool:
 
 def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tuple[Choice, float, Figures]:
     """What the head is to be like and above which novelty a photo is unknown, by cross-validation; and its worth."""
-    most = FOLDS if len(photos.classes) <= _MANY_PHOTOS else FOLDS // 2
+    most = next(number for number, size in FOLDS if len(photos.classes) * count <= size)
     fold = folds.deal(photos.classes, photos.clusters, most, request.seed)
     own, own_fold = photos.of(photos.known), fold[photos.known]
-    found = cross_validation.out_of_fold(own.features, own.classes, own.clusters, own_fold, STRENGTHS, track)
+    found = cross_validation.out_of_fold(
+        own.features, own.classes, own.clusters, own_fold, own.weights, STRENGTHS, track
+    )
     choice = found.choose()
     strength = STRENGTHS[choice.strength]
-    novelty = novelty_out_of_fold(photos.features, photos.classes, fold, strength)
+    novelty = novelty_out_of_fold(photos.features, photos.classes, photos.weights, fold, strength)
     own_novelty = novelty[photos.known]
     threshold = found.threshold(own_novelty, request.unknown_share)
     if folds.alone(own.classes, own.clusters).all():
         # Near-duplicates of what was learned from are hardly novel, and other photos of their classes all are. As novel
         # as photos of the other classes are, for want of anything better: with one burst of 8 frames a class, 11 % of
         # other photos of these classes were refused then and 56 % of those of nothing known; halfway, 88 and 100 %.
-        others = novelty_of_other_classes(own.features, own.classes, strength)
+        others = novelty_of_other_classes(own.features, own.classes, own.weights, strength)
         threshold = max(threshold, float(np.median(others)))
     thresholds = np.empty(len(fold))
     for tested in np.unique(fold).tolist():
@@ -216,8 +222,10 @@ def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tupl
 def _fit(photos: _Photos, choice: Choice) -> tuple[Linear, Novelty]:
     """The head that learns from all photos, divided by its temperature; and what they say about novelty."""
     own, strengths = photos.of(photos.known), STRENGTHS[: choice.strength + 1]
-    *_, found = linear.fit(own.features, own.classes, int(own.classes.max()) + 1, strengths)
-    return found.divided_by(choice.temperature), Novelty.of(photos.features, photos.classes, strengths[-1])
+    *_, found = linear.fit(own.features, own.classes, int(own.classes.max()) + 1, strengths, own.weights)
+    return found.divided_by(choice.temperature), Novelty.of(
+        photos.features, photos.classes, photos.weights, strengths[-1]
+    )
 
 
 def _tested(found: Linear, refusal: Novelty, unknown_above: float, photos: _Photos, count: int) -> Figures:

@@ -152,7 +152,9 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     pictures = TrainingPictures(pixels, folder.classes, recipe)
     model = with_new_head(start.model, recipe, recipe.train_size, len(folder.labels.labels))
     features = run.features(model, pictures, track)
-    clusters = folds.clusters_of_classes(features, folder.classes)
+    # To a network that has learned nothing everything is alike.
+    untrained = recipe.weights == "none"
+    clusters = np.arange(len(features)) if untrained else folds.clusters_of_classes(features, folder.classes)
     parts = image_folder.split(folder, recipe.validation, recipe.test, recipe.seed, clusters)
     say(
         f"{len(folder.labels.labels)} classes, {len(folder.items)} pictures: "

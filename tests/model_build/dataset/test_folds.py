@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from model_build.dataset import folds
 
@@ -49,3 +50,11 @@ def test_a_class_of_one_burst_is_dealt_out_by_photos():
     assert folds.alone(classes, clusters).tolist() == [True] * 6 + [False] * 6
     fold = folds.deal(classes, clusters, 3, 0)
     assert np.bincount(fold[:6]).tolist() == [2, 2, 2]
+
+
+def test_every_class_and_every_cluster_counts_the_same():
+    classes, clusters = np.repeat([0, 1], [6, 2]), np.array([0, 0, 0, 0, 0, 5, 6, 7])
+    weights = folds.weights(classes, clusters)
+    assert weights.sum() == pytest.approx(4)
+    assert weights[:5].sum() == pytest.approx(weights[5])
+    assert weights[:6].sum() == pytest.approx(weights[6:].sum())

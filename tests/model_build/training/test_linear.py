@@ -47,3 +47,11 @@ def test_silent_channels_have_no_weight():
 def test_features_that_never_differ_give_even_scores():
     found = next(linear.fit(np.full((6, 3), 2.0), np.arange(6) % 2, 2, (1.0,)))
     assert softmax(found(np.full((1, 3), 2.0)))[0] == pytest.approx([0.5, 0.5])
+
+
+def test_a_picture_that_counts_twice_is_there_twice():
+    random = np.random.default_rng(0)
+    features, classes = random.normal(size=(20, 6)), np.arange(20) % 2
+    (twice,) = linear.fit(np.concatenate([features, features[:5]]), np.concatenate([classes, classes[:5]]), 2, [0.1])
+    (weighted,) = linear.fit(features, classes, 2, [0.1], np.where(np.arange(20) < 5, 2.0, 1.0))
+    assert np.abs(twice(features) - weighted(features)).max() < 1e-3

@@ -33,6 +33,9 @@ def balls(tmp_path_factory):
         for number in range(12):
             (root / name / f"{number}.png").write_bytes(picture(colour, 100 * i + number))
     (root / "green ball" / "broken.png").write_bytes(b"rubbish")
+    (root / "Other").mkdir()
+    for number in range(6):
+        (root / "Other" / f"{number}.png").write_bytes(picture((0, 0, 0), 900 + number))
     return root
 
 
@@ -105,10 +108,12 @@ def test_a_folder_becomes_a_served_model_and_a_report(balls, tmp_path, capsys, m
     assert contract.provenance["training"]["pictures"] == {"train": 24, "validation": 6, "test": 6}
     assert contract.provenance["training"]["recipe"]["seed"] == 1
     assert contract.measured["photos"] == 6
-    assert contract.measured["unknown"] == {"chosen_on": 6, "share": 0.05}
+    assert (contract.measured["unknown"]["chosen_on"], contract.measured["unknown"]["foreign"]) == (6, 6)
     assert contract.unknown_above is not None
     page = (tmp_path / "balls.html").read_text()
     assert "broken.png" in page
+    assert "How often each class is right" in page
+    assert "of those that are to be refused" in page
     assert f"above a novelty of {contract.unknown_above:.3f}" in page
     assert "Held-out accuracy" in capsys.readouterr().err
     with serving(tmp_path / "balls.int8.onnx") as client:

@@ -287,7 +287,8 @@ def _doubts(
         return ()
     own = np.searchsorted(kept, classes[asked])
     fold = folds.deal(own, clusters[asked], _FOLDS, seed=0)
-    found = cross_validation.out_of_fold(rows[asked], own, clusters[asked], fold, (_STRENGTH,), track)
+    weights = folds.weights(own, clusters[asked])
+    found = cross_validation.out_of_fold(rows[asked], own, clusters[asked], fold, weights, (_STRENGTH,), track)
     scores = found.scores()
     labels = [folder.labels.labels[i] for i in kept]
     likely = scores.argmax(axis=1)

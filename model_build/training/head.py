@@ -82,7 +82,8 @@ def attach_head(trunk: Trunk, head: Linear) -> onnx.ModelProto:
     kept = [value for value in graph.proto.output if value.name == FEATURES]
     del graph.proto.output[:]
     classes = len(head.bias)
-    graph.proto.output.extend([*kept, helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH, classes])])
+    # The scores first, as ``output.add_scores_output`` has them.
+    graph.proto.output.extend([helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH, classes]), *kept])
     canonicalise(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto

@@ -54,12 +54,12 @@ class Converted:
     output: Output
 
 
-#: What is tried where nobody has said.
-COMMON: Final = (
-    *(Pixels(made, text) for text, made in PIXEL_RANGES.items()),
-    Pixels(IMAGENET, "ImageNet's mean and deviation"),
-    Pixels(BGR.then(Affine.per_channel(1.0, (-103.939, -116.779, -123.68))), "0..255, BGR, less ImageNet's mean"),
-)
+#: What is tried where nobody has said, by the options that say it.
+COMMON: Final = {
+    **{f"--pixel-range {name}": made for name, made in PIXEL_RANGES.items()},
+    "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225": IMAGENET,
+    "--bgr --mean 103.939 116.779 123.68": BGR.then(Affine.per_channel(1.0, (-103.939, -116.779, -123.68))),
+}
 
 
 def stated_pixels(

@@ -12,20 +12,22 @@ from typing import Any, Final
 from model_build.network import weights  # first: it sets TensorFlow's environment
 
 # isort: split
+import numpy as np
 import onnx
 import tensorflow as tf
 
 from app.inference.contract import Contract, Golden
 from app.inference.imaging import Resize
-from model_build.dataset import groups, labels, photos
+from model_build.dataset import groups, intervals, labels, photos
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
 from model_build.errors import InputError
 from model_build.export import class_activation_map, division, graph, novelty, parity, publish, quantize
-from model_build.export.convert import Converted, Pixels, convert
+from model_build.export.convert import COMMON, Converted, Pixels, convert
 from model_build.export.division import Division
 from model_build.export.novelty import Refusal
 from model_build.export.parity import Int8Limits, Parity
+from model_build.export.preprocessing import Affine
 from model_build.network import keras_file
 from model_build.network.architecture import LAYOUTS
 from model_build.network.onnx_model import OnnxModel
@@ -34,6 +36,8 @@ from model_build.network.weights import Source
 #: Photos that calibrate at most; each costs about a tenth of a second, twice.
 CALIBRATION_PHOTOS: Final = 200
 _GENERATED_PHOTOS: Final = 64
+#: Labelled photos that ranges of pixels are tried on at most.
+_TRIED_PHOTOS: Final = 100
 _TOOLS: Final = ("keras", "tensorflow-cpu", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow")
 
 Track = Callable[..., Any]
@@ -168,6 +172,7 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
         refusal = _refusal(request, divided, resize, names, track, say)
         # Thousands of photos, of which only the quantizer knows how many it still needs.
         del divided
+    _propose_pixels(source, converted, evaluation, say)
     target = Target(
         precision=precision,
         limits=request.limits,
@@ -303,6 +308,27 @@ def _labels(given: Labels | None, source: Source, converted: Converted, say: Cal
         return Labels(source.model.labels, (None,) * len(source.model.labels))
     say("No --labels given: classes are called 'class 0', 'class 1', ...")
     return labels.numbered(output.classes)
+
+
+def _propose_pixels(source: Source, converted: Converted, pictures: Photos, say: Callable[[str], None]) -> None:
+    """Says so where labelled photos fit another range of pixels better than the one that is assumed."""
+    if not (converted.pixels.assumed and pictures.labelled) or source.model.input_shape[-1] != 3:
+        return
+    count = min(_TRIED_PHOTOS, len(pictures.pixels))
+    chosen = np.linspace(0, len(pictures.pixels) - 1, count).round().astype(int)
+
+    def right(prepare: Affine) -> int:
+        scores = parity.source_scores(source.model, converted.output, prepare, pictures.pixels[chosen])
+        return int((scores.argmax(axis=1) == pictures.classes[chosen]).sum())
+
+    assumed = right(converted.pixels.map)
+    found = {option: right(prepare) for option, prepare in COMMON.items()}
+    best = max(found, key=lambda option: found[option])
+    if intervals.wilson(found[best], count)[0] > assumed / count:
+        say(
+            f"Of {count} labelled photos {assumed} are right with the pixels that are assumed, but {found[best]} with "
+            f"{best}. If that is what the model was trained on, say so"
+        )
 
 
 def _precision(wanted: str, converted: Converted, say: Callable[[str], None]) -> str:

@@ -164,8 +164,10 @@ def _mobilenet(architecture: str, alpha: float, size: int, classes: int) -> kera
 def _kind_of(path: Path) -> str:
     try:
         return keras_file.kind_of(path)
-    except OSError as error:
-        raise InputError(f"--weights: {path} cannot be read: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"--weights: {path} cannot be read: {keras_file.reason(error)}") from error
 
 
 def _bare_weights(path: Path, architecture: str, alpha: float, size: int, classes: int) -> keras.Model:

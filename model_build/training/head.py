@@ -94,8 +94,9 @@ def attach_head(trunk: Trunk, head: Linear, refusal: Novelty | None = None) -> o
     kept = [value for value in graph.proto.output if value.name == FEATURES]
     del graph.proto.output[:]
     classes = len(head.bias)
+    # The scores first, as ``output.add_scores_output`` has them.
     scores = helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH, classes])
-    graph.proto.output.extend([*kept, scores, *novelty])
+    graph.proto.output.extend([scores, *kept, *novelty])
     canonicalise(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto

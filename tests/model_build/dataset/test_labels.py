@@ -32,6 +32,11 @@ def test_without_ids(tmp_path, name, text):
         ("l.txt", "a\nb\na\n", "more than once"),
         ("l.json", "{", "neither"),
         ("l.json", '{"5": ["a", "b"]}', "neither"),
+        ("l.txt", "['a', 'b']", "with double quotes"),
+        ("l.txt", "a, b, c\n", "all its labels on one line"),
+        ("l.csv", "a,b,c\n", "3 columns"),
+        ("l.csv", "index,label\n0,a\n7,b\n", "do not count"),
+        ("l.pbtxt", "item { id: 1 }", "without an id or a name"),
         ("l.json", "[1, 2]", "neither"),
     ],
 )
@@ -39,6 +44,46 @@ def test_nonsense(tmp_path, name, text, says):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=says):
         labels.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.txt", "0 a b\n1 c\n"),
+        ("l.txt", "1: a b\n2: c\n"),
+        ("l.txt", "1\tc\n0\ta b\n"),
+        ("l.json", '{"c": 1, "a b": 0}'),
+        ("l.txt", '{"0": "a b", "1": "c"}'),
+        ("l.json", '{"class_names": ["a b", "c"]}'),
+        ("l.json", '{"id2label": {"0": "a b", "1": "c"}, "label2id": {"a b": 0, "c": 1}}'),
+        ("l.csv", "index,label\n1,c\n0,a b\n"),
+        ("l.csv", "label;class_id\na b;0\nc;1\n"),
+        ("l.csv", "label\na b\nc\n"),
+        ("l.pbtxt", 'item {\n id: 2\n name: \'c\'\n}\nitem {\n id: 1\n name: "x"\n display_name: "a b"\n}'),
+    ],
+)
+def test_every_common_form(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert labels.read(tmp_path / name) == labels.Labels(("a b", "c"), (None, None))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_encodings_are_told_by_their_mark(tmp_path, encoding):
+    (tmp_path / "l.txt").write_bytes("Käse\r\nBrot\r\n".encode(encoding))
+    assert labels.read(tmp_path / "l.txt").labels == ("Käse", "Brot")
+
+
+def test_encodings_without_a_mark(tmp_path):
+    for data in ("Käse\nBrot".encode("latin-1"), "ab\nc".encode("utf-16-le")):
+        (tmp_path / "l.txt").write_bytes(data)
+        with pytest.raises(InputError, match="save it as UTF-8"):
+            labels.read(tmp_path / "l.txt")
+
+
+@pytest.mark.parametrize("text", ["3 wheels\n4 wheels\n", "0\n1\n", "1 euro\n2 euro\n"])
+def test_numbers_that_are_part_of_a_label_stay(tmp_path, text):
+    (tmp_path / "l.txt").write_text(text)
+    assert labels.read(tmp_path / "l.txt").labels == tuple(text.splitlines())
 
 
 def test_missing(tmp_path):

@@ -134,6 +134,26 @@ def test_what_is_assumed_is_said(tmp_path, labels, capsys):
     assert made.contract.provenance["pixels"] == "ImageNet's mean and deviation (assumed)"
 
 
+def test_labelled_photos_propose_what_fits_them(tmp_path, labels, capsys):
+    """The file was trained on 0 to 1; by its own answers there, photos have their labels."""
+    folder, model = tmp_path / "photos", pytorch()
+    colours = np.random.default_rng(2).integers(0, 256, (30, 1, 1, 3), np.uint8)
+    pixels = np.tile(colours, (1, SIZE, SIZE, 1))
+    # No class is the best one everywhere.
+    (bias,) = [tensor for tensor in model.graph.initializer if tensor.name == "b3"]
+    level = np.log(answers(model, pixels / 255)).mean(axis=0)
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) - level.astype(np.float32), "b3"))
+    names = np.array(["cat", "dog", "bird"])[answers(model, pixels / 255).argmax(axis=1)]
+    assert len(set(names)) > 1
+    for i, (name, each) in enumerate(zip(names, pixels, strict=True)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / f"{i}.png").write_bytes(encode(solid(tuple(int(v) for v in each[0, 0])), "PNG"))
+    arguments = ["--labels", labels, "--calibration", folder, "--precision", "fp32"]
+    assert export(tmp_path, model, *arguments) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "but 30 with --pixel-range 0..1" in said
+
+
 def test_custom_visions_file_says_it_itself(tmp_path):
     """Blue first, 0 to 255, and labels behind a ``ZipMap``."""
     end = [
@@ -203,9 +223,7 @@ def test_clear_errors(tmp_path, labels, capsys):
     assert "not ONNX's own: Secret" in refused(tmp_path, custom)
     ours = pytorch(metadata={"schema": "2", "golden": "{}"})
     assert "model file of this project already" in refused(tmp_path, ours)
-    fixed = pytorch(
-        end=[node("Reshape", ["logits", "flat_shape"], "y")], outputs=[("y", TensorProto.FLOAT, [3])], batch=1
-    )
+    fixed = pytorch(end=[node("ReduceMean", ["logits"], "y", axes=[0])], batch=1)
     assert "written for one picture at a time" in refused(tmp_path, fixed)
     (tmp_path / "net.onnx").write_bytes(b"hello")
     out = tmp_path / "out"

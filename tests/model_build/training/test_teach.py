@@ -214,7 +214,7 @@ def test_the_trunk_is_the_base_and_is_pooled_once(taught, base):
 
 
 def test_it_can_be_explained_and_taught_models_too(taught, bins, tmp_path):
-    outputs = ["features", "scores", "novelty", "evidence", "evidence_bias"]
+    outputs = ["scores", "features", "novelty", "evidence", "evidence_bias"]
     assert main(["teach", str(taught[0]), str(bins), "--output", str(tmp_path), "--name", "again"]) == 0
     for path in (taught[0], *tmp_path.iterdir()):
         proto = onnx.load(path)

@@ -126,7 +126,7 @@ def add_to(commands: Any) -> None:
         type=positive,
         default=1500,
         metavar="N",
-        help="how long --distill trains: steps of 16 photos, about 1.3 s each on two cores (default: 1500)",
+        help="how long --distill trains: steps of 16 photos, about 1.6 s of processor time each (default: 1500)",
     )
     target.add_argument(
         "--evaluation", type=Path, metavar="DIR", help="photos to measure on, instead of a part of the others"

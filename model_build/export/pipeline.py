@@ -27,7 +27,7 @@ from model_build.export.convert import COMMON, Converted, Pixels, convert
 from model_build.export.division import Division
 from model_build.export.novelty import Refusal
 from model_build.export.parity import Int8Limits, Parity
-from model_build.export.preprocessing import Affine
+from model_build.export.preprocessing import PIXEL_RANGES, Affine
 from model_build.network import keras_file
 from model_build.network.architecture import LAYOUTS
 from model_build.network.onnx_model import OnnxModel
@@ -157,7 +157,7 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
     source = _load(request, say)
     resize = _geometry(request, source)
     name = publish.checked_name(request.name or _default_name(request, source, resize.height))
-    converted = convert(source.model, resize.height, resize.width, request.pixels)
+    converted = convert(source.model, resize.height, resize.width, request.pixels or _known_pixels(source))
     say(f"Pixels: {converted.pixels.text}{', which is assumed' if converted.pixels.assumed else ''}")
     names = groups.fill(_labels(labels_given, source, converted, say), request.groups)
     quantizer, refusal, precision = None, None, _precision(request.precision, converted, say)
@@ -215,7 +215,9 @@ def publish_checked(
         BuildError: as its subclasses say; no model file has been written or changed then.
     """
     with tempfile.TemporaryDirectory() as folder:
-        converted = converted or convert(source.model, resize.height, resize.width, target.pixels)
+        converted = converted or convert(
+            source.model, resize.height, resize.width, target.pixels or _known_pixels(source)
+        )
         fp32 = converted.fp32
         if len(names.labels) != converted.output.classes:
             raise InputError(
@@ -308,6 +310,13 @@ def _labels(given: Labels | None, source: Source, converted: Converted, say: Cal
         return Labels(source.model.labels, (None,) * len(source.model.labels))
     say("No --labels given: classes are called 'class 0', 'class 1', ...")
     return labels.numbered(output.classes)
+
+
+def _known_pixels(source: Source) -> Pixels | None:
+    """What Keras's own weights and those that were trained here take; None for others."""
+    if source.origin == "imagenet" or source.training:
+        return Pixels(PIXEL_RANGES["-1..1"], "-1..1, as keras.applications.mobilenet_v2 takes them")
+    return None
 
 
 def _propose_pixels(source: Source, converted: Converted, pictures: Photos, say: Callable[[str], None]) -> None:

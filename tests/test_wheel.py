@@ -237,6 +237,7 @@ def test_own_classes_are_taught_signed_and_served(installed, empty):
             (empty / "bins" / label / f"{number}.jpg").write_bytes(encode(Image.fromarray(noise), "JPEG"))
     bundled = installed.packages / "edge_classifier" / MODEL.relative_to(ROOT / "app")
     installed.run(empty, "edge-classifier-build", "teach", bundled, "bins/")
+    assert "to learn from" in installed.run(empty, "edge-classifier-build", "check", "bins/")
     for command in ("genpkey -algorithm ed25519 -out models.key", "pkey -in models.key -pubout -out models.pub"):
         subprocess.run(["openssl", *command.split()], cwd=empty, check=True)
     installed.run(empty, "edge-classifier-build", "sign", "models/bins.int8.onnx", "--key", "models.key")

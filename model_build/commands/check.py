@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import app
+from app.inference import imaging
 from model_build.errors import InputError
-from model_build.terminal import print_table, track
+from model_build.terminal import track
 
 if TYPE_CHECKING:
     from model_build.training.check import Findings
 
 #: The model that the service serves where no other is configured.
-_BUNDLED: Final = Path(app.__file__).parent / "registry" / "bundled"
+_BUNDLED: Final = Path(imaging.__file__).parents[1] / "registry" / "bundled"
 #: Photos that the terminal names of each kind; ``--json`` and the report have more.
 _NAMED: Final = 10
 #: Pictures of each kind in the report.
@@ -62,8 +62,12 @@ def run(options: argparse.Namespace) -> int:
     """Checks and prints."""
     try:
         from model_build.training.check import check
+
+        if options.html is not None:
+            from model_build.evaluation import report  # noqa: F401 - before the work, not after it
     except ModuleNotFoundError as error:
-        raise InputError(f"check needs the package {error.name}: pip install '.[teach]'") from error
+        extra = "teach" if options.html is None else "build"
+        raise InputError(f"check needs the package {error.name}: pip install '.[{extra}]'") from error
 
     found = check(options.folder, options.model or next(_BUNDLED.glob("*.onnx")), track)
     if options.html is not None:
@@ -76,7 +80,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(found: "Findings", root: Path) -> None:
-    print_table(f"Pictures in {root}", *_counts(found))
+    headings, rows = _counts(found)
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for title, lines in _lists(found, root):
         if lines:
             print(f"\n{title}: {len(lines)}")

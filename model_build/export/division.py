@@ -26,11 +26,14 @@ class Division:
         learning: to make int8 with: to calibrate on, to distil on.
         clusters: ``int64 [N]``, for each photo of ``learning`` the first one that is nearly the same.
         evaluation: to measure on.
+        alike: whether all photos look nearly the same to the network, so that only copies were kept together; what is
+            measured is then too good for photos of other scenes.
     """
 
     learning: Photos
     clusters: NDArray[np.int64]
     evaluation: Photos
+    alike: bool = False
 
     @property
     def distinct(self) -> NDArray[np.int64]:
@@ -53,7 +56,7 @@ def divide(fp32: onnx.ModelProto | None, photos: Photos, evaluation: Photos | No
     """
     own = len(photos.pixels)
     pixels = photos.pixels if evaluation is None else np.concatenate([photos.pixels, evaluation.pixels])
-    clusters = _clusters(fp32, pixels, track)
+    clusters, alike = _clusters(fp32, pixels, track), False
     if evaluation is not None:
         learned = np.flatnonzero(~np.isin(clusters[:own], clusters[own:]))
         if not len(learned):
@@ -61,21 +64,27 @@ def divide(fp32: onnx.ModelProto | None, photos: Photos, evaluation: Photos | No
     else:
         held_out = min(_HELD_OUT_SHARE, _HELD_OUT_PHOTOS / own)
         shares = {"learning": 1 - held_out, "evaluation": held_out}
+        if alike := bool(own > 1 and (clusters == clusters[0]).all()):
+            clusters = _copies(pixels)
         divided = parts.split(clusters, parts.digests(pixels), shares)
         learned = divided["learning"]
         if not len(divided["evaluation"]):
             raise InputError(
-                f"of {own} photos none can be held out to measure on: they are too few, or nearly the same; give "
-                "others with --evaluation DIR"
+                f"of {own} photos none can be held out to measure on: they are too few, or copies; give others with "
+                "--evaluation DIR"
             )
         evaluation = photos.select(divided["evaluation"])
-    return Division(photos.select(learned), clusters[learned], evaluation)
+    return Division(photos.select(learned), clusters[learned], evaluation, alike)
+
+
+def _copies(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    _, first, index = np.unique(parts.digests(pixels), return_index=True, return_inverse=True)
+    return first[index].astype(np.int64)
 
 
 def _clusters(fp32: onnx.ModelProto | None, pixels: NDArray[np.uint8], track: Any) -> NDArray[np.int64]:
     if fp32 is None or FEATURES not in {output.name for output in fp32.graph.output}:
-        _, first, index = np.unique(parts.digests(pixels), return_index=True, return_inverse=True)
-        return first[index].astype(np.int64)
+        return _copies(pixels)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(fp32.SerializeToString(), options, providers=["CPUExecutionProvider"])

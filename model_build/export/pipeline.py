@@ -372,6 +372,11 @@ def _divided(
     others = None if evaluation is None else _read(evaluation, resize, names, track, say)
     made = division.divide(fp32, given, others, lambda it: track(it, "Finding near-duplicates"))
     say(f"{len(made.learning.pixels)} photos to make int8 with, {len(made.evaluation.pixels)} held out to measure on")
+    if made.alike:
+        say(
+            "All photos look nearly the same to this network, so int8 is made with photos like those that are held out: "
+            "for other scenes the figures are too good. --evaluation DIR brings others"
+        )
     return made
 
 

@@ -40,6 +40,14 @@ def test_near_duplicates_are_on_one_side(monkeypatch):
     assert found.learning.classes[found.distinct].tolist() == found.learning.classes[::3].tolist()
 
 
+def test_where_all_look_the_same_only_copies_are_kept_together(monkeypatch):
+    monkeypatch.setattr(division, "_clusters", lambda *_: np.zeros(10, np.int64))
+    found = divide(None, some(10), None)
+    assert found.alike
+    assert len(found.evaluation.pixels) == 3
+    assert len(found.distinct) == 7
+
+
 def test_photos_that_are_measured_on_are_not_learned_from():
     given, others = some(10), some(4, first=8)
     found = divide(None, given, others)

@@ -374,8 +374,8 @@ def _divided(
     say(f"{len(made.learning.pixels)} photos to make int8 with, {len(made.evaluation.pixels)} held out to measure on")
     if made.alike:
         say(
-            "All photos look nearly the same to this network, so int8 is made with photos like those that are held out: "
-            "for other scenes the figures are too good. --evaluation DIR brings others"
+            "All photos look nearly the same to this network, so int8 is made with photos like those that are held "
+            "out: for other scenes the figures are too good. --evaluation DIR brings others"
         )
     return made
 

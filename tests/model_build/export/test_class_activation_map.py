@@ -38,7 +38,10 @@ def without(model: onnx.ModelProto) -> onnx.ModelProto:
 def classifier_of(model: onnx.ModelProto) -> tuple[np.ndarray, np.ndarray, float]:
     """``weight [D, C]`` and ``bias [C]`` of the last layer, dequantized, and half a step of its input (0 in fp32)."""
     index = graph.Graph(model)
-    layer = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul", "Conv")][-1]
+    # What a taught model computes its novelty by is another one.
+    layer = index.producer[index.producer["scores"].input[0]]
+    while layer.op_type not in ("Gemm", "MatMul", "Conv"):
+        layer = index.producer[layer.input[0]]
 
     def value(name: str) -> np.ndarray:
         if name in index.constants:

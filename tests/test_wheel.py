@@ -192,7 +192,7 @@ def test_it_serves_the_bundled_model(installed, empty, command):
     with installed.serving(empty, *command.split()) as (client, log):
         answer = client.post("/predict", files={"file": PHOTO.read_bytes()}).json()
         assert client.get("/").status_code == client.get("/docs").status_code == 200
-    assert (answer["model"]["name"], answer["predictions"][0]["label"]) == ("mobilenet_v2_1.0_224", "tabby")
+    assert (answer["model"]["name"], answer["predictions"][0]["label"]) == ("mobilenet_v2_1.0_224", "Egyptian cat")
     (ready,) = [line for line in log if line["message"] == "ready"]
     assert Path(ready["path"]).is_relative_to(installed.packages / "edge_classifier")
     assert list(empty.iterdir()) == []
@@ -203,7 +203,7 @@ def test_a_child_process_of_the_installed_package_tries_a_model(installed, empty
     model = shutil.copy(MODEL, tmp_path / "copy.onnx")
     with installed.serving(empty, "edge-classifier", "serve", model=model) as (client, _):
         answer = client.post("/predict", content=PHOTO.read_bytes()).json()
-    assert answer["predictions"][0]["label"] == "tabby"
+    assert answer["predictions"][0]["label"] == "Egyptian cat"
 
 
 def test_the_client_asks_a_service(installed, empty):
@@ -214,15 +214,15 @@ def test_the_client_asks_a_service(installed, empty):
         told = installed.run(empty, "python", "-c", snippet.replace("http://gateway:8000", address))
         table = installed.run(empty, "edge-classifier", "classify", "--url", address, "--csv", "photo.jpg")
     best, refused = told.splitlines()
-    assert best.startswith("tabby 0.")
+    assert best.startswith("Egyptian cat 0.")
     assert refused == "415 not-an-image"
-    assert "tabby" in table
+    assert "Egyptian cat" in table
 
 
 def test_the_other_commands(installed, empty):
     shutil.copy(PHOTO, empty)
     assert installed.run(empty, "edge-classifier", "--version") == f"{__version__}\n"
-    assert "tabby" in installed.run(empty, "edge-classifier", "classify", "--csv", PHOTO.name)
+    assert "Egyptian cat" in installed.run(empty, "edge-classifier", "classify", "--csv", PHOTO.name)
     assert "mobilenet_v2_1.0_224" in installed.run(empty, "edge-classifier", "models")
     assert "mobilenet_v2_1.0_224" in installed.run(empty, "edge-classifier", "doctor", port=0)
     assert "teach" in installed.run(empty, "python", "-m", "edge_classifier_build", "--help")

@@ -67,7 +67,8 @@ def test_masking_the_evidence_costs_the_most():
     (path,) = BUNDLED.glob("*.onnx")
     model = Model(path)
     found = masking.measure(model, pictures_of(model))
-    assert found.evidence.mean() < found.moved.mean() < found.whole.mean()
+    # A mask that lies elsewhere may raise the score of one kind of cat at another's expense.
+    assert found.evidence.mean() < min(found.moved.mean(), found.whole.mean())
     assert found.evidence.mean() < found.cells.mean()
     assert (found.evidence < found.moved.mean(axis=1)).mean() >= 0.6
     assert (found.evidence < found.whole).mean() >= 0.8

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from app.http.protocols import custom_vision
 from app.main import create_app
 from app.settings import Settings
 
@@ -92,5 +93,5 @@ def test_other_methods_are_refused(client, operation):
         response = client.request(method, operation.path)
         assert response.status_code == 405, method
         assert set(response.headers["allow"].split(", ")) == known
-        problem = not operation.path.startswith(("/v1", "/v2"))
+        problem = not (operation.path.startswith(("/v1", "/v2")) or custom_vision.ERROR_FORMAT.speaks(operation.path))
         assert (response.headers["content-type"] == "application/problem+json") == problem

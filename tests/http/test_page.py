@@ -83,7 +83,7 @@ def sent_examples(client) -> int:
     here = client.get("/health").json()["model"]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            url = path.format(**here)
+            url = path.format(project="bins", **here)
             good = {int(status) for status in operation["responses"] if status.startswith("2")}
             bodies = []
             for form, said in operation.get("requestBody", {}).get("content", {}).items():

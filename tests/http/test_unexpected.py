@@ -7,6 +7,7 @@ import pytest
 
 from app.http import access
 from app.http.headers import ALWAYS
+from app.http.protocols import custom_vision
 from app.http.routes import predict as predict_route
 from tests.conftest import serving
 from tests.internals import service_of
@@ -15,7 +16,7 @@ from tests.photos import encode, solid
 RED = encode(solid((240, 9, 9)), "JPEG")
 KEY = "the-kitchen-camera-1"
 #: What stands for a path's parameters.
-VALUES = {"{name}": "tiny", "{version}": "1", "{name:path}": "page.js"}
+VALUES = {"{name}": "tiny", "{project}": "bins", "{version}": "1", "{name:path}": "page.js"}
 
 
 @pytest.fixture
@@ -59,6 +60,8 @@ def form_of(response) -> str:
     if set(body) == {"success", "error", "duration"}:
         assert body["success"] is False
         return "deepstack"
+    if set(body) == {"code", "message"}:
+        return "custom vision"
     assert set(body) == {"error"}
     return "error"
 
@@ -66,6 +69,8 @@ def form_of(response) -> str:
 def expected_form(path: str) -> str:
     if path.startswith(("/v1/vision", "/v1/status", "/v1/server")):
         return "deepstack"
+    if custom_vision.ERROR_FORMAT.speaks(path):
+        return "custom vision"
     return "error" if path.startswith(("/v1", "/v2")) else "problem"
 
 

@@ -170,9 +170,9 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
         divided = _divided(request.photos, request.evaluation, judge, resize, names, track, say)
         evaluation, quantizer = divided.evaluation, quantization(divided, resize, track)
         refusal = _refusal(request, divided, resize, names, track, say)
+        _propose_pixels(source, converted, divided.learning, say)
         # Thousands of photos, of which only the quantizer knows how many it still needs.
         del divided
-    _propose_pixels(source, converted, evaluation, say)
     target = Target(
         precision=precision,
         limits=request.limits,

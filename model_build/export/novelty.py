@@ -175,11 +175,11 @@ def add(model: onnx.ModelProto, centre: NDArray[np.floating]) -> onnx.ModelProto
 
     features = graph.add("Flatten", [head.pooled], "novelty_features", axis=1)
     difference = graph.add("Sub", [features, constant("centre", centre)], "novelty_difference")
-    distance = graph.add("ReduceL2", [difference], "novelty_distance", axes=[1], keepdims=0)
+    distance = graph.reduce("ReduceL2", difference, "novelty_distance", 1)
     distance = graph.add("Max", [distance, constant("shortest", _SHORTEST)], "novelty_divisor")
     product = graph.add("Sub", [head.logits, constant("shift", head.bias + centre @ head.weight)], "novelty_products")
     product = graph.add("Div", [product, constant("lengths", lengths)], "novelty_projections")
-    best = graph.add("ReduceMax", [product], "novelty_best", axes=[1], keepdims=0)
+    best = graph.reduce("ReduceMax", product, "novelty_best", 1)
     cosine = graph.add("Div", [best, distance], "novelty_cosine")
     graph.add("Sub", [constant("one", 1), cosine], NOVELTY)
     graph.proto.output.append(helper.make_tensor_value_info(NOVELTY, TensorProto.FLOAT, [BATCH]))

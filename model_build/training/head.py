@@ -109,7 +109,7 @@ def _add_novelty(graph: Graph, refusal: Novelty) -> onnx.ValueInfoProto:
 
     def cosines(vectors: str, weight: NDArray[np.float64], name: str) -> str:
         directions = graph.set(f"{name}_means", weight.astype(np.float32))
-        length = graph.add("ReduceL2", [vectors], f"{name}_length", axes=[1], keepdims=1)
+        length = graph.reduce("ReduceL2", vectors, f"{name}_length", 1, keep=True)
         length = graph.add("Max", [length, shortest], f"{name}_divisor")
         return graph.add("Div", [graph.add("MatMul", [vectors, directions], f"{name}_products"), length], name)
 
@@ -117,7 +117,7 @@ def _add_novelty(graph: Graph, refusal: Novelty) -> onnx.ValueInfoProto:
     centre = graph.set("novelty_centre", means.centre.astype(np.float32))
     differences = graph.add("Sub", [POOLED, centre], "novelty_differences")
     parts = [cosines(differences, centred, "novelty_centred"), cosines(POOLED, plain, "novelty_plain")]
-    best = graph.add("ReduceMax", [graph.add("Add", parts, "novelty_likeness")], "novelty_best", axes=[1], keepdims=0)
+    best = graph.reduce("ReduceMax", graph.add("Add", parts, "novelty_likeness"), "novelty_best", 1)
     one = graph.set("novelty_one", np.array(1, np.float32))
     if refusal.background is None:
         graph.add("Sub", [one, best], NOVELTY)

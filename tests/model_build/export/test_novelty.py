@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import pytest
 
 from app.inference.model import Model
@@ -33,12 +34,15 @@ def expected(model: onnx.ModelProto, pixels: np.ndarray, centre: np.ndarray) -> 
     return 1 - cosines.max(axis=1)
 
 
-@pytest.mark.parametrize("form", ["as exported", "int8", "transposed", "no bias", "convolution"])
+@pytest.mark.parametrize("form", ["as exported", "int8", "transposed", "no bias", "convolution", "operator set 18"])
 def test_the_graph_computes_it(form):
     pixels = pictures(32, 12)
-    model = {"as exported": small, "int8": lambda: quantize.quantize(small(), pixels)}.get(
-        form, lambda: other_form(form)
-    )()
+    model = {
+        "as exported": small,
+        "int8": lambda: quantize.quantize(small(), pixels),
+        # From there on reductions take their axes as an input.
+        "operator set 18": lambda: onnx.version_converter.convert_version(small(), 18),
+    }.get(form, lambda: other_form(form))()
     centre = np.random.default_rng(0).normal(size=12)
     made = novelty.add(class_activation_map.add(model), centre)
     found, scores = session(made).run(["novelty", "scores"], {"image": pixels})

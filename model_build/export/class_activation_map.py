@@ -50,12 +50,7 @@ def add(model: onnx.ModelProto) -> onnx.ModelProto:
     where = graph.add("Unsqueeze", [chosen, first], "evidence_where")
     logit = graph.add("GatherElements", [logits, where], "evidence_logits", axis=1)
     logit = graph.add("Squeeze", [logit, first], "evidence_logit")
-    # From operator set 18 on, the axes are an input.
-    axes = graph.set("evidence_sides", np.array([1, 2], np.int64))
-    if graph.opset < 18:
-        mean = graph.add("ReduceMean", [EVIDENCE], "evidence_mean", axes=[1, 2], keepdims=0)
-    else:
-        mean = graph.add("ReduceMean", [EVIDENCE, axes], "evidence_mean", keepdims=0)
+    mean = graph.reduce("ReduceMean", EVIDENCE, "evidence_mean", 1, 2)
     graph.add("Sub", [logit, mean], EVIDENCE_BIAS)
     graph.proto.output.append(helper.make_tensor_value_info(EVIDENCE, TensorProto.FLOAT, [BATCH, None, None]))
     graph.proto.output.append(helper.make_tensor_value_info(EVIDENCE_BIAS, TensorProto.FLOAT, [BATCH]))

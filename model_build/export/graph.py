@@ -50,12 +50,12 @@ class Graph:
             self.constants[name] = self.proto.initializer[-1]
         return name
 
-    def reduce(self, op: str, tensor: str, output: str, axis: int, *, keep: bool = False) -> str:
-        """Adds a reduction over one axis; from operator set 18 on the axes are an input. Returns the output's name."""
+    def reduce(self, op: str, tensor: str, output: str, *axes: int, keep: bool = False) -> str:
+        """Adds a reduction over some axes, which are an input from operator set 18 on; returns the output's name."""
         if self.opset < 18:
-            return self.add(op, [tensor], output, axes=[axis], keepdims=int(keep))
-        axes = self.set(f"{output}_axes", np.array([axis], np.int64))
-        return self.add(op, [tensor, axes], output, keepdims=int(keep))
+            return self.add(op, [tensor], output, axes=axes, keepdims=int(keep))
+        constant = self.set(f"{output}_axes", np.array(axes, np.int64))
+        return self.add(op, [tensor, constant], output, keepdims=int(keep))
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Appends a node that produces ``output``; returns that name. ``canonicalise`` puts it in order."""

@@ -10,7 +10,7 @@ from fastapi import Request
 from numpy.typing import NDArray
 
 from ... import errors
-from ...inference.classifier import Classifier
+from ...inference.classifier import Classifier, Result
 from ...inference.model import Scored
 from ...telemetry.request_record import RequestRecord
 from ..body_reader import Body
@@ -72,6 +72,34 @@ def model(request: Request) -> Classifier:
             f"The model {name!r} has no version {errors.quoted(version)} here; {served!r} is served."
         )
     return classifier
+
+
+async def classify(request: Request, classifier: Classifier, field: str, k: int, started: float) -> Result:
+    """Reads a request's one photo and classifies it, as ``/predict`` does.
+
+    Args:
+        request: its body is not read where no worker would be free in time.
+        classifier: the model.
+        field: of a form, the part that carries the photo.
+        k: how many classes and groups, at most.
+        started: when reading began, by ``perf_counter``.
+
+    Raises:
+        RequestError: the request is refused, or its photo is.
+    """
+    service, record = Service.of(request), RequestRecord.of(request.scope)
+    # Before the body is read: what arrives of a refused photo is thrown away unseen.
+    client = service.client_of(request)
+    service.workers.admit(client)
+    async with service.body_reader.read(request) as body:
+        record.timings_s["read"] = perf_counter() - started
+        result, queued_s = await service.workers.submit(
+            lambda: classifier(body.image(field), k, exclusive=service.workers.exclusive), client
+        )
+    record.images = 1
+    record.answers.append((result.group, result.unknown))
+    record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
+    return result
 
 
 async def score(request: Request, classifier: Classifier, read: Callable[[Body], A]) -> tuple[A, NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from ... import errors
 from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..service import Service
-from .base import NAME, REFUSALS
+from .base import NAME, REFUSALS, classify
 
 #: Name of the multipart field that carries the photo.
 _FIELD: Final = "imageData"
@@ -101,19 +101,7 @@ async def image(request: Request) -> ImagePrediction:
     service, record = Service.of(request), RequestRecord.of(request.scope)
     name = request.path_params.get("name")
     classifier = service.classifier_for(name if name in service.names() else None)
-    # Before the body is read: what arrives of a refused photo is thrown away unseen.
-    client = service.client_of(request)
-    service.workers.admit(client)
-    started = perf_counter()
-    classes = len(classifier.contract.labels)
-    async with service.body_reader.read(request) as body:
-        record.timings_s["read"] = perf_counter() - started
-        result, queued_s = await service.workers.submit(
-            lambda: classifier(body.image(_FIELD), classes, exclusive=service.workers.exclusive), client
-        )
-    record.images = 1
-    record.answers.append((result.group, result.unknown))
-    record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
+    result = await classify(request, classifier, _FIELD, len(classifier.contract.labels), perf_counter())
     tags = [TagPrediction(tagName=one.label, probability=one.score) for one in result.predictions]
     if result.unknown:
         tags.insert(0, TagPrediction(tagName=_NEGATIVE, probability=1.0))

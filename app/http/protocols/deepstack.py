@@ -12,10 +12,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from ... import __version__, errors
-from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..service import Service
-from .base import NAME, REFUSALS
+from .base import NAME, REFUSALS, classify
 
 #: Names of the multipart fields that carry the photo and the API key.
 _FIELD: Final = "image"
@@ -92,23 +91,13 @@ async def scene(request: Request) -> Scene:
     DeepStack has no word for unknown: an empty label is no class's, and no failure that a client would try again.
     """
     started = perf_counter()
-    service, record = Service.of(request), RequestRecord.of(request.scope)
+    service = Service.of(request)
     classifier = service.classifier
     view = request.query_params.get("view", "classes")
     if view not in _VIEW["schema"]["enum"]:
         raise errors.InvalidParameter(f"view is {errors.quoted(view)}. Ask for classes or groups.")
     request = await service.let_in_by_form(request, _KEY)
-    # Before the body is read: what arrives of a refused photo is thrown away unseen.
-    client = service.client_of(request)
-    service.workers.admit(client)
-    async with service.body_reader.read(request) as body:
-        record.timings_s["read"] = perf_counter() - started
-        result, queued_s = await service.workers.submit(
-            lambda: classifier(body.image(_FIELD), 1, exclusive=service.workers.exclusive), client
-        )
-    record.images = 1
-    record.answers.append((result.group, result.unknown))
-    record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
+    result = await classify(request, classifier, _FIELD, 1, started)
     best = result.groups[0] if result.groups and view == "groups" else result.predictions[0]
     duration = round((perf_counter() - started) * 1e3, 3)
     return Scene(success=True, label="" if result.unknown else best.label, confidence=best.score, duration=duration)

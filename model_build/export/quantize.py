@@ -1,13 +1,17 @@
 """fp32 to int8: static QDQ with per-channel int8 weights and uint8 activations.
 
-ONNX Runtime's quantizer does the work; two things are done before it and two after.
+ONNX Runtime's quantizer does the work; three things are done before it and two after.
 
 Before, the weights are put on their integer grid by GPTQ (Frantar et al. 2022, arXiv:2210.17323): column by column,
 each column's rounding error is made up for in the columns still to come, given how the inputs vary together on the
 calibration photos. What is left of a bias in a layer's mean output goes into its bias (Nagel et al. 2019,
-arXiv:1906.04721, section 4.2). The grid of the dense convolutions has 7 bits: x86 processors without VNNI multiply
-uint8 by int8 in pairs into 16 bits, and 2 * 255 * 63 is the most that fits. With 8 bits they saturate silently; with
-7, every processor computes the same. Depthwise convolutions do not go that way and keep 8 bits.
+arXiv:1906.04721, section 4.2). No two weights that are neighbours in a product may together exceed 128 steps: x86
+processors without VNNI multiply uint8 by int8 in pairs and add these up in 16 bits, and 255 * 128 is the most that
+fits. Beyond it they saturate silently; below, every processor computes the same. Depthwise convolutions do not go that
+way and have 127 steps to each side.
+
+The grids of activations are chosen by the mean squared error of rounding a sample of them (Nagel et al. 2021,
+arXiv:2106.08295, section 3.1), not by the largest that occur: few values are far out, and all pay for them.
 
 After, the pixels' detour through float is removed (uint8 pixels are already a quantized tensor), and the logits are
 left in float: 256 levels of them would make ties of close classes.
@@ -30,9 +34,16 @@ from model_build.export.graph import IMAGE, SCORES, Graph, attribute, canonicali
 
 _QUANTIZED: Final = ["Conv", "Clip", "Relu", "Add", "GlobalAveragePool", "Gemm", "Squeeze", "Reshape", "Flatten"]
 _LAYERS: Final = ("Conv", "Gemm")
-#: Largest weight on the grid: 7 bits where products are summed in pairs, 8 elsewhere.
-_DENSE_MAX: Final = 63
-_DEPTHWISE_MAX: Final = 127
+#: The most steps from zero that a weight may have, and two that x86 without VNNI adds up in 16 bits.
+_MOST_STEPS: Final = 127
+_MOST_STEPS_OF_TWO: Final = 128
+#: How many inputs that x86 multiplies at a time; which of them make a pair is its own affair.
+_MULTIPLIED_TOGETHER: Final = 4
+#: Values of each activation that are sampled from a photo, and the shares of the range from the least to the largest
+#: that are tried as its grid.
+_SAMPLED: Final = 1000
+_SHARES_OF_RANGE: Final = np.linspace(0.3, 1.0, 29)
+_LEVELS: Final = 255
 #: Share of the mean diagonal that is added to it, so that the inputs' second moment can be inverted (GPTQ, 3.3).
 _DAMPING: Final = 0.01
 #: Values that a layer reads at a time; their second moments are that many squared, in double precision.
@@ -86,9 +97,8 @@ def quantize(fp32: onnx.ModelProto, pixels: NDArray[np.uint8], track: Any = iter
     del model.metadata_props[:]
     first_input, zero = _integer_zero_point(model)
     overrides = _fit_weights(model, _moments(model, track(pixels)))
-    overrides[first_input] = [
-        {"scale": np.array(1, np.float32), "zero_point": np.array(zero, np.uint8), "quant_type": QuantType.QUInt8}
-    ]
+    overrides |= _activation_grids(model, track(pixels))
+    overrides[first_input] = [_grid(1.0, zero)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
         # It recommends its own preprocessing, which our graph has been through already.
@@ -96,7 +106,7 @@ def quantize(fp32: onnx.ModelProto, pixels: NDArray[np.uint8], track: Any = iter
         quantize_static(
             model,
             path,
-            _Photos(track(pixels)),
+            _Photos(pixels[:1]),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_QUANTIZED,
             per_channel=True,
@@ -113,9 +123,54 @@ def quantize(fp32: onnx.ModelProto, pixels: NDArray[np.uint8], track: Any = iter
     return quantized
 
 
-def largest_step(layer: onnx.NodeProto) -> int:
-    """The most steps that the grid of a layer's weights has to each side of zero."""
-    return _DENSE_MAX if attribute(layer, "group", 1) == 1 else _DEPTHWISE_MAX
+def most_steps(layer: onnx.NodeProto, steps: NDArray[Any]) -> NDArray[np.float64]:
+    """How far from zero each weight of a layer may be, so that no processor's sums overflow.
+
+    Args:
+        layer: a convolution or matrix product.
+        steps: its weights in steps of their grid, shaped as the graph stores them; they are within these limits, but
+            for rounding.
+
+    Returns:
+        Whole numbers of the same shape.
+    """
+    if attribute(layer, "group", 1) > 1:
+        return np.full(steps.shape, float(_MOST_STEPS))
+    if not _reads_one_place(layer, steps.shape):
+        # Which of its inputs are multiplied together depends on how the processor's kernel walks over the window.
+        return np.full(steps.shape, float(_MOST_STEPS_OF_TWO // 2))
+    quads = _quads(_rows(layer, np.abs(steps.astype(np.float64))))
+    first = quads.argmax(axis=2)[..., np.newaxis]
+    largest, second = (np.sort(quads, axis=2)[..., -i, np.newaxis] for i in (1, 2))
+    # What is left of the sum is shared by the two that are largest.
+    of_largest = np.floor((largest + (_MOST_STEPS_OF_TWO - second)) / 2).clip(_MOST_STEPS_OF_TWO // 2, _MOST_STEPS)
+    most = np.broadcast_to(_MOST_STEPS_OF_TWO - of_largest, quads.shape).copy()
+    np.put_along_axis(most, first, of_largest, axis=2)
+    count = _rows(layer, steps).shape[1]
+    return _as_stored(layer, most.reshape(len(most), -1)[:, :count], steps.shape)
+
+
+def _reads_one_place(layer: onnx.NodeProto, shape: tuple[int, ...]) -> bool:
+    return layer.op_type == "Gemm" or set(shape[2:]) == {1}
+
+
+def _rows(layer: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
+    """A layer's weights ``[O, K]``, one output channel a row."""
+    return weight.T if _is_transposed(layer) else weight.reshape(len(weight), -1)
+
+
+def _as_stored(layer: onnx.NodeProto, rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    return (rows.T if _is_transposed(layer) else rows).reshape(shape)
+
+
+def _is_transposed(layer: onnx.NodeProto) -> bool:
+    return layer.op_type == "Gemm" and not attribute(layer, "transB", 0)
+
+
+def _quads(rows: Float) -> Float:
+    """``[O, K]`` as ``[O, K / 4, 4]``, with zeros where the last four are not full."""
+    missing = -rows.shape[1] % _MULTIPLIED_TOGETHER
+    return np.pad(rows, ((0, 0), (0, missing))).reshape(len(rows), -1, _MULTIPLIED_TOGETHER)
 
 
 class _Photos(CalibrationDataReader):
@@ -127,6 +182,41 @@ class _Photos(CalibrationDataReader):
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         photo = next(self._pixels, None)
         return None if photo is None else {IMAGE: photo[np.newaxis]}
+
+
+def _activation_grids(model: onnx.ModelProto, photos: Any) -> dict[str, list[dict[str, Any]]]:
+    """ONNX Runtime's ``TensorQuantOverrides`` for all that is computed of the photos."""
+    names = [node.output[0] for node in model.graph.node if node.op_type in _QUANTIZED]
+    session = _probe(model, names)
+    random = np.random.default_rng(0)
+    samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for photo in photos:
+        for name, found in zip(names, session.run(names, {IMAGE: photo[np.newaxis]}), strict=True):
+            values = found.ravel()
+            low[name], high[name] = min(low[name], float(values.min())), max(high[name], float(values.max()))
+            samples[name].append(random.choice(values, min(_SAMPLED, values.size), replace=False))
+    return {name: [_best_grid(np.concatenate(samples[name]), low[name], high[name])] for name in names}
+
+
+def _best_grid(sample: NDArray[np.float32], low: float, high: float) -> dict[str, Any]:
+    """The grid on which rounding a sample has the least mean squared error."""
+    best = (np.inf, 1.0, 0)
+    for share in _SHARES_OF_RANGE:
+        # A tensor that is always zero has no range of its own.
+        scale = float(np.float32(max(share * (high - low), 1e-6) / _LEVELS))
+        zero = round(-share * low / scale)
+        rounded = (np.round(sample / scale).clip(-zero, _LEVELS - zero)) * scale
+        best = min(best, (float(np.square(rounded - sample).mean()), scale, zero))
+    return _grid(*best[1:])
+
+
+def _grid(scale: float, zero: int) -> dict[str, Any]:
+    return {
+        "scale": np.array(scale, np.float32),
+        "zero_point": np.array(zero, np.uint8),
+        "quant_type": QuantType.QUInt8,
+    }
 
 
 def _integer_zero_point(model: onnx.ModelProto) -> tuple[str, int]:
@@ -196,11 +286,7 @@ def _moments(model: onnx.ModelProto, photos: Any) -> dict[str, _Moments]:
     graph = Graph(model)
     layers = [n for n in model.graph.node if n.op_type in _LAYERS and n.input[1] in graph.constants]
     names = list(dict.fromkeys(node.input[0] for node in layers))
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    del probe.graph.output[:]
-    probe.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = _probe(model, names)
     sums: dict[str, _Moments] = {}
     count = 0
     for photo in photos:
@@ -223,6 +309,15 @@ def _moments(model: onnx.ModelProto, photos: Any) -> dict[str, _Moments]:
         if moments.second is not None:
             moments.second /= count
     return sums
+
+
+def _probe(model: onnx.ModelProto, names: list[str]) -> ort.InferenceSession:
+    """A session that gives tensors from within a graph."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    return ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def _columns(layer: onnx.NodeProto, values: NDArray[np.float32], weight: tuple[int, ...]) -> NDArray[np.float32]:
@@ -251,23 +346,22 @@ def _fit_weights(model: onnx.ModelProto, moments: dict[str, _Moments]) -> dict[s
     overrides: dict[str, list[dict[str, Any]]] = {}
     for layer in [node for node in model.graph.node if node.op_type in _LAYERS and node.input[1] in moments]:
         weight, inputs = graph.array(layer.input[1]), moments[layer.input[1]]
-        transposed = layer.op_type == "Gemm"
-        rows = (weight.T if transposed else weight.reshape(len(weight), -1)).astype(np.float64)
-        largest = largest_step(layer)
-        # A channel that training has switched off has no scale of its own.
-        scale = (np.maximum(np.abs(rows).max(axis=1), 1e-6) / largest).astype(np.float32)
+        rows = _rows(layer, weight).astype(np.float64)
+        scale = _scale(layer, rows, weight.shape)
+        steps = scale.astype(np.float64)[:, np.newaxis]
+        most = _rows(layer, most_steps(layer, _as_stored(layer, rows / steps, weight.shape)))
         if inputs.second is None:
-            grid = _round(rows, scale, largest)
+            grid = _round(rows, steps, most)
             bias_shift = (rows - grid).sum(axis=1) * inputs.mean
         else:
-            grid = _gptq(rows, inputs.second, scale, largest)
+            grid = _gptq(rows, inputs.second, steps, most)
             bias_shift = (rows - grid) @ inputs.mean
-        graph.set(layer.input[1], (grid.T if transposed else grid).reshape(weight.shape).astype(np.float32))
+        graph.set(layer.input[1], _as_stored(layer, grid, weight.shape).astype(np.float32))
         _add_to_bias(graph, layer, bias_shift)
         grids = [
             {"quant_type": QuantType.QInt8, "scale": np.array(s), "zero_point": np.array(0, np.int8)} for s in scale
         ]
-        grids[0]["axis"] = 1 if transposed else 0
+        grids[0]["axis"] = 1 if _is_transposed(layer) else 0
         overrides[layer.input[1]] = grids
     return overrides
 
@@ -278,19 +372,33 @@ def _add_to_bias(graph: Graph, layer: onnx.NodeProto, shift: Float) -> None:
     graph.set(layer.input[2], (graph.array(layer.input[2]).astype(np.float64) + shift).astype(np.float32))
 
 
-def _round(rows: Float, scale: NDArray[np.float32], largest: int) -> Float:
-    steps = scale.astype(np.float64)[:, np.newaxis]
-    return np.clip(np.round(rows / steps), -largest, largest) * steps
+def _scale(layer: onnx.NodeProto, rows: Float, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """``[O]``: the finest grids whose weights are within ``most_steps``, before they are rounded."""
+    largest = np.abs(rows).max(axis=1)
+    if attribute(layer, "group", 1) > 1:
+        finest = largest / _MOST_STEPS
+    elif not _reads_one_place(layer, shape):
+        finest = largest / (_MOST_STEPS_OF_TWO // 2)
+    else:
+        two = np.sort(_quads(np.abs(rows)), axis=2)[..., -2:].sum(axis=2).max(axis=1)
+        finest = np.maximum(largest / _MOST_STEPS, two / _MOST_STEPS_OF_TWO)
+    # A channel that training has switched off has no scale of its own.
+    scale: NDArray[np.float32] = np.maximum(finest, 1e-8).astype(np.float32)
+    return scale
 
 
-def _gptq(rows: Float, second: Float, scale: NDArray[np.float32], largest: int) -> Float:
+def _round(rows: Float, steps: Float, most: Float) -> Float:
+    return np.clip(np.round(rows / steps), -most, most) * steps
+
+
+def _gptq(rows: Float, second: Float, steps: Float, most: Float) -> Float:
     """Rounds ``rows [O, K]`` to the grid so that ``rows @ inputs`` changes least (GPTQ, algorithm 1).
 
     Args:
         rows: weights, one output channel a row.
         second: ``[K, K]``, second moment of the inputs.
-        scale: ``[O]``, distance of the grid's points.
-        largest: the grid reaches from ``-largest`` to ``largest`` steps.
+        steps: ``[O, 1]``, distance of the grid's points.
+        most: ``[O, K]``, how many steps a weight may be from zero.
     """
     rows, second = rows.copy(), second.copy()
     diagonal = np.einsum("ii->i", second)
@@ -301,7 +409,7 @@ def _gptq(rows: Float, second: Float, scale: NDArray[np.float32], largest: int) 
     upper = np.linalg.cholesky(np.linalg.inv(second)).T
     grid = np.empty_like(rows)
     for k in range(rows.shape[1]):
-        grid[:, k] = _round(rows[:, k : k + 1], scale, largest)[:, 0]
+        grid[:, k] = _round(rows[:, k], steps[:, 0], most[:, k])
         error = (rows[:, k] - grid[:, k]) / upper[k, k]
         rows[:, k + 1 :] -= np.outer(error, upper[k, k + 1 :])
     return grid

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from model_build.errors import InputError
 from model_build.export.graph import FEATURES, IMAGE, SCORES, Graph, attribute
-from model_build.export.quantize import largest_step
+from model_build.export.quantize import most_steps
 
 #: The largest integer of a uint8 tensor.
 _LEVELS: Final = 255
@@ -52,7 +52,7 @@ class Layer:
         weight: float32 variable, as the graph stores it: ``[O, I, h, w]`` of a convolution, ``[K, O]`` of a Gemm.
         bias: float32 variable ``[O]``.
         scale: float32, a step of the grid for each output channel, to be broadcast to ``weight``.
-        largest: the most steps that the grid has to each side.
+        most: float64, how many steps each weight may be from zero.
     """
 
     def __init__(self, graph: Graph, node: onnx.NodeProto) -> None:
@@ -61,14 +61,14 @@ class Layer:
         steps, scale = graph.array(dequantize.input[0]), graph.array(dequantize.input[1])
         axis = attribute(dequantize, "axis", 1)
         self.scale = scale.reshape([-1 if i == axis else 1 for i in range(steps.ndim)])
-        self.largest = largest_step(node)
+        self.most = most_steps(node, steps)
         self.weight = tf.Variable(steps.astype(np.float32) * self.scale)
         bias, scale, *_ = (graph.array(name) for name in graph.producer[node.input[2]].input)
         self.bias = tf.Variable((bias.astype(np.float64) * scale).astype(np.float32))
 
     def __call__(self, values: Steps) -> Steps:
         """The layer's sums of products, as ONNX Runtime has them before it rounds them; channels last."""
-        exact = tf.clip_by_value(self.weight / self.scale, -self.largest, self.largest)
+        exact = tf.clip_by_value(self.weight / self.scale, -self.most, self.most)
         kernel = _rounded(exact)
         scale = values.scale * self.scale.ravel()
         bias = _rounded(self.bias / scale)
@@ -137,7 +137,7 @@ class Simulation:
         proto.CopyFrom(self._proto)
         graph = Graph(proto)
         for layer in self.layers:
-            steps = np.round(layer.weight.numpy() / layer.scale).clip(-layer.largest, layer.largest)
+            steps = np.round(layer.weight.numpy() / layer.scale).clip(-layer.most, layer.most)
             _replace(graph, layer.node.input[1], steps.astype(np.int8))
             scale = graph.array(graph.producer[layer.node.input[2]].input[1])
             _replace(

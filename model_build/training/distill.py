@@ -39,6 +39,8 @@ _DEVELOPMENT_PHOTOS: Final = 300
 #: How often a run is looked at and saved, and after how many looks without a gain it ends.
 _LOOKS: Final = 15
 _PATIENCE: Final = 6
+#: The share of the steps in which the learning rate rises: Adam's first ones are as large as it is, in every weight.
+_WARM_UP: Final = 0.1
 _TEMPERATURES: Final = (1.0, 2.0)
 #: Photos of one cluster of near-duplicates count as much as this many others at most.
 _CLUSTER: Final = 20
@@ -53,7 +55,7 @@ class Recipe:
     Attributes:
         steps: batches that are learned from.
         batch: photos in each.
-        learning_rate: of Adam at the start; it falls to zero as a cosine.
+        learning_rate: of Adam at its highest; it rises from zero and falls back to it as a cosine.
         seed: for the choice of photos and what is done to them.
     """
 
@@ -142,8 +144,14 @@ class Run:
         self._pixels, self._chances = pixels, chances / chances.sum()
         self._development = development
         self._expected = _scores(self._teacher, development)
+        warm_up = round(_WARM_UP * recipe.steps)
         self._optimizer = keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.steps)
+            keras.optimizers.schedules.CosineDecay(
+                0.0,
+                recipe.steps - warm_up,
+                warmup_target=recipe.learning_rate,
+                warmup_steps=warm_up,
+            )
         )
         self._optimizer.build(self._student.variables)
         self._step = 0

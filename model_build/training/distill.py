@@ -61,7 +61,7 @@ class Recipe:
 
     steps: int
     batch: int = 16
-    learning_rate: float = 1.5e-5
+    learning_rate: float = 5e-6
     seed: int = 0
 
 

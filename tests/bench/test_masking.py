@@ -57,7 +57,7 @@ def pictures_of(model: Model) -> np.ndarray:
     folder = SHARED / "images" / "imagenet"
     if folder.is_dir():
         found = photos.read(folder, model.contract.resize, Labels(model.contract.labels, model.contract.ids))
-        return found.pixels[found.classes >= 0]
+        return found.pixels[found.classes >= 0][::5]
     names = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "motorcycle_left.png")
     files = [SKIMAGE / name for name in names if (SKIMAGE / name).is_file()]
     return np.stack([load(path.read_bytes(), model.contract.resize, DecodeBudget(10**8)) for path in files])

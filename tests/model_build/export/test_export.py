@@ -26,6 +26,7 @@ from tests.conftest import ROOT, SHARED, serving
 WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
 IMAGENET = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "models", WEIGHTS).is_file()
 KERAS_2_CONFIG = Path(__file__).parent / "keras2_model_config.json.gz"
+LABELLED = SHARED / "images" / "imagenet"
 SKIMAGE = Path(__import__("skimage").__file__).parent / "data"
 
 
@@ -37,6 +38,8 @@ def contract_of(path) -> Contract:
 def built(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     arguments = ["export", "--calibration", str(SKIMAGE), "--output", str(folder)]
+    if IMAGENET and LABELLED.is_dir():
+        arguments += ["--evaluation", str(LABELLED)]
     assert main(arguments if IMAGENET else [*arguments, "--weights", "none", "--min-agreement", "0"]) == 0
     return folder
 
@@ -133,13 +136,10 @@ def test_real_photos_over_http(built, precision):
             assert response.json()["predictions"][0]["label"] in accepted
 
 
-@pytest.mark.skipif(not (IMAGENET and SHARED.is_dir()), reason="needs the labelled photos beside the checkout")
-def test_labelled_photos(tmp_path):
-    folder = SHARED / "images" / "imagenet"
-    arguments = ["export", "--calibration", str(SKIMAGE), "--evaluation", str(folder)]
-    assert main([*arguments, "--output", str(tmp_path)]) == 0
-    fp32 = contract_of(tmp_path / "mobilenet_v2_1.0_224.fp32.onnx").measured
-    int8 = contract_of(tmp_path / "mobilenet_v2_1.0_224.int8.onnx").measured
+@pytest.mark.skipif(not (IMAGENET and LABELLED.is_dir()), reason="needs the labelled photos beside the checkout")
+def test_labelled_photos(built):
+    fp32 = contract_of(built / "mobilenet_v2_1.0_224.fp32.onnx").measured
+    int8 = contract_of(built / "mobilenet_v2_1.0_224.int8.onnx").measured
     assert fp32["photos"] == int8["photos"] == 250
     assert fp32["agreement"] == 1.0
     assert fp32["accuracy"] >= 0.88

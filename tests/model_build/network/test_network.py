@@ -1,5 +1,6 @@
 """Our own MobileNetV2: beside Keras's, in both layouts, and through the whole export."""
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -86,10 +87,13 @@ def test_keras_imagenet_weights_give_the_same_scores_on_photos():
     assert (expected.argmax(axis=1) == classes).mean() > 0.8, "the scores mean something"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize(("alpha", "size"), list(zip(WIDTHS, (*SIZES, min(SIZES)), strict=True)))
+#: The layouts in turn: the widths do not know of them.
+WIDTHS_AND_SIZES = list(zip(itertools.cycle(LAYOUTS), WIDTHS, (*SIZES, min(SIZES)), strict=False))
+
+
+@pytest.mark.parametrize(("layout", "alpha", "size"), WIDTHS_AND_SIZES)
 def test_every_width_exports_and_costs_what_the_formulas_say(layout, alpha, size):
-    planned = plan(layout, alpha, size, 7)
+    planned = plan(LAYOUTS[layout], alpha, size, 7)
     model = trained(keras_model.build(planned))
     made = convert(model, size, size)
     proto, classes = made.fp32, made.output.classes

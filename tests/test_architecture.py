@@ -125,8 +125,8 @@ def test_images_are_decoded_in_one_place():
 def test_the_environment_is_read_in_one_place():
     readers = [m for m, p in modules("app").items() if "os.environ" in p.read_text() or "getenv" in p.read_text()]
     # Two only write: the runtime's telemetry switch, NumPy's threads; and one passes on what Python needs to start.
-    assert sorted(readers) == ["", "cli", "registry.trial", "settings"]
-    assert re.findall(r"_PASSED_ON: Final = (.*)", (ROOT / "app/registry/trial.py").read_text()) == [
+    assert sorted(readers) == ["", "cli", "runtime.children", "settings"]
+    assert re.findall(r"_PASSED_ON: Final = (.*)", (ROOT / "app/runtime/children.py").read_text()) == [
         '("LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")'
     ]
     writers = (ROOT / "app/cli/__init__.py").read_text() + (ROOT / "app/__init__.py").read_text()

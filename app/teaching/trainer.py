@@ -241,7 +241,7 @@ class Trainer:
             found["compared"] = {"reason": str(error)}
         else:
             learned = set() if served.run is None else self._runs.learned(served.run)
-            found["compared"] = compared(rows, served.labels, checked, ids, learned)
+            found["compared"] = compared(rows, served.labels, taught, ids, learned)
         return found
 
     def _ask(self, command: str, number: int, arguments: list[str]) -> dict[str, Any]:
@@ -365,10 +365,10 @@ def _told(checked: dict[str, Any], taught: dict[str, Any], ids: dict[tuple[str, 
     for kind in ("dark", "flat"):
         mark(checked[kind], {"dark": "too dark", "flat": "of one colour"}[kind])
     mark(checked.get("blurred", []), "blurred")
-    mark([doubt["path"] for doubt in checked["doubts"]], "looks like another class")
+    mark([doubt["path"] for doubt in taught["doubts"]], "looks like another class")
     doubts = [
         {"photo": found, **{key: doubt[key] for key in ("label", "score", "likely", "likely_score")}}
-        for doubt in checked["doubts"]
+        for doubt in taught["doubts"]
         if (found := id_of(doubt["path"])) is not None
     ]
     pairs: dict[tuple[str, str], list[str]] = {}
@@ -398,18 +398,18 @@ def _told(checked: dict[str, Any], taught: dict[str, Any], ids: dict[tuple[str, 
 def compared(
     rows: list[dict[str, Any]],
     labels: Sequence[str],
-    checked: dict[str, Any],
+    taught: dict[str, Any],
     ids: dict[tuple[str, str], str],
     learned: set[str],
 ) -> dict[str, Any]:
     """The served model beside the new one, on the same photos, which neither has learned from.
 
-    What the new one says about a photo is what a head says that has not learned from it.
+    What the new one says about a photo is what its cross-validation says: a head that has not learned from it.
 
     Args:
         rows: what the served model says, as ``classify --json`` has it.
         labels: the served model's classes.
-        checked: what ``check`` found.
+        taught: what ``teach`` found.
         ids: the photos' ids, by class and name.
         learned: the ids of the photos that the served model has learned from.
 
@@ -418,7 +418,7 @@ def compared(
         these, which it has not ``learned`` from, it and the new one are ``served_right`` and ``new_right``.
         ``answers``: its three commonest for each class.
     """
-    doubted = {doubt["path"] for doubt in checked["doubts"]}
+    doubted = {doubt["path"] for doubt in taught["doubts"]}
     shown = {row["path"]: Path(row["path"]).parent.name for row in rows if row["predictions"]}
     said = {row["path"]: row["predictions"][0]["label"] for row in rows if row["predictions"]}
     answers: dict[str, Counter[str]] = {name: Counter() for name in sorted({*shown.values()}) if not is_refused(name)}

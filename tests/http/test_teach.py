@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.http.schemas.common import TINY_PNG
-from tests import tiny_model
 from tests.conftest import assert_problem, serving, wait_until
-from tests.photos import encode, solid
+from tests.photos import encode
 
 COLOURS = {"empty": (40, 60, 200), "full": (210, 50, 40)}
 KEY = "the-kitchen-camera-1"

@@ -193,6 +193,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.service = Service(
             repository, updates, workers, body_reader, frame_cache, limits, cpus, counted, monotonic(), keys
         )
+        if teaching is not None:
+            app.state.service.lately = teaching.lately
         contract = classifier.contract
         log.info(
             "ready",
@@ -325,7 +327,7 @@ def _teaching(folder: Path, settings: Settings) -> "Teaching":
     from .teaching.teaching import Teaching
 
     try:
-        return Teaching(folder, settings.teach_max_mb * 1_000_000, settings.teach_days * 86_400)
+        return Teaching(folder, settings.teach_max_mb * 1_000_000, settings.teach_days * 86_400, settings.teach_lately)
     except OSError as error:
         raise SettingsError(
             f"CLASSIFIER_TEACH: {folder} cannot be written to: {error.strerror}. Make it the service's own, or mount a "

@@ -4,7 +4,7 @@
 
     photos/<class>/<hash>.jpg    what a model learns from
     removed/<class>/<hash>.jpg   what was taken away, until it is older than the days allow, or room is needed
-    lately/<hash>.jpg            what came in and was kept to be looked at, see ``lately``
+    lately/<camera>/<hash>.jpg   what came in and was kept to be looked at, see ``lately``; what was said is beside it
     thumbnails/<id>.jpg
 
 A file that this service writes is called after its content. Files under other names, which somebody put there by hand,
@@ -13,10 +13,12 @@ are taken as they are. No name of a file comes from a client: a photo is asked f
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -132,7 +134,17 @@ class Photos:
     def lately(self) -> list[Photo]:
         """What came in, the latest first."""
         with self._lock:
-            return self._newest(self._photos_in(self.root / LATELY, LATELY, ""))
+            folders = self._folders(self.root / LATELY)
+            return self._newest(photo for path in folders for photo in self._photos_in(path, LATELY, ""))
+
+    @staticmethod
+    def told(photo: Photo) -> dict[str, str]:
+        """What was noted about a photo that came in: its camera, and why it was kept."""
+        try:
+            found = json.loads(_note(photo.path).read_bytes())
+            return {key: str(found[key]) for key in ("camera", "said")}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def get(self, id_: str) -> Photo:
         """The photo of an id.
@@ -156,8 +168,8 @@ class Photos:
     def revision(self) -> str:
         """What is another text once a class or a photo was added, moved or removed."""
         with self._lock:
-            folders = [self.folder, self.root / REMOVED, self.root / LATELY]
-            folders += [one for root in folders[:2] for one in self._folders(root)]
+            roots = [self.folder, self.root / REMOVED, self.root / LATELY]
+            folders = [*roots, *(one for root in roots for one in self._folders(root))]
             stamps = [f"{folder}\0{folder.stat().st_mtime_ns}" for folder in folders]
         return sha256("\0".join(stamps).encode(errors="surrogateescape")).hexdigest()[:16]
 
@@ -290,16 +302,38 @@ class Photos:
                 elif photo.path.parent != folder:
                     with _room():
                         photo.path.rename(_free(folder, photo.path.name))
+                    _note(photo.path).unlink(missing_ok=True)
                     self._changed(photo.path.parent, folder)
                     moved.append(Moved(photo.id, before))
             return moved
 
-    def keep_lately(self, name: str, data: bytes, most: int) -> None:
-        """Keeps a photo that came in, under this name; of more than ``most`` the oldest goes."""
+    def keep_lately(self, camera: str, data: bytes, kind: str, note: bytes, most: int) -> None:
+        """Keeps a photo that came in, unless there is one like it.
+
+        Args:
+            camera: the name of its camera's folder.
+            data: the photo.
+            kind: its format, by Pillow's name.
+            note: JSON, as ``told`` reads it.
+            most: photos of all cameras; the oldest of the camera that has the most goes for it.
+
+        Raises:
+            StorageFull: there is no room for it.
+        """
+        digest = digest_of(data)
         with self._lock:
-            self._write(self.root / LATELY / name, data)
-            for old in self.lately()[most:]:
-                self._delete(old)
+            folder = self.root / LATELY / camera
+            path = folder / f"{digest}{suffix_of(kind)}"
+            if path.exists() or self.find(digest) is not None:
+                return
+            with _room():
+                folder.mkdir(exist_ok=True)
+            self._write(_note(path), note)
+            self._write(path, data)
+            while len(found := self.lately()) > most:
+                cameras = Counter(photo.path.parent for photo in found)
+                (crowded, _), *_ = cameras.most_common(1)
+                self._delete([photo for photo in found if photo.path.parent == crowded][-1])
 
     def thumbnail(self, photo: Photo) -> bytes | None:
         """A small JPEG of a photo, if there is one."""
@@ -395,7 +429,7 @@ class Photos:
         return True
 
     def _delete(self, photo: Photo) -> None:
-        for path in (photo.path, self._thumbnail(photo), photo.path.with_suffix(".json")):
+        for path in (photo.path, self._thumbnail(photo), _note(photo.path)):
             with contextlib.suppress(OSError):
                 size = path.stat().st_size
                 path.unlink()
@@ -425,6 +459,11 @@ class Photos:
         self._changed(path.parent)
         if self._used is not None:
             self._used += len(data)
+
+
+def _note(path: Path) -> Path:
+    """Where it stands what was said about a photo that came in."""
+    return path.with_suffix(".json")
 
 
 def digest_of(data: bytes) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 from ..errors import Conflict, ModelRefused, NoPreviousModel
 from ..registry.repository import LoadedModel, Repository
 from ..registry.updates import ModelUpdater, Update
+from .lately import Lately
 from .photos import Photos
 from .runs import Runs
 from .trainer import Served, Trainer
@@ -18,13 +19,14 @@ _NAMELESS: Final = "taught"
 class Teaching:
     """What ``CLASSIFIER_TEACH`` turns on."""
 
-    def __init__(self, root: Path, most_bytes: int, keep_s: float) -> None:
+    def __init__(self, root: Path, most_bytes: int, keep_s: float, most_lately: int) -> None:
         """Looks at the folder, and makes what is missing in it.
 
         Args:
             root: the folder.
             most_bytes: what everything in it may take.
             keep_s: seconds for which removed photos, and those that came in, are kept.
+            most_lately: how many of those that come in are kept; 0: none.
 
         Raises:
             OSError: it cannot be made or written to.
@@ -36,6 +38,8 @@ class Teaching:
         self.photos = Photos(root, most_bytes, keep_s)
         self.runs = Runs(root)
         self.runs.note_interrupted()
+        #: None: nothing that comes in is kept.
+        self.lately = Lately(self.photos, most_lately) if most_lately else None
         self.trainer = Trainer(self.photos, self.runs, _model_name(root))
 
     def train(self, served: LoadedModel) -> int:
@@ -59,6 +63,8 @@ class Teaching:
 
     def close(self) -> None:
         """Ends what is under way."""
+        if self.lately is not None:
+            self.lately.close()
         self.trainer.close()
         self.trainer.join(5.0)
 

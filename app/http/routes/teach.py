@@ -174,7 +174,7 @@ def _state(teaching: Teaching, service: Service) -> TeachState:
             ClassOut(label=name, photos=count, refused=is_refused(name)) for name, count in photos.classes().items()
         ],
         removed=len(photos.removed()),
-        lately=None,
+        lately=None if teaching.lately is None else len(photos.lately()),
         used_bytes=photos.used_bytes(),
         most_bytes=photos.most_bytes,
         free_bytes=free_bytes(photos.root),
@@ -261,20 +261,25 @@ def _photos(teaching: Teaching, query: PhotosQuery) -> PhotosOut:
 def _outs(teaching: Teaching, found: Iterable[Photo]) -> list[PhotoOut]:
     number, marks = teaching.marks()
     began = teaching.runs.read(number).get("started_at", 0.0) if number else 0.0
-    return [
-        PhotoOut.model_construct(
-            id=photo.id,
-            label=photo.label,
-            place=photo.place,
-            bytes=photo.size,
-            since=photo.since,
-            # Whatever was said about one that came here since was said about another class.
-            marks=marks.get(photo.id, []) if photo.since < began else [],
-            camera=None,
-            said=None,
+    made = []
+    for photo in found:
+        told = teaching.photos.told(photo) if photo.place == "lately" else {}
+        # Whatever was said about one that came here since was said about another class.
+        odd = marks.get(photo.id, []) if photo.since < began else []
+        made.append(
+            # Not validated: there may be thousands of our own.
+            PhotoOut.model_construct(
+                id=photo.id,
+                label=photo.label,
+                place=photo.place,
+                bytes=photo.size,
+                since=photo.since,
+                marks=odd,
+                camera=told.get("camera"),
+                said=told.get("said"),
+            )
         )
-        for photo in found
-    ]
+    return made
 
 
 @router.get(

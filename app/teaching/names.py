@@ -37,7 +37,7 @@ def class_name(text: str) -> str:
         raise InvalidParameter(
             f"{quoted(name)} cannot name a class: no '/', '\\', ':' or control character, and no '.' at its beginning."
         )
-    if key(name) in _RESERVED:
+    if {key(name), name.casefold()} & _RESERVED:
         raise InvalidParameter(f"{quoted(name)} means something else to `teach`. Choose another name.")
     return name
 

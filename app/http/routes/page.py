@@ -49,7 +49,7 @@ async def page(request: Request) -> Response:
     asked = _asked(request)
     if not asked.endswith("/"):
         return _elsewhere(request, f"{asked.rpartition('/')[2]}/")
-    return answer(request, "index.html", POLICY)
+    return answer(request, "index.html", POLICY, teaches=hasattr(request.app.state, "teaching"))
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
@@ -87,15 +87,17 @@ def _elsewhere(request: Request, place: str) -> Response:
 
 
 @cache
-def _read(name: str) -> tuple[bytes, str]:
+def _read(name: str, *, teaches: bool) -> tuple[bytes, str]:
     """A file's content and its entity tag; read when it is first asked for."""
     content = (_FOLDER / name).read_bytes()
+    if teaches:
+        content = content.replace(b'href="teach" hidden', b'href="teach"')
     return content, f'"{sha256(content).hexdigest()[:32]}"'
 
 
-def answer(request: Request, name: str, policy: str) -> Response:
-    """A file of the page's folder, unless the browser has it already."""
-    content, tag = _read(name)
+def answer(request: Request, name: str, policy: str, *, teaches: bool = False) -> Response:
+    """A file of the page's folder, unless the browser has it already; ``teaches``: with its link to ``/teach``."""
+    content, tag = _read(name, teaches=teaches)
     headers = {
         # Kept by the browser, but asked for again each time, so that an updated service is seen at once.
         "Cache-Control": "no-cache",

@@ -431,14 +431,14 @@ element("cancel").addEventListener("click", () => act(() => post("teach/train/ca
 element("runs").addEventListener("change", ({ target }) => act(() => showRun(Number(target.value))));
 element("use").addEventListener("click", () =>
   act(async () => {
-    const { model, version } = await post("teach/use", { training: run.number });
-    say(`${model} ${version} is served now.`);
+    const { model } = await post("teach/use", { training: run.number });
+    say(`${model.name} ${model.version} is served now.`);
   }),
 );
 element("back").addEventListener("click", () =>
   act(async () => {
-    const { model, version } = await post("teach/back");
-    say(`${model} ${version} is served again.`);
+    const { model } = await post("teach/back");
+    say(`${model.name} ${model.version} is served again.`);
   }),
 );
 element("download").addEventListener("click", () =>

@@ -443,19 +443,24 @@ class Photos:
         Raises:
             StorageFull: it has none, or the disk has none.
         """
-        if self.used_bytes() + len(data) > self.most_bytes:
-            # What nobody needs goes first, the oldest before.
-            for old in [*reversed(self.removed()), *reversed(self.lately())]:
-                self._delete(old)
-                if self.used_bytes() + len(data) <= self.most_bytes:
-                    break
-            else:
+        # What nobody needs goes first, the oldest before.
+        spare = [*self.lately(), *self.removed()]
+        while self.used_bytes() + len(data) > self.most_bytes:
+            if not spare:
                 raise StorageFull(
                     f"The photos take the {self.most_bytes / 1e6:.0f} MB that they may (CLASSIFIER_TEACH_MAX_MB). "
                     "Remove some, or allow more."
                 )
-        with _room():
-            write(path, data)
+            self._delete(spare.pop())
+        while True:
+            try:
+                with _room():
+                    write(path, data)
+                break
+            except StorageFull:
+                if not spare:
+                    raise
+                self._delete(spare.pop())
         self._changed(path.parent)
         if self._used is not None:
             self._used += len(data)

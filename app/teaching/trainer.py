@@ -23,7 +23,7 @@ from .. import BUILDER
 from ..errors import Conflict, StorageFull
 from ..runtime.children import environment
 from .names import is_refused, key
-from .photos import Photos, write
+from .photos import Photos, free_bytes, write
 from .runs import Runs
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ _NICE: Final = 19
 #: Bytes of what a command says that are kept.
 _MOST_SAID: Final = 4000
 _MOST_RESULT: Final = 100_000_000
+#: How many times the model that it begins with a training may take on the disk.
+_TIMES_MODEL: Final = 3
 #: Which share of the time each part takes, as measured with 40 to 2000 photos; for the guess of the time that is left.
 _PARTS: Final = {
     ("check", "Looking at the pictures"): (0.02, 0.38),
@@ -145,6 +147,11 @@ class Trainer:
                 raise Conflict("The service is shutting down. Train when it is back.")
             if self._thread is not None and self._thread.is_alive():
                 raise Conflict("A training is under way already. Wait for it, or cancel it.")
+            if free_bytes(self._photos.root) < _TIMES_MODEL * base.stat().st_size:
+                raise StorageFull(
+                    "The disk with the photos has too little room for another model, so no training was begun. Make "
+                    "room on it."
+                )
             try:
                 number = self._runs.begin({"photos": sum(counts.values()), "classes": counts})
             except OSError as error:
@@ -339,6 +346,8 @@ def _why(command: str, code: int, said: bytes) -> str:
     """A sentence about a command that failed."""
     lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
     last = lines[-1].removeprefix("error: ") if lines else ""
+    if "No space left" in last:
+        return "The disk with the photos is full. Nothing was lost; make room on it, and train again."
     if code < 0:
         return f"{command} was ended by signal {-code}, perhaps because memory ran out. Nothing was lost; train again."
     return last or f"{command} ended with {code}."

@@ -331,7 +331,8 @@ class Photos:
             self._write(_note(path), note)
             self._write(path, data)
             while len(found := self.lately()) > most:
-                cameras = Counter(photo.path.parent for photo in found)
+                # Of cameras that have as many, the one whose photo is the oldest.
+                cameras = Counter(photo.path.parent for photo in reversed(found))
                 (crowded, _), *_ = cameras.most_common(1)
                 self._delete([photo for photo in found if photo.path.parent == crowded][-1])
 

@@ -292,7 +292,8 @@ class Trainer:
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.PIPE,
-                        env=environment() | variables,
+                        # A read-only root has no other place to write.
+                        env=environment() | {"TMPDIR": str(out.parent)} | variables,
                     )
                 _least_important(child.pid)
                 guard = threading.Timer(_PATIENCE_S, child.kill)

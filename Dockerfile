@@ -13,7 +13,7 @@ FROM ${TARGET_BASE} AS target
 
 FROM --platform=$BUILDPLATFORM ${BASE} AS builder
 ARG TARGETARCH
-# Of pyproject.toml's extras, separated by blanks: heic, signatures, traces.
+# Of pyproject.toml's extras, separated by blanks: heic, signatures, teach, traces.
 ARG EXTRAS=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_REQUIRE_HASHES=1 PIP_ONLY_BINARY=:all: \
     PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
@@ -35,12 +35,15 @@ RUN --mount=type=bind,from=target,target=/target \
  && install -D -m 644 sbom.json /rootfs/usr/share/sbom/edge-classifier.cdx.json
 COPY app /service/app
 COPY docker/healthcheck.py /service/
+# Training in the browser runs the model builder.
+COPY model_build model_build
+RUN case " $EXTRAS " in *" teach "*) cp -r model_build /service/ ;; esac
 # The file system is read-only later, so bytecode has to be there. The libraries' comes without its source, which would
 # be a tenth of the image.
 RUN rm /service/app/registry/bundled/*.onnx \
  && python -m compileall -q -b --invalidation-mode unchecked-hash -s /rootfs -p / /rootfs/usr/local/lib /srv/lib \
  && find /rootfs/usr/local/lib /srv/lib -name '*.py' -delete \
- && python -m compileall -q --invalidation-mode unchecked-hash /service/app
+ && python -m compileall -q --invalidation-mode unchecked-hash /service
 
 FROM scratch
 # One layer for each thing that changes on its own, the one that changes least first.

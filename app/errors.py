@@ -27,6 +27,10 @@
         ├── ModelRefused        a new model file was not taken; the running model goes on
         ├── NoPreviousModel     there is no earlier model to go back to
         ├── AdminLocked         /admin is used, but nobody has to show a key
+        ├── CrossSite           another web page asks for what only the service's own may ask for
+        ├── NotThere            a class, photo or training that is not there (any more)
+        ├── Conflict            what is asked for does not fit what is there
+        ├── StorageFull         the disk or the quota for photos to learn from is full
         ├── Overloaded          no worker would be free within CLASSIFIER_QUEUE_BUDGET_MS
         └── Draining            the service is shutting down
 """
@@ -133,6 +137,22 @@ class NoPreviousModel(RequestError):
 
 class AdminLocked(RequestError):
     """Models can be exchanged over HTTP only where clients have to show an API key."""
+
+
+class CrossSite(RequestError):
+    """A web page from elsewhere asks for what only the service's own page may ask for."""
+
+
+class NotThere(RequestError):
+    """There is no such class, photo or training, or not any more."""
+
+
+class Conflict(RequestError):
+    """What is asked for does not fit what is there; the message says what does."""
+
+
+class StorageFull(RequestError):
+    """The quota or the disk for photos to learn from has no room for this; nothing that was there is lost."""
 
 
 class Overloaded(RequestError):

@@ -12,8 +12,9 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -46,6 +47,9 @@ from .settings import Settings, deprecated
 from .telemetry import logs
 from .telemetry.metrics import Metrics
 from .telemetry.middleware import TelemetryMiddleware, write_refusal
+
+if TYPE_CHECKING:
+    from .teaching.teaching import Teaching
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +147,7 @@ def create_app(settings: Settings) -> FastAPI:
     keys = _keys(settings)
     _check_public_key(settings)
     trials = Trials(settings.max_pixels)
+    teaching = None if settings.teach is None else _teaching(settings.teach, settings)
     traces = None
     if settings.traces == "on":
         try:
@@ -156,6 +161,8 @@ def create_app(settings: Settings) -> FastAPI:
         cpus = planned_cpus(settings)
         # In a thread: a start-up that is interrupted can still be.
         source = await asyncio.to_thread(model_source, settings, trials)
+        if teaching is not None:
+            teaching.configured = None if source.folder else source.configured_file()
         decode_budget = DecodeBudget(settings.max_pixels)
         served, left_out = await asyncio.to_thread(
             loading.start, source, settings.precision, settings.default_model, settings.max_models, decode_budget
@@ -186,6 +193,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.service = Service(
             repository, updates, workers, body_reader, frame_cache, limits, cpus, counted, monotonic(), keys
         )
+        if teaching is not None:
+            app.state.service.lately = teaching.lately
         contract = classifier.contract
         log.info(
             "ready",
@@ -208,6 +217,8 @@ def create_app(settings: Settings) -> FastAPI:
         background = asyncio.create_task(_settle_in(repository.default, loader, source, updates))
         yield
         updates.stop()
+        if teaching is not None:
+            await asyncio.to_thread(teaching.close)
         await background
         await updates.close()
         # The server has waited for every request; a job that still runs has lost its client.
@@ -243,6 +254,15 @@ def create_app(settings: Settings) -> FastAPI:
         metrics.router,
         openapi.router,
     )
+    if teaching is not None:
+        # Not imported where nobody teaches.
+        from .http.routes import teach
+
+        app.state.teaching = teaching
+        app.state.hosts_are_listed = settings.allowed_hosts is not None
+        app.include_router(teach.router)
+        if settings.ui == "on":
+            app.include_router(teach.page_router)
     for router in (*ours, *(protocol.router for protocol in protocols)):
         app.include_router(router)
     if settings.ui == "on":
@@ -290,7 +310,29 @@ def model_source(settings: Settings, trials: Trials) -> Source:
         ModelError: there is no file in the precision that is asked for, or the public key cannot be used.
     """
     verify = public_key(settings.model_public_key) if settings.model_public_key else None
-    return Source.configured(settings.model, settings.precision, verify, trials, settings.max_model_bytes)
+    source = Source.configured(settings.model, settings.precision, verify, trials, settings.max_model_bytes)
+    if settings.teach is not None and settings.teach.is_dir():
+        from .teaching.runs import Runs
+
+        source.prefer(Runs(settings.teach).served_file)
+    return source
+
+
+def _teaching(folder: Path, settings: Settings) -> "Teaching":
+    """What is taught in a folder.
+
+    Raises:
+        SettingsError: the folder cannot be used.
+    """
+    from .teaching.teaching import Teaching
+
+    try:
+        return Teaching(folder, settings.teach_max_mb * 1_000_000, settings.teach_days * 86_400, settings.teach_lately)
+    except OSError as error:
+        raise SettingsError(
+            f"CLASSIFIER_TEACH: {folder} cannot be written to: {error.strerror}. Make it the service's own, or mount a "
+            "volume there."
+        ) from error
 
 
 def planned_cpus(settings: Settings) -> Cpus:

@@ -207,6 +207,24 @@ class Settings(BaseSettings):
         "off", description="send OpenTelemetry traces to where the standard `OTEL_*` variables say"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line written")
+    teach: Path | None = Field(
+        None,
+        description="folder for photos to learn from: turns the page `/teach` on, where classes are taught in the "
+        "browser; unset: off",
+    )
+    teach_max_mb: int = Field(
+        1000, ge=1, le=1_000_000, description="what everything in that folder may take, in MB; 507 above"
+    )
+    teach_days: float = Field(
+        30.0, gt=0, le=3650, description="how long removed photos, and those that came in lately, are kept there"
+    )
+    teach_lately: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="how many of the uncertain, unknown and changed photos of named cameras are kept there, to be "
+        "looked at; 0: none",
+    )
     # systemd's own names (sd_notify(3), sd_watchdog_enabled(3)).
     notify_socket: str | None = Field(
         None, validation_alias="NOTIFY_SOCKET", description="set by systemd: where it is told that the service is ready"
@@ -264,6 +282,14 @@ class Settings(BaseSettings):
             return value and tuple(str(ipaddress.ip_network(each)) for each in value)
         except ValueError as error:
             raise ValueError(f"{error}; write addresses as 10.0.0.2 and networks as 10.0.0.0/8") from error
+
+    @field_validator("teach")
+    @classmethod
+    def _folder(cls, value: Path | None) -> Path | None:
+        # Said before the service has begun to load anything.
+        if value is not None and value.exists() and not value.is_dir():
+            raise ValueError(f"{value} is no folder")
+        return value
 
     @model_validator(mode="after")
     def _tls(self) -> Self:

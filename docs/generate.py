@@ -21,8 +21,8 @@ ARCHITECTURE: Final = Path(__file__).with_name("architecture.md")
 #: The rooms of the two packages.
 ROOMS: Final = {
     "app": (
-        "errors", "settings", "client", "runtime", "inference", "registry", "telemetry", "http", "http.protocols",
-        "main", "cli",
+        "errors", "settings", "client", "runtime", "inference", "registry", "telemetry", "teaching", "http",
+        "http.protocols", "main", "cli",
     ),
     "model_build": ("errors", "terminal", "network", "dataset", "export", "training", "evaluation", "commands"),
 }  # fmt: skip
@@ -59,6 +59,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "trusted_proxies",
         "cors_origins",
     ),
+    "Teaching": ("teach", "teach_max_mb", "teach_days", "teach_lately"),
     "TLS": ("tls_certificate", "tls_key", "hsts_seconds"),
     "Logs, traces and shutdown": ("log_level", "traces", "drain_seconds"),
     "Set by systemd": ("notify_socket", "watchdog_usec"),
@@ -73,6 +74,7 @@ _INTRODUCTIONS: Final = {
     "Limits on requests": "[Reliability](reliability.md#memory) explains how the service plans its memory.",
     "Frame cache": "[Cameras](cameras.md) explains what counts as near-identical.",
     "Access": "[Security](security.md) explains what each of these protects against.",
+    "Teaching": "[Teach in the browser](models/teach-in-the-browser.md) explains the page and the folder.",
     "Logs, traces and shutdown": "[Observability](observability.md) explains logs and traces.",
     "Set by systemd": "The unit in [systemd](deployment/systemd.md) uses these; do not set them yourself.",
 }

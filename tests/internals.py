@@ -137,6 +137,12 @@ def forget_what_passed(source: Source) -> None:
     source._passed.clear()
 
 
+def training_process(client: httpx.Client) -> int | None:
+    """The process id of what trains at this moment."""
+    child = client.server.config.app.state.teaching.trainer._child
+    return child and child.pid
+
+
 def tries(trials: Trials) -> bool:
     """Whether a child process runs."""
     return bool(trials._running)

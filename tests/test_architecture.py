@@ -19,9 +19,10 @@ ROOMS = {
     "inference": {"runtime"},
     "registry": {"inference", "runtime"},
     "telemetry": set(),
-    "http": {"registry", "inference", "telemetry", "runtime"},
+    "teaching": {"registry", "inference", "runtime"},
+    "http": {"teaching", "registry", "inference", "telemetry", "runtime"},
     "http.protocols": {"http", "inference", "telemetry"},
-    "main": {"settings", "http", "http.protocols", "registry", "inference", "telemetry", "runtime"},
+    "main": {"settings", "http", "http.protocols", "teaching", "registry", "inference", "telemetry", "runtime"},
     "cli": {"main", "settings", "http", "registry", "inference", "telemetry", "runtime", "client"},
 }
 BUILDER = {
@@ -78,7 +79,7 @@ def test_the_drawing_is_of_the_code():
 
 def test_the_top_is_small():
     names = {path.name for path in (ROOT / "app").iterdir()} - {"__init__.py", "__main__.py", "__pycache__"}
-    assert len(names) <= 10, names
+    assert len(names) <= 11, names
 
 
 def test_the_service_never_needs_the_builder():
@@ -95,7 +96,7 @@ def test_only_the_command_line_needs_the_client():
     assert "cli.commands" not in inside("app", ROOT / "app/cli/serve.py")
 
 
-@pytest.mark.parametrize("name", ["errors", "inference", "registry", "runtime"])
+@pytest.mark.parametrize("name", ["errors", "inference", "registry", "runtime", "teaching"])
 def test_the_core_knows_nothing_of_http(name):
     for module, path in modules("app").items():
         if room(module, ROOMS) == name:
@@ -125,8 +126,8 @@ def test_images_are_decoded_in_one_place():
 def test_the_environment_is_read_in_one_place():
     readers = [m for m, p in modules("app").items() if "os.environ" in p.read_text() or "getenv" in p.read_text()]
     # Two only write: the runtime's telemetry switch, NumPy's threads; and one passes on what Python needs to start.
-    assert sorted(readers) == ["", "cli", "registry.trial", "settings"]
-    assert re.findall(r"_PASSED_ON: Final = (.*)", (ROOT / "app/registry/trial.py").read_text()) == [
+    assert sorted(readers) == ["", "cli", "runtime.children", "settings"]
+    assert re.findall(r"_PASSED_ON: Final = (.*)", (ROOT / "app/runtime/children.py").read_text()) == [
         '("LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")'
     ]
     writers = (ROOT / "app/cli/__init__.py").read_text() + (ROOT / "app/__init__.py").read_text()

@@ -26,7 +26,7 @@ _HOST: Final = re.compile(r"([A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.%A-Za-z]+\])(:[0-9]
 #: Probes carry no key, and a kubelet addresses a pod by its IP address. They say nothing about any photo.
 _PROBES: Final = re.compile(r"/health(/.*)?|/v2/health/.*")
 #: What the web page and the documentation consist of: the same for everybody.
-_STATIC: Final = re.compile(r"/|/docs|/openapi\.json|/page/.*")
+_STATIC: Final = re.compile(r"/|/docs|/teach|/openapi\.json|/page/.*")
 #: DeepStack's clients send their key in the form, with the photo: these routes ask ``Service.let_in_by_form``.
 _KEY_IN_FORM: Final = frozenset({"/v1/vision/scene"})
 #: Where a request's scope has the digest of the key that it was let in with.

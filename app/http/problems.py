@@ -59,6 +59,10 @@ PROBLEM_TYPES: Final[dict[type[errors.RequestError], ProblemType]] = {
     errors.ModelRefused: ProblemType(409, "model-refused", "Model refused"),
     errors.NoPreviousModel: ProblemType(409, "no-previous-model", "No previous model"),
     errors.AdminLocked: ProblemType(403, "admin-locked", "Admin routes locked"),
+    errors.CrossSite: ProblemType(403, "cross-site", "Asked by another site"),
+    errors.NotThere: ProblemType(404, "not-there", "Not there"),
+    errors.Conflict: ProblemType(409, "conflict", "Conflict"),
+    errors.StorageFull: ProblemType(507, "storage-full", "Storage full"),
     errors.Overloaded: ProblemType(503, "overloaded", "Overloaded"),
     errors.Draining: ProblemType(503, "draining", "Shutting down"),
 }

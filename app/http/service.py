@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from fastapi import Request
 
@@ -20,12 +20,16 @@ from .access import Keys, client_of, is_let_in
 from .body_reader import BodyReader
 from .limits import Limits
 
+if TYPE_CHECKING:
+    from ..teaching.lately import Lately
+
 
 @dataclass(slots=True)
 class Service:
     """What a request needs; read ``classifier_for`` once a request.
 
-    ``keys`` are the API keys of which clients have to show one; None where nobody has to.
+    ``keys`` are the API keys of which clients have to show one; None where nobody has to. ``lately`` keeps some photos
+    of named cameras; None where none are kept.
     """
 
     repository: Repository
@@ -39,6 +43,7 @@ class Service:
     started_at: float
     keys: Keys | None = None
     leaving: bool = False
+    lately: "Lately | None" = None
 
     @staticmethod
     def of(request: Request) -> "Service":

@@ -129,6 +129,21 @@ def start(
     Raises:
         ModelError: there is nothing to serve, or something else than what is configured.
     """
+    if preferred := source.preferred():
+        try:
+            return _start(source, None, None, max_models, decode_budget)
+        except ModelError as error:
+            # A person chose it with a click, and what is configured is there: nobody has to come and mend this.
+            source.leave_out(preferred)
+            made, refused = _start(source, precision, default, max_models, decode_budget)
+            return made, [(preferred, error), *refused]
+    return _start(source, precision, default, max_models, decode_budget)
+
+
+def _start(
+    source: Source, precision: str | None, default: str | None, max_models: int, decode_budget: DecodeBudget
+) -> tuple[list[LoadedModel], list[tuple[Path, ModelError]]]:
+    preferred = source.preferred()
     refused = source.look()
     if refused and source.folder is None:
         raise refused[0][1]
@@ -150,7 +165,7 @@ def start(
                 # Read again, like everywhere: what was checked is what is loaded.
                 read, data = source.read_again(offer)
                 classifier = Classifier(Model(read.path, data=data), decode_budget)
-                if source.folder is not None:
+                if source.folder is not None or preferred:
                     classifier.check_golden()
             except ModelError as error:
                 if source.folder is None:
@@ -159,7 +174,7 @@ def start(
                 refused.append((file.path, error))
                 continue
             served[name] = serve(read, classifier, source, offer.load_s)
-            if source.folder is None:
+            if source.folder is None and not preferred:
                 source.pin(file.path)
             break
     if not served:
@@ -176,7 +191,8 @@ def start(
 
 def serve(file: ModelFile, classifier: Classifier, source: Source, load_s: float) -> LoadedModel:
     """What the repository has of a model."""
-    return LoadedModel(classifier, file.path, file.digest, source.why, source.precision_reason, time.time(), load_s)
+    why = source.why_of(file.path)
+    return LoadedModel(classifier, file.path, file.digest, why, source.precision_reason, time.time(), load_s)
 
 
 def _prefer_the_fastest(source: Source) -> None:

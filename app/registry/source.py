@@ -123,6 +123,8 @@ class Source:
         self._verify = verify
         self._most_bytes = most_bytes
         self._shipped = shipped
+        self._preferred: Callable[[], Path | None] = lambda: None
+        self._left_out: Path | None = None
         self._seen: dict[Path, tuple[tuple[int, ...], Offer | ModelError]] = {}
         self._passed: dict[bytes, Findings] = {}
         self._serving = False
@@ -150,6 +152,34 @@ class Source:
         # The image has it elsewhere.
         shipped = next(BUNDLED.glob("*.onnx"), None)
         return cls(lambda: paths, None, why_served(model, paths[0]), verify, trials, most_bytes, shipped)
+
+    def prefer(self, preferred: Callable[[], Path | None]) -> None:
+        """Serves another file instead of the configured one, for as long as ``preferred`` names one.
+
+        Not where there is a folder of models: whoever fills it says what is served.
+        """
+        self._preferred = preferred
+
+    def preferred(self) -> Path | None:
+        """The file that is served instead of the configured one; None: that one is."""
+        found = None if self.folder else self._preferred()
+        return None if found == self._left_out else found
+
+    def leave_out(self, preferred: Path) -> None:
+        """Does not prefer this file any more: it cannot be served."""
+        self._left_out = preferred
+
+    def configured_file(self) -> Path:
+        """The file that is served where no other is preferred."""
+        return self._paths()[0]
+
+    def why_of(self, path: Path) -> str:
+        """Why a file is served."""
+        return "taught in the browser" if path == self.preferred() else self.why
+
+    def _files(self) -> list[Path]:
+        preferred = self.preferred()
+        return [preferred] if preferred else self._paths()
 
     def read(self, path: Path) -> tuple[ModelFile, bytes]:
         """Reads and checks one file, as ``ModelFile.read`` does; blocks.
@@ -181,7 +211,7 @@ class Source:
         """
         refused = []
         before, self._seen = self._seen, {}
-        for path in self._paths():
+        for path in self._files():
             stamp = file_stamp(path)
             # A served file that disappears is no news; that one that is asked for is missing, is.
             if stamp is None and not before:
@@ -233,7 +263,7 @@ class Source:
 
     def directories(self) -> set[Path]:
         """Where a change can mean a new model; blocks."""
-        paths = [*self._paths(), *([self.folder] if self.folder else [])]
+        paths = [*self._files(), *([self.folder] if self.folder else [])]
         return set().union(*(directories_of(path) for path in paths))
 
     def _try(self, path: Path) -> Offer:

@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Final
 
 from ..errors import ModelError
+from ..runtime.children import environment
 from ..runtime.memory import free_bytes
 
 #: Seconds from the child's start to its answer. It takes 0.4 on a server's CPU and ten times that on the slowest board.
@@ -36,8 +37,6 @@ _CHILD_BYTES: Final = 32_000_000
 _NO_MEMORY: Final = "it needs more memory than there is for it"
 #: Bytes of the child's answer.
 _MOST_ANSWER: Final = 20_000
-#: What an interpreter may need to start; the rest of the environment stays here, API keys above all.
-_PASSED_ON: Final = ("LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +131,11 @@ class Trials:
                 child.kill()
 
     def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        # Python looks for the user's own packages; without a home it would ask a name service for one.
-        environment["HOME"] = os.sep
-        # NumPy's threads for linear algebra, of which a model needs none.
-        environment["OPENBLAS_NUM_THREADS"] = "1"
-        environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         with self._lock:
             if self._closed:
                 raise ModelError("the service is shutting down")
             child = subprocess.Popen(  # noqa: S603 - this interpreter and this module
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
             )
             self._running.add(child)
             return child

@@ -40,8 +40,9 @@ def keys_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def locked(tiny, keys_file):
-    with serving(tiny, api_keys=f"{KEY}, {OTHER}", api_keys_file=keys_file) as client:
+def locked(tiny, keys_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teach")
+    with serving(tiny, api_keys=f"{KEY}, {OTHER}", api_keys_file=keys_file, teach=folder) as client:
         yield client
 
 

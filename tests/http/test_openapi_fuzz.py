@@ -4,6 +4,7 @@ All of it is taken from the document, so a new route is covered as soon as it is
 """
 
 import copy
+from tempfile import mkdtemp
 
 import pytest
 import schemathesis
@@ -22,6 +23,8 @@ from schemathesis.specs.openapi.checks import (
 from app.http.protocols import custom_vision
 from app.main import create_app
 from app.settings import Settings
+from tests.conftest import serving
+from tests.photos import encode, solid
 
 CHECKS = [
     not_a_server_error,
@@ -37,6 +40,8 @@ def operations(document):
 
 
 OPERATIONS = operations(create_app(Settings()).openapi())
+#: Where photos are taught; a folder of their own, because an application that teaches makes it.
+TEACHING = [o for o in operations(create_app(Settings(teach=mkdtemp())).openapi()) if o.path.startswith("/teach")]
 MODES = [
     pytest.param(operation, mode, id=f"{operation.label} {mode.value}")
     for operation in OPERATIONS
@@ -48,10 +53,10 @@ MODES = [
 ]
 
 
-def ask(client, operation, mode) -> None:
+def ask(client, operation, mode, examples=60) -> None:
     @given(operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=60,
+        max_examples=examples,
         derandomize=True,
         database=None,
         deadline=None,
@@ -68,6 +73,27 @@ def ask(client, operation, mode) -> None:
 def test_what_is_answered_is_what_is_documented(client, operation, mode):
     """Requests that follow the document, and requests that break it."""
     ask(client, operation, mode)
+
+
+@pytest.fixture(scope="module")
+def teaching(tiny, tmp_path_factory):
+    """Two classes with a photo each; too few to train with."""
+    with serving(tiny, max_body_bytes=1_000_000, teach=tmp_path_factory.mktemp("teach")) as client:
+        for label, colour in (("red", (250, 9, 9)), ("blue", (9, 9, 250))):
+            client.post("/teach/classes", json={"label": label}).raise_for_status()
+            photo = encode(solid(colour), "PNG")
+            client.post(f"/teach/photos?label={label}", content=photo).raise_for_status()
+        yield client
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("operation", TEACHING, ids=lambda operation: operation.label)
+def test_teaching_too(teaching, operation, mode):
+    if mode is GenerationMode.NEGATIVE and not (
+        "requestBody" in operation.definition.raw or operation.definition.raw.get("parameters")
+    ):
+        pytest.skip("nothing is sent that could be wrong")
+    ask(teaching, operation, mode, examples=25)
 
 
 @pytest.mark.parametrize(

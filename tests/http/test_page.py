@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from app.http.routes import page
+from app.http.routes import page, teach
 from app.http.schemas.common import TINY_PNG
 from app.registry.source import BUNDLED
 from tests.conftest import ROOT, assert_problem, serving
@@ -14,6 +14,8 @@ from tests.conftest import ROOT, assert_problem, serving
 FOLDER = ROOT / "app/http/page"
 SWAGGER = FOLDER / "swagger"
 OURS = [path for path in FOLDER.iterdir() if path.is_file()]
+#: Of the page on which classes are taught.
+TEACH = [*(FOLDER / "teach").iterdir()]
 PATHS = ["/", "/docs", *(f"/page/{name}" for name in sorted(page.ASSETS))]
 
 
@@ -51,15 +53,16 @@ def test_every_file_of_ours_is_served():
         "index.html",
         "docs.html",
     }
+    assert {path.name for path in TEACH} == teach.ASSETS | {"teach.html"}
 
 
 def test_our_files_name_no_other_host():
-    for path in OURS:
+    for path in OURS + TEACH:
         assert set(re.findall(r"https?://[^\"'\s]+", path.read_text())) <= {"http://www.w3.org/2000/svg"}, path
 
 
 def test_text_never_becomes_html():
-    for path in OURS:
+    for path in OURS + TEACH:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", path.read_text()), path
 
 

@@ -12,8 +12,8 @@ RED = encode(solid((250, 9, 9)), "PNG")
 
 
 @pytest.fixture(scope="module", params=["/classifier", "/a.b/c_d-e~f"])
-def behind(tiny, request):
-    with serving(tiny, path_prefix=request.param, api_keys=KEY) as client:
+def behind(tiny, request, tmp_path_factory):
+    with serving(tiny, path_prefix=request.param, api_keys=KEY, teach=tmp_path_factory.mktemp("teach")) as client:
         client.prefix = request.param
         yield client
 
@@ -52,12 +52,11 @@ def test_every_route_is_there_twice(behind):
     document = behind.get("/openapi.json").json()
     for path, operations in document["paths"].items():
         for method in operations:
-            answer = both(
-                behind, method, path.format(name="tiny", version="1", project="bins"), headers={"x-api-key": KEY}
-            )
+            filled = path.format(name="tiny", version="1", project="bins", number=1, photo="x")
+            answer = both(behind, method, filled, headers={"x-api-key": KEY})
             # Without a body most say 400; none says that it is not there.
             assert answer.status_code != 405, path
-    for path in ("/", "/docs", "/openapi.json", "/page/page.js"):
+    for path in ("/", "/docs", "/teach", "/openapi.json", "/page/page.js", "/page/teach/teach.js"):
         assert both(behind, "GET", path).status_code == 200
     assert both(behind, "GET", "/absent", headers={"x-api-key": KEY}).status_code == 404
 
@@ -77,7 +76,7 @@ def test_who_may_pass_does_not_depend_on_it(behind):
 
 @pytest.mark.parametrize(
     ("path", "right"),
-    [("", "/"), ("/docs/", "/docs"), ("//docs/", "/docs")],
+    [("", "/"), ("/docs/", "/docs"), ("//docs/", "/docs"), ("/teach/", "/teach")],
 )
 def test_a_page_has_one_address_that_all_it_loads_is_relative_to(behind, path, right):
     answer = behind.get(f"{behind.prefix}{path}?a=b%20c")

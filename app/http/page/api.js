@@ -51,7 +51,8 @@ export async function send(path, file, { signal, onWait = () => {}, onAway = () 
   }
 }
 
-function headers() {
+/** What every request needs where a key is asked for. */
+export function headers() {
   const key = sessionStorage.getItem(KEY);
   return key ? { Authorization: `Bearer ${key}` } : {};
 }

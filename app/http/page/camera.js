@@ -2,8 +2,8 @@
 
 const element = (id) => document.getElementById(id);
 
-/** Offers the way to a photo that this browser has; `onPhoto(file)` gets it. */
-export function offerCamera(onPhoto, onError) {
+/** Offers the way to a photo that this browser has; `onPhoto(file)` gets it. `stay`: one photo after the other. */
+export function offerCamera(onPhoto, onError, { stay = false } = {}) {
   if (!navigator.mediaDevices) {
     // Phones have a camera behind a file input on every page.
     element("shoot").hidden = !matchMedia("(pointer: coarse)").matches;
@@ -34,7 +34,7 @@ export function offerCamera(onPhoto, onError) {
     canvas.getContext("2d").drawImage(video, 0, 0);
     const name = `camera ${new Date().toLocaleTimeString()}.jpg`;
     canvas.toBlob((blob) => onPhoto(new File([blob], name, { type: "image/jpeg" })), "image/jpeg", 0.95);
-    dialog.close();
+    if (!stay) dialog.close();
   });
   element("close-camera").addEventListener("click", () => dialog.close());
   // However it was closed, the Escape key included: the camera's light goes out.

@@ -34,12 +34,12 @@ ASSETS: Final = frozenset(
     }
 )
 #: Nothing is loaded from elsewhere, nothing is sent elsewhere, nobody frames it.
-_POLICY: Final = (
+POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
 #: Swagger UI writes style attributes.
-_DOCS_POLICY: Final = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+_DOCS_POLICY: Final = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
@@ -49,17 +49,13 @@ async def page(request: Request) -> Response:
     asked = _asked(request)
     if not asked.endswith("/"):
         return _elsewhere(request, f"{asked.rpartition('/')[2]}/")
-    return _answer(request, "index.html", _POLICY)
+    return answer(request, "index.html", POLICY, teaches=hasattr(request.app.state, "teaching"))
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs(request: Request) -> Response:
     """Swagger UI for ``/openapi.json``."""
-    # What it loads stands beside it, so its address does not.
-    asked = _asked(request)
-    if slashes := len(asked) - len(asked.rstrip("/")):
-        return _elsewhere(request, f"{'../' * slashes}docs")
-    return _answer(request, "docs.html", _DOCS_POLICY)
+    return beside(request, "docs", "docs.html", _DOCS_POLICY)
 
 
 @router.api_route("/page/{name:path}", methods=["GET", "HEAD"])
@@ -67,7 +63,15 @@ async def asset(request: Request, name: str) -> Response:
     """One of the files that the pages load."""
     if name not in ASSETS:
         raise HTTPException(404)
-    return _answer(request, name, _POLICY)
+    return answer(request, name, POLICY)
+
+
+def beside(request: Request, address: str, name: str, policy: str) -> Response:
+    """A page beside whose address what it loads stands, so that the address ends in no slash."""
+    asked = _asked(request)
+    if slashes := len(asked) - len(asked.rstrip("/")):
+        return _elsewhere(request, f"{'../' * slashes}{address}")
+    return answer(request, name, policy)
 
 
 def _asked(request: Request) -> str:
@@ -83,14 +87,17 @@ def _elsewhere(request: Request, place: str) -> Response:
 
 
 @cache
-def _read(name: str) -> tuple[bytes, str]:
+def _read(name: str, *, teaches: bool) -> tuple[bytes, str]:
     """A file's content and its entity tag; read when it is first asked for."""
     content = (_FOLDER / name).read_bytes()
+    if teaches:
+        content = content.replace(b'href="teach" hidden', b'href="teach"')
     return content, f'"{sha256(content).hexdigest()[:32]}"'
 
 
-def _answer(request: Request, name: str, policy: str) -> Response:
-    content, tag = _read(name)
+def answer(request: Request, name: str, policy: str, *, teaches: bool = False) -> Response:
+    """A file of the page's folder, unless the browser has it already; ``teaches``: with its link to ``/teach``."""
+    content, tag = _read(name, teaches=teaches)
     headers = {
         # Kept by the browser, but asked for again each time, so that an updated service is seen at once.
         "Cache-Control": "no-cache",

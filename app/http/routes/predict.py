@@ -114,6 +114,8 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
             ),
             client,
         )
+        if service.lately is not None and query.camera:
+            service.lately.offer(query.camera, body.image, len(body.data), result)
     record.images = 1
     record.answers.append((result.group, result.unknown))
     record.cached = result.cached if camera else None

@@ -103,7 +103,9 @@ def _numbers(values: NDArray[np.float64]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def convert(model: Classifier, height: int, width: int, pixels: Pixels | None = None) -> Converted:
+def convert(
+    model: Classifier, height: int, width: int, pixels: Pixels | None = None, *, multi_label: bool = False
+) -> Converted:
     """Converts a classifier to our form of graph.
 
     Args:
@@ -113,6 +115,7 @@ def convert(model: Classifier, height: int, width: int, pixels: Pixels | None = 
         pixels: what it was trained on. None: 0..255 for a model that has preprocessing of its own; else what the file
             says; else what is most common: ImageNet's mean and deviation for ONNX with planes first, -1..1
             (keras.applications.mobilenet_v2.preprocess_input) for everything else.
+        multi_label: whether its logits, if it ends in logits, are independent of each other.
 
     Returns:
         The graph, what was done to the pixels, and what the model puts out.
@@ -139,7 +142,7 @@ def convert(model: Classifier, height: int, width: int, pixels: Pixels | None = 
             GREY.then(Affine(before.matrix[:1, :1], before.shift[:1])), f"{pixels.text}, grey", pixels.assumed
         )
     add_image_input(proto, front, pixels.map.then(front.own), height, width, planes_first=planes_first)
-    output = add_scores_output(proto)
+    output = add_scores_output(proto, multi_label=multi_label)
     graph.canonicalise(proto)
     try:
         onnx.checker.check_model(proto, full_check=True)

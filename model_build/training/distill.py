@@ -92,6 +92,8 @@ class Distillation:
         sizes = np.bincount(division.clusters)[division.clusters[divided["train"]]]
 
         def quantizer(fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
+            if graph.Graph(fp32).producer[SCORES].op_type != "Softmax":
+                raise InputError("--distill learns a softmax's scores; this model's are independent: use --calibration")
             start, how = gptq(calibration, track)(fp32)
             # All of each picture's centre, at the scale that the network sees: crops are taken from it.
             height, width = (round(side / resize.crop) for side in (resize.height, resize.width))

@@ -126,6 +126,29 @@ def test_int8(tmp_path, labels):
     assert {producers[n.input[1]] for n in made.graph.node if n.op_type == "Conv"} == {"DequantizeLinear"}
 
 
+@pytest.mark.parametrize("end", ["sigmoid", "logits"])
+def test_several_labels_a_photo(tmp_path, labels, end, capsys):
+    """A file that ends in sigmoids, and one whose logits get them; int8 is compared by what photos show."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, pixels in enumerate(PIXELS):
+        (folder / f"{i}.png").write_bytes(encode(solid(tuple(int(v) for v in pixels[0, 0])), "PNG"))
+    sigmoids = [node("Sigmoid", ["logits"], "shown")] if end == "sigmoid" else []
+    model = pytorch(end=sigmoids)
+    options = ["--labels", labels, "--mean", *MEAN, "--std", *DEVIATION, "--calibration", folder]
+    options += ["--min-agreement", "0", "--threshold", "0.25", *(["--multi-label"] if end == "logits" else [])]
+    assert export(tmp_path, model, *options) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "net.int8.onnx: shows every class from a score of 0.250 on" in said
+    session = ort.InferenceSession(pytorch().SerializeToString(), providers=["CPUExecutionProvider"])
+    prepared = ((PIXELS / 255 - MEAN) / DEVIATION).astype(np.float32).transpose(0, 3, 1, 2)
+    expected = 1 / (1 + np.exp(-session.run(["logits"], {"input": prepared})[0]))
+    for precision, tolerance in (("fp32", 1e-5), ("int8", 0.2)):
+        made = Model(tmp_path / "out" / f"net.{precision}.onnx")
+        assert np.abs(made(PIXELS) - expected).max() < tolerance
+        assert (made.contract.multi_label, made.contract.unknown_below) == (True, 0.25)
+
+
 def test_what_is_assumed_is_said(tmp_path, labels, capsys):
     assert export(tmp_path, pytorch(), "--labels", labels) == 0
     assert "Pixels: ImageNet's mean and deviation, which is assumed" in capsys.readouterr().err

@@ -104,8 +104,8 @@ class Result:
     """The answer for one photo.
 
     ``labels`` is what the photo shows: the best class, or of a model with independent scores (``Model.multi_label``)
-    every class from its threshold on. ``unknown`` says that it shows none of the model's classes. ``groups`` is empty where the model, or a service that
-    is older than this client, has none.
+    every class from its threshold on. ``unknown`` says that it shows none of the model's classes. ``groups`` is empty
+    where the model, or a service that is older than this client, has none.
     """
 
     model: ModelRef
@@ -142,7 +142,7 @@ class Model:
     classes: int
     unknown_below: float
     measured: Mapping[str, Any]
-    multi_label: bool = False
+    multi_label: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,8 +475,13 @@ def _labels(body: Mapping[str, Any]) -> tuple[Label, ...]:
 
 def _model(body: Mapping[str, Any]) -> Model:
     return Model(
-        *(body[name] for name in ("name", "version", "precision", "classes", "unknown_below", "measured")),
-        body.get("multi_label", False),
+        name=body["name"],
+        version=body["version"],
+        precision=body["precision"],
+        classes=body["classes"],
+        unknown_below=body["unknown_below"],
+        measured=body["measured"],
+        multi_label=body.get("multi_label", False),
     )
 
 

@@ -180,14 +180,21 @@ def is_refused(name: str) -> bool:
 def _entries(folder: ImageFolder, scanned: Folder) -> list[_Entry]:
     """The pictures whose class is known; the others are left out."""
     of_tables = LeftOut()
-    rows = tables.read(scanned, of_tables)
-    if len({row.label for row in rows}) > 1 and (2 * len(rows) >= folder.found or not _has_classes(scanned)):
+    rows = []
+    for row in tables.read(scanned, of_tables):
+        if len(row.labels) == 1:
+            rows.append(row)
+        else:
+            of_tables.add(
+                str(row.path.relative_to(folder.root)), "a table says that it shows several things, or nothing"
+            )
+    if len({row.labels for row in rows}) > 1 and (2 * len(rows) >= folder.found or not _has_classes(scanned)):
         folder.reasons.names.update(of_tables.names)
         entries = []
         for row in rows:
             places = [row.part, *reversed(row.path.relative_to(folder.root).parts[:-1])]
             parts = [part for place in places if (part := part_of(place))]
-            entries.append(_Entry(row.path, row.label.replace("/", " "), parts[0] if parts else "train"))
+            entries.append(_Entry(row.path, row.labels[0].replace("/", " "), parts[0] if parts else "train"))
         if not any(entry.part == "train" for entry in entries):
             entries = [replace(entry, part="train") for entry in entries]
         return sorted(entries, key=lambda entry: entry.path)

@@ -72,7 +72,13 @@ class Output:
         are_scores = self.units > 1 and bool((np.abs(sums - 1) < _ROUNDING).all())
         if self.kind in ("softmax", "log_softmax") and not are_scores:
             raise InputError(f"the model ends in a softmax, but its outputs add up to {sums.max():.4g} instead of 1")
-        if self.kind == "logits" and not self.independent and are_scores and bool((values >= 0).all()) and len(values) > 1:
+        if (
+            self.kind == "logits"
+            and not self.independent
+            and are_scores
+            and bool((values >= 0).all())
+            and len(values) > 1
+        ):
             raise InputError(
                 "the model's outputs add up to 1 for every picture, so they are scores already, but no softmax was "
                 "found at its end; export the part in front of what computes them"

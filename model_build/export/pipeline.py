@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from app.inference.contract import Contract, Golden
 from app.inference.imaging import Resize
+from app.runtime.memory import trim_heap
 from model_build.dataset import groups, intervals, labels, photos
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
@@ -248,6 +249,8 @@ def publish_checked(
             lambda it: track(it, f"Scores by the {source.framework} model"),
         )
         scores = parity.onnx_scores(model, evaluation.pixels, lambda it: track(it, "Scores by ONNX fp32"))
+        # What TensorFlow has used and freed would else stay with this process while int8 is made.
+        trim_heap()
         fp32_parity = parity.compare(source.framework.lower(), scores, expected, evaluation, threshold)
         parity.check_fp32(fp32_parity)
         made = [(served.proto, draft, fp32_parity)]

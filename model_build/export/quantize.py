@@ -21,12 +21,12 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from model_build.export.graph import IMAGE, SCORES, Graph, attribute, canonicalise
+from model_build.network.session import session
 
 _QUANTIZED: Final = ["Conv", "Clip", "Relu", "Add", "GlobalAveragePool", "Gemm", "Squeeze", "Reshape", "Flatten"]
 _LAYERS: Final = ("Conv", "Gemm")
@@ -200,12 +200,12 @@ def _moments(model: onnx.ModelProto, photos: Any) -> dict[str, _Moments]:
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    runner = session(probe)
     sums: dict[str, _Moments] = {}
     count = 0
     for photo in photos:
         count += 1
-        values = dict(zip(names, session.run(names, {IMAGE: photo[np.newaxis]}), strict=True))
+        values = dict(zip(names, runner.run(names, {IMAGE: photo[np.newaxis]}), strict=True))
         for layer in layers:
             columns = _columns(layer, values[layer.input[0]], graph.array(layer.input[1]).shape)
             mean = columns.mean(axis=0, dtype=np.float64)

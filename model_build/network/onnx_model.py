@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from model_build.errors import InputError
+from model_build.network.session import session
 
 #: Older graphs are brought up to this operator set; newer ones stay as they are.
 OPSET: Final = 17
@@ -314,7 +315,7 @@ def _computed(proto: onnx.ModelProto, tensor: str, count: int) -> NDArray[Any]:
     shape = [count, *(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])]
     blank = np.zeros(shape, _TYPES[value.type.tensor_type.elem_type])
     try:
-        return np.asarray(_runner(part).run(None, {value.name: blank})[0])
+        return np.asarray(session(part).run(None, {value.name: blank})[0])
     except Exception:  # noqa: BLE001 - then it stays as it is
         return np.zeros((0, 0))
 
@@ -341,15 +342,9 @@ def _free_batch(proto: onnx.ModelProto) -> None:
 
 def _session(path: Path, proto: onnx.ModelProto) -> ort.InferenceSession:
     try:
-        return _runner(proto)
+        return session(proto)
     except Exception as error:
         raise InputError(f"{path} cannot be run by ONNX Runtime: {_line(error)}") from error
-
-
-def _runner(proto: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _line(error: BaseException) -> str:

@@ -16,8 +16,9 @@ UNKNOWN: Final = "By the model's own threshold, the photo shows none of its clas
 
 #: What ``labels`` says, likewise.
 LABELS: Final = (
-    "What the photo shows, by the model's own threshold: the best class, or of a model that is `multi_label` every class "
-    "from the threshold on, best first; empty where it is `unknown`. `top_k`, `min_score` and `view` change nothing here."
+    "What the photo shows, by the model's own threshold: the best class, or of a model that is `multi_label` every "
+    "class from the threshold on, best first; empty where it is `unknown`. `top_k`, `min_score` and `view` change "
+    "nothing about it."
 )
 
 
@@ -42,14 +43,20 @@ class PredictionOut(BaseModel):
     label: str = Field(examples=["school bus"])
     index: int = Field(examples=[779], description="Index of the class in the model's output, from 0.")
     id: str | None = Field(examples=["n04146614"], description="WordNet id, where the model knows it.")
-    score: float = Field(examples=[0.9312], description="0 to 1. All classes' scores add up to 1, but those of a model that is `multi_label`: there each is independent.")
+    score: float = Field(
+        examples=[0.9312],
+        description="0 to 1. All classes together have 1; of a model that is `multi_label` each is independent.",
+    )
 
 
 class GroupOut(BaseModel):
     """Classes that go by one everyday name."""
 
     label: str = Field(examples=["bus"])
-    score: float = Field(examples=[0.9433], description="The sum of its classes' scores, 0 to 1; of a model that is `multi_label` the best of them.")
+    score: float = Field(
+        examples=[0.9433],
+        description="The sum of its classes' scores, 0 to 1; of a model that is `multi_label` the best of them.",
+    )
 
 
 class Timing(BaseModel):

@@ -16,9 +16,8 @@ _PREDICTIONS = [
 _GROUPS = [{"label": "bus", "score": 0.9433}, {"label": "truck", "score": 0.0211}]
 
 _IN_GROUPS = (
-    "Everyday names, best first, each with the sum of its classes' scores (of a model that is `multi_label` the best of "
-    "them): at most `top_k`, none below `min_score`; "
-    "empty where the model has no groups."
+    "Everyday names, best first, each with the sum of its classes' scores (of a model that is `multi_label` the best "
+    "of them): at most `top_k`, none below `min_score`; empty where the model has no groups."
 )
 
 _CACHED = "The scores are those of an earlier, near-identical frame of the same camera (`CLASSIFIER_CACHE_SECONDS`)."

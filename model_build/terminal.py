@@ -1,9 +1,14 @@
 """What a person at the terminal sees while a command works."""
 
 import argparse
+import json
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Sequence, Sized
+from typing import Any, Final
+
+#: Seconds between two lines of progress.
+_PROGRESS_S: Final = 0.2
 
 
 def say(line: str) -> None:
@@ -23,6 +28,38 @@ def track(items: Iterable[Any], description: str) -> Iterable[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield from progress.track(items, description=description)
+
+
+def track_as_json(items: Iterable[Any], description: str) -> Iterable[Any]:
+    """Passes ``items`` on and prints how far it is to standard error, for a program that reads it.
+
+    A line is ``{"step": description, "done": 3, "of": 40}``; ``of`` is null where nobody knows.
+    """
+    of = len(items) if isinstance(items, Sized) else None
+    told = 0.0
+    done = 0
+    for item in items:
+        if time.monotonic() - told >= _PROGRESS_S:
+            say(json.dumps({"step": description, "done": done, "of": of}))
+            told = time.monotonic()
+        yield item
+        done += 1
+    say(json.dumps({"step": description, "done": done, "of": of}))
+
+
+def add_progress_to(command: argparse.ArgumentParser) -> None:
+    """Adds the option that ``tracker`` reads."""
+    command.add_argument(
+        "--progress",
+        choices=["bar", "json"],
+        default="bar",
+        help="how progress is shown on standard error: a bar, or a line of JSON for a program (default: bar)",
+    )
+
+
+def tracker(options: argparse.Namespace) -> Callable[..., Any]:
+    """What shows progress as ``--progress`` says."""
+    return track_as_json if options.progress == "json" else track
 
 
 def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.inference import imaging
 from model_build.errors import InputError
-from model_build.terminal import track
+from model_build.terminal import add_progress_to, tracker
 
 if TYPE_CHECKING:
     from model_build.training.check import Findings
@@ -55,6 +55,7 @@ def add_to(commands: Any) -> None:
     )
     check.add_argument("--html", type=Path, metavar="FILE", help="write a report with the pictures")
     check.add_argument("--json", action="store_true", help="print everything as JSON instead of a summary")
+    add_progress_to(check)
     check.set_defaults(run=run)
 
 
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         extra = "teach" if options.html is None else "build"
         raise InputError(f"check needs the package {error.name}: pip install '.[{extra}]'") from error
 
-    found = check(options.folder, options.model or next(_BUNDLED.glob("*.onnx")), track)
+    found = check(options.folder, options.model or next(_BUNDLED.glob("*.onnx")), tracker(options))
     if options.html is not None:
         _write_report(options.html, options.folder, found)
     if options.json:

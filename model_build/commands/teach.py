@@ -1,12 +1,14 @@
 """``python -m model_build teach``."""
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.inference.imaging import FITS
 from model_build.errors import InputError
-from model_build.terminal import fraction, say, track
+from model_build.terminal import add_progress_to, fraction, say, tracker
 
 if TYPE_CHECKING:
     from model_build.training.teach import Taught
@@ -64,6 +66,8 @@ def add_to(commands: Any) -> None:
         help="what the model sees of a photo of another shape, see export; auto: as MODEL does, or, where most "
         "pictures are wider than 4:3, all of it if that is better in the cross-validation (default: auto)",
     )
+    teach.add_argument("--json", action="store_true", help="print what came of it as JSON instead of a summary")
+    add_progress_to(teach)
     teach.set_defaults(run=run)
 
 
@@ -83,8 +87,29 @@ def run(options: argparse.Namespace) -> int:
         unknown_share=options.unknown_share,
         fit=options.fit,
     )
-    print(_summary(teach(request, track, say)))
+    taught = teach(request, tracker(options), say)
+    print(_as_json(taught) if options.json else _summary(taught))
     return 0
+
+
+def _as_json(taught: "Taught") -> str:
+    """What the summary says, for a program; ``measured`` is the contract's."""
+    contract = taught.contract
+    found = {
+        "path": str(taught.path),
+        "name": contract.name,
+        "version": contract.version,
+        "precision": contract.precision,
+        "labels": contract.labels,
+        "resize": dataclasses.asdict(contract.resize),
+        "temperature": contract.temperature,
+        "unknown_above": contract.unknown_above,
+        "measured": contract.measured,
+        "warnings": taught.warnings,
+        "left_out": taught.left_out,
+        "seconds": round(taught.seconds, 3),
+    }
+    return json.dumps(found, indent=2, ensure_ascii=False)
 
 
 def _summary(taught: "Taught") -> str:

@@ -1,8 +1,10 @@
 """Teaching a small convolutional base, fp32 and int8, and serving what came of it."""
 
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -140,6 +142,18 @@ def test_it_works_without_anything_heavy_and_says_what_it_did(taught, base):
     assert "left out: red_bin/broken.jpg: " in done.stdout
     assert re.search(r"right        100.0% of \d+ photos.*, by \d+-fold cross-validation", done.stdout)
     assert str(path) in done.stdout
+
+
+def test_a_program_reads_progress_and_result(base, bins, tmp_path, capsys):
+    assert main(["teach", str(base), str(bins), "--output", str(tmp_path), "--json", "--progress", "json"]) == 0
+    said = capsys.readouterr()
+    steps = [json.loads(line) for line in said.err.splitlines() if line.startswith("{")]
+    assert {"step": "Computing features", "done": 61, "of": 61} in steps
+    assert all(0 <= step["done"] <= step["of"] for step in steps)
+    found = json.loads(said.out)
+    assert found["labels"] == ["blue bin", "green bin", "red bin", "yellow bin"]
+    assert found["measured"] == Model(Path(found["path"])).contract.measured
+    assert found["left_out"][0].startswith("red_bin/broken.jpg")
 
 
 def test_folders_in_folders_are_groups(base, tmp_path):

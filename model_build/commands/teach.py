@@ -107,9 +107,10 @@ def _as_json(taught: "Taught") -> str:
         "measured": contract.measured,
         "warnings": taught.warnings,
         "left_out": taught.left_out,
+        "doubts": [dataclasses.asdict(doubt) for doubt in taught.doubts],
         "seconds": round(taught.seconds, 3),
     }
-    return json.dumps(found, indent=2, ensure_ascii=False)
+    return json.dumps(found, default=str, indent=2, ensure_ascii=False)
 
 
 def _summary(taught: "Taught") -> str:

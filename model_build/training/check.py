@@ -289,16 +289,29 @@ def _doubts(
     fold = folds.deal(own, clusters[asked], _FOLDS, seed=0)
     weights = folds.weights(own, clusters[asked])
     found = cross_validation.out_of_fold(rows[asked], own, clusters[asked], fold, weights, (_STRENGTH,), track)
-    scores = found.scores()
     labels = [folder.labels.labels[i] for i in kept]
+    return doubted(found.scores(), own, labels, [folder.items[i].path for i in asked])
+
+
+def doubted(
+    scores: NDArray[np.float64], classes: NDArray[np.int64], labels: Sequence[str], paths: Sequence[Path]
+) -> tuple[Doubt, ...]:
+    """The photos whose class is not the likeliest, the least believed first.
+
+    Args:
+        scores: ``float64 [N, C]``, out of fold.
+        classes: ``int64 [N]``.
+        labels: of the C classes.
+        paths: of the N photos.
+    """
     likely = scores.argmax(axis=1)
-    doubted = np.flatnonzero(likely != own)
-    order = doubted[np.argsort(scores[doubted, own[doubted]] / scores[doubted, likely[doubted]], kind="stable")]
+    wrong = np.flatnonzero(likely != classes)
+    order = wrong[np.argsort(scores[wrong, classes[wrong]] / scores[wrong, likely[wrong]], kind="stable")]
     return tuple(
         Doubt(
-            folder.items[asked[i]].path,
-            labels[own[i]],
-            float(scores[i, own[i]]),
+            paths[i],
+            labels[classes[i]],
+            float(scores[i, classes[i]]),
             labels[likely[i]],
             float(scores[i, likely[i]]),
         )

@@ -20,6 +20,7 @@ from model_build.dataset.image_folder import REFUSED, ImageFolder
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
 from model_build.training import cross_validation, head, linear
+from model_build.training.check import Doubt, doubted
 from model_build.training.cross_validation import Choice
 from model_build.training.features import Extractor
 from model_build.training.figures import Figures
@@ -56,7 +57,8 @@ class Request:
 class Taught:
     """The file that was written, from what, what is known about its worth, and how long it took.
 
-    ``warnings`` say what makes the figures worth less than they look.
+    ``warnings`` say what makes the figures worth less than they look. ``doubts`` are the photos that are wrong in the
+    cross-validation that the figures are from; none where a test part of the folder's own is what they are about.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Taught:
     figures: Figures
     warnings: list[str]
     left_out: list[str]
+    doubts: tuple[Doubt, ...]
     seconds: float
 
 
@@ -93,9 +96,9 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
         learned = photos.of(~photos.held_out)
         say(f"Fitting a head for {count} classes from {len(learned.classes)} pictures")
         trials.append((resize, photos, *_choose(learned, count, request, track)))
-    resize, photos, choice, unknown_above, figures = min(trials, key=lambda trial: trial[2].loss)
+    resize, photos, choice, unknown_above, figures, scores = min(trials, key=lambda trial: trial[2].loss)
     if len(trials) > 1:
-        losses = ", ".join(f"{tried.fit} {tried_choice.loss:.3f}" for tried, _, tried_choice, _, _ in trials)
+        losses = ", ".join(f"{tried.fit} {tried_choice.loss:.3f}" for tried, _, tried_choice, *_ in trials)
         say(f"Most pictures are wide. Out-of-fold loss by what the model sees of them: {losses}. Taken: {resize.fit}")
     learned = photos.of(~photos.held_out)
     found, refusal = _fit(learned, choice)
@@ -140,7 +143,11 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
             f"{seen} of the {photos.held_out.sum()} photos of the folder's own test part are near-duplicates of photos "
             "that are learned from: on photos of other scenes the model may be less often right"
         )
-    return Taught(path, contract, figures, warnings, folder.left_out, time.perf_counter() - started)
+    doubts: tuple[Doubt, ...] = ()
+    if not folder.divided:
+        own = [item.path for item in folder.items if item.label != REFUSED]
+        doubts = doubted(scores, known.classes, folder.labels.labels, own)
+    return Taught(path, contract, figures, warnings, folder.left_out, doubts, time.perf_counter() - started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +190,13 @@ def _same_file(path: Path, other: Path) -> bool:
     return path.exists() and path.samefile(other)
 
 
-def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tuple[Choice, float, Figures]:
-    """What the head is to be like and above which novelty a photo is unknown, by cross-validation; and its worth."""
+def _choose(
+    photos: _Photos, count: int, request: Request, track: Track
+) -> tuple[Choice, float, Figures, NDArray[np.float64]]:
+    """What the head is to be like and above which novelty a photo is unknown, by cross-validation; and its worth.
+
+    With the scores, out of fold, of the photos that show a class.
+    """
     most = next(number for number, size in FOLDS if len(photos.classes) * count <= size)
     fold = folds.deal(photos.classes, photos.clusters, most, request.seed)
     own, own_fold = photos.of(photos.known), fold[photos.known]
@@ -206,9 +218,10 @@ def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tupl
     for tested in np.unique(fold).tolist():
         thresholds[fold == tested] = found.threshold(own_novelty, request.unknown_share, but=tested)
     unknown = novelty > thresholds
+    scores = found.scores()
     figures = Figures.of(
         f"{len(np.unique(fold))}-fold cross-validation",
-        found.scores().argmax(axis=1) == own.classes,
+        scores.argmax(axis=1) == own.classes,
         unknown[photos.known],
         own.classes,
         own.clusters,
@@ -216,7 +229,7 @@ def _choose(photos: _Photos, count: int, request: Request, track: Track) -> tupl
         intervals.CROSS_VALIDATED,
         intervals.share(unknown[~photos.known], photos.clusters[~photos.known], intervals.CROSS_VALIDATED),
     )
-    return choice, threshold, figures
+    return choice, threshold, figures, scores
 
 
 def _fit(photos: _Photos, choice: Choice) -> tuple[Linear, Novelty]:

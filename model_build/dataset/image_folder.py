@@ -1,6 +1,5 @@
 """A folder with one sub-folder per class as a training set: find, check, decode and split its pictures."""
 
-import contextlib
 import hashlib
 import re
 from collections import Counter
@@ -52,12 +51,14 @@ class Item:
         label: index of its class, or ``REFUSED``.
         digest: SHA-256 of its bytes (hex).
         held_out: whether the folder itself keeps it for testing.
+        size: its width and height, upright; None where it cannot be read.
     """
 
     path: Path
     label: int
     digest: str
     held_out: bool
+    size: tuple[int, int] | None
 
 
 @dataclass(slots=True)
@@ -157,11 +158,12 @@ def find(root: Path) -> ImageFolder:
     items = []
     for entry in entries:
         try:
-            digest = _sha256(entry.path)
+            data = entry.path.read_bytes()
         except OSError as error:
             folder.leave_out(entry.path, str(error.strerror))
             continue
-        items.append(Item(entry.path, index.get(_key(entry.name), REFUSED), digest, entry.part == tested))
+        label, digest = index.get(_key(entry.name), REFUSED), hashlib.sha256(data).hexdigest()
+        items.append(Item(entry.path, label, digest, entry.part == tested, _size(data)))
     folder.items = _unique(folder, items)
     return folder
 
@@ -360,13 +362,13 @@ def decode(
 
 def mostly_wide(folder: ImageFolder) -> bool:
     """Whether most of a folder's pictures that can be read are wider or higher than 4:3."""
-    wide = read = 0
-    for item in folder.items:
-        with contextlib.suppress(RequestError, OSError):
-            size = imaging.size(item.path.read_bytes())
-            read += 1
-            wide += max(size) > WIDE * min(size)
-    return 2 * wide > read
+    sizes = [item.size for item in folder.items if item.size]
+    return 2 * wide(sizes) > len(sizes)
+
+
+def wide(sizes: Iterable[tuple[int, int]]) -> int:
+    """How many of these widths and heights are wider or higher than 4:3."""
+    return sum(max(size) > WIDE * min(size) for size in sizes)
 
 
 def least(folder: ImageFolder) -> int:
@@ -444,6 +446,8 @@ def _labels(names: list[str]) -> Labels:
     return replace(labels, groups=groups)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _size(data: bytes) -> tuple[int, int] | None:
+    try:
+        return imaging.size(data)
+    except RequestError:
+        return None

@@ -20,11 +20,10 @@ from model_build.dataset.image_folder import REFUSED, ImageFolder
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
 from model_build.training import cross_validation, head, linear
-from model_build.training.check import Doubt, doubted
+from model_build.training.check import Doubt, Findings, Look, doubted, findings, seen
 from model_build.training.cross_validation import Choice
 from model_build.training.features import Extractor
 from model_build.training.figures import Figures
-from model_build.training.figures import warnings as warnings_about
 from model_build.training.linear import Linear
 from model_build.training.novelty import Novelty, novelty_of_other_classes, novelty_out_of_fold
 
@@ -57,7 +56,8 @@ class Request:
 class Taught:
     """The file that was written, from what, what is known about its worth, and how long it took.
 
-    ``warnings`` say what makes the figures worth less than they look. ``doubts`` are the photos that are wrong in the
+    ``warnings`` say what makes the figures worth less than they look, ``findings`` everything that ``check`` says about
+    the folder. ``doubts`` are the photos that are wrong in the
     cross-validation that the figures are from; none where a test part of the folder's own is what they are about.
     """
 
@@ -67,6 +67,7 @@ class Taught:
     warnings: list[str]
     left_out: list[str]
     doubts: tuple[Doubt, ...]
+    findings: Findings
     seconds: float
 
 
@@ -136,25 +137,27 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
     with tempfile.TemporaryDirectory() as scratch:
         _, contract = publish.with_golden(proto, draft, Path(scratch))
     path = publish.publish(proto, contract, request.output)
-    known = learned.of(learned.known)
-    warnings = warnings_about(folder.labels.labels, known.classes, known.clusters)
-    if seen := int(np.isin(photos.clusters[photos.held_out], learned.clusters).sum()):
-        warnings.append(
-            f"{seen} of the {photos.held_out.sum()} photos of the folder's own test part are near-duplicates of photos "
-            "that are learned from: on photos of other scenes the model may be less often right"
-        )
     doubts: tuple[Doubt, ...] = ()
     if not folder.divided:
         own = [item.path for item in folder.items if item.label != REFUSED]
-        doubts = doubted(scores, known.classes, folder.labels.labels, own)
-    return Taught(path, contract, figures, warnings, folder.left_out, doubts, time.perf_counter() - started)
+        doubts = doubted(scores, learned.classes[learned.known], folder.labels.labels, own)
+    looked = findings(folder, photos.features, photos.looks, track, None if folder.divided else doubts)
+    warnings = list(looked.notes)
+    if alike := int(np.isin(photos.clusters[photos.held_out], learned.clusters).sum()):
+        warnings.append(
+            f"{alike} of the {photos.held_out.sum()} photos of the folder's own test part are near-duplicates of "
+            "photos that are learned from: on photos of other scenes the model may be less often right"
+        )
+    seconds = time.perf_counter() - started
+    return Taught(path, contract, figures, warnings, folder.left_out, doubts, looked, seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class _Photos:
-    """Features ``[N, D]``, classes or ``REFUSED``, near-duplicates, and which the folder keeps for testing."""
+    """Features ``[N, D]``, what they look like, classes or ``REFUSED``, near-duplicates, what is kept for testing."""
 
     features: NDArray[np.float32]
+    looks: list[Look]
     classes: NDArray[np.int64]
     clusters: NDArray[np.int64]
     held_out: NDArray[np.bool_]
@@ -169,7 +172,8 @@ class _Photos:
         return known
 
     def of(self, these: NDArray[np.bool_]) -> "_Photos":
-        return _Photos(self.features[these], self.classes[these], self.clusters[these], self.held_out[these])
+        looks = [look for look, taken in zip(self.looks, these, strict=True) if taken]
+        return _Photos(self.features[these], looks, self.classes[these], self.clusters[these], self.held_out[these])
 
 
 def _geometries(folder: ImageFolder, own: Resize, fit: str) -> list[Resize]:
@@ -181,9 +185,11 @@ def _geometries(folder: ImageFolder, own: Resize, fit: str) -> list[Resize]:
 
 
 def _photos(folder: ImageFolder, resize: Resize, extractor: Extractor, track: Track) -> _Photos:
-    features = np.stack(image_folder.decode(folder, resize, extractor, lambda it: track(it, "Computing features")))
+    features, looks = seen(folder, extractor, resize, lambda it: track(it, "Computing features"))
     image_folder.check_enough(folder)
-    return _Photos(features, folder.classes, folds.clusters_of_classes(features, folder.classes), folder.held_out)
+    return _Photos(
+        features, looks, folder.classes, folds.clusters_of_classes(features, folder.classes), folder.held_out
+    )
 
 
 def _same_file(path: Path, other: Path) -> bool:
@@ -221,7 +227,7 @@ def _choose(
     scores = found.scores()
     figures = Figures.of(
         f"{len(np.unique(fold))}-fold cross-validation",
-        scores.argmax(axis=1) == own.classes,
+        scores.argmax(axis=1),
         unknown[photos.known],
         own.classes,
         own.clusters,
@@ -246,7 +252,7 @@ def _tested(found: Linear, refusal: Novelty, unknown_above: float, photos: _Phot
     unknown, known = refusal(photos.features) > unknown_above, photos.known
     return Figures.of(
         "the folder's own test part",
-        found(photos.features[known]).argmax(axis=1) == photos.classes[known],
+        found(photos.features[known]).argmax(axis=1),
         unknown[known],
         photos.classes[known],
         photos.clusters[known],

@@ -149,9 +149,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model file, whose features heads are taught on")
-    parser.add_argument(
-        "photos", type=Path, help="a sub-folder with photos for each class; the more, the better"
-    )
+    parser.add_argument("photos", type=Path, help="a sub-folder with photos for each class; the more, the better")
     parser.add_argument("--rounds", type=int, default=30, help="folders of each kind (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="of every choice (default: 0)")
     parser.add_argument("--classes", type=int, help="take so many of the classes, at even distances (default: all)")

@@ -22,7 +22,7 @@ from app.runtime.memory import trim_heap
 from model_build.dataset import groups, intervals, labels, photos
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
-from model_build.errors import InputError
+from model_build.errors import InputError, reason
 from model_build.export import class_activation_map, division, graph, novelty, parity, publish, quantize
 from model_build.export.convert import COMMON, Converted, Pixels, convert
 from model_build.export.division import Division
@@ -123,7 +123,13 @@ def gptq(photos: Photos, track: Track) -> Quantizer:
 
     def quantizer(fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
         pixels = photos.for_calibration(CALIBRATION_PHOTOS)
-        made = quantize.quantize(fp32, pixels, lambda it: track(it, "Calibrating int8"))
+        try:
+            made = quantize.quantize(fp32, pixels, lambda it: track(it, "Calibrating int8"))
+        except Exception as error:
+            # Whatever ONNX Runtime's quantizer makes of a graph that it has not been tried with.
+            raise InputError(
+                f"no int8 model can be made of this graph: {reason(error)}. --precision fp32 does without"
+            ) from error
         return made, {"method": "gptq", "calibration_photos": len(pixels)}
 
     return quantizer

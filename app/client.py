@@ -74,7 +74,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class and its softmax score, 0 to 1; ``id`` is its WordNet id, where the model knows it."""
+    """One class and its score, 0 to 1; ``id`` is its WordNet id, where the model knows it."""
 
     label: str
     index: int
@@ -84,7 +84,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Classes that go by one everyday name, and the sum of their scores, 0 to 1."""
+    """Classes that go by one everyday name, and their score together, 0 to 1."""
 
     label: str
     score: float
@@ -103,8 +103,9 @@ class Timing:
 class Result:
     """The answer for one photo.
 
-    ``unknown`` says that it shows none of the model's classes. ``groups`` is empty where the model, or a service that
-    is older than this client, has none.
+    ``labels`` is what the photo shows: the best class, or of a model with independent scores (``Model.multi_label``)
+    every class from its threshold on. ``unknown`` says that it shows none of the model's classes. ``groups`` is empty
+    where the model, or a service that is older than this client, has none.
     """
 
     model: ModelRef
@@ -113,6 +114,7 @@ class Result:
     timing_ms: Timing
     request_id: str
     groups: tuple[Group, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,23 @@ class Health:
     model: ModelRef
     precision: str
     uptime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the model says about itself.
+
+    ``multi_label``: its scores are independent, so that a photo may show several classes; a photo shows those from the
+    score ``unknown_below`` on. ``measured`` is what was found when it was built.
+    """
+
+    name: str
+    version: str
+    precision: str
+    classes: int
+    unknown_below: float
+    measured: Mapping[str, Any]
+    multi_label: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +273,9 @@ class _Calls(Generic[Pool]):
         # A service that is not ready says so with a 503, which here is the answer.
         return self._call("GET", "/health", _health, accepted=(200, 503))
 
+    def _model(self, name: str | None) -> _Call[Model]:
+        return self._call("GET", "/model", _model, params={} if name is None else {"model": name})
+
     def _labels(self) -> _Call[tuple[Label, ...]]:
         return self._call("GET", "/labels", _labels)
 
@@ -310,6 +332,10 @@ class Client(_Calls[httpx.Client]):
     def health(self) -> Health:
         """Whether the service answers photos now."""
         return self._ask(self._health())
+
+    def model(self, name: str | None = None) -> Model:
+        """What a model says about itself; None asks the default one."""
+        return self._ask(self._model(name))
 
     def labels(self) -> tuple[Label, ...]:
         """The model's classes, by index."""
@@ -374,6 +400,10 @@ class AsyncClient(_Calls[httpx.AsyncClient]):
         """Whether the service answers photos now."""
         return await self._ask(self._health())
 
+    async def model(self, name: str | None = None) -> Model:
+        """What a model says about itself; None asks the default one."""
+        return await self._ask(self._model(name))
+
     async def labels(self) -> tuple[Label, ...]:
         """The model's classes, by index."""
         return await self._ask(self._labels())
@@ -418,13 +448,15 @@ def _parameters(
 # Members that a newer service adds are left out, so that an older client can talk to it; what an older service does not
 # have is as it is for a model that has none.
 def _result(body: Mapping[str, Any]) -> Result:
+    predictions = tuple(Prediction(p["label"], p["index"], p["id"], p["score"]) for p in body["predictions"])
     return Result(
-        model=_model(body),
-        predictions=tuple(Prediction(p["label"], p["index"], p["id"], p["score"]) for p in body["predictions"]),
+        model=_model_ref(body),
+        predictions=predictions,
         unknown=body["unknown"],
         timing_ms=Timing(*(body["timing_ms"][stage] for stage in ("queue", "decode", "infer"))),
         request_id=body["request_id"],
         groups=tuple(Group(group["label"], group["score"]) for group in body.get("groups", ())),
+        labels=tuple(body.get("labels", () if body["unknown"] else (p.label for p in predictions[:1]))),
     )
 
 
@@ -434,14 +466,26 @@ def _results(body: Mapping[str, Any]) -> list[Result | ProblemError]:
 
 
 def _health(body: Mapping[str, Any]) -> Health:
-    return Health(body["status"] == "ready", body["reason"], _model(body), body["precision"], body["uptime_s"])
+    return Health(body["status"] == "ready", body["reason"], _model_ref(body), body["precision"], body["uptime_s"])
 
 
 def _labels(body: Mapping[str, Any]) -> tuple[Label, ...]:
     return tuple(Label(one["index"], one["label"], one["id"], one.get("group")) for one in body["labels"])
 
 
-def _model(body: Mapping[str, Any]) -> ModelRef:
+def _model(body: Mapping[str, Any]) -> Model:
+    return Model(
+        name=body["name"],
+        version=body["version"],
+        precision=body["precision"],
+        classes=body["classes"],
+        unknown_below=body["unknown_below"],
+        measured=body["measured"],
+        multi_label=body.get("multi_label", False),
+    )
+
+
+def _model_ref(body: Mapping[str, Any]) -> ModelRef:
     return ModelRef(body["model"]["name"], body["model"]["version"])
 
 

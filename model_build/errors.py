@@ -9,6 +9,14 @@
 """
 
 
+def reason(error: BaseException) -> str:
+    """What another program's error says, on one line that is not endless: its last cause first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(error).split())[:500]
+    return f"{type(error).__name__}: {said}" if isinstance(error, LookupError) or not said else said
+
+
 class BuildError(Exception):
     """A build that ends; its message says what happened and what to do about it."""
 

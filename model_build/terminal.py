@@ -83,6 +83,13 @@ def fraction(text: str) -> float:
     return value
 
 
+def threshold(text: str) -> float:
+    """A score that something has to reach, above 0 and at most 1, as argparse wants it read."""
+    if value := fraction(text):
+        return value
+    raise argparse.ArgumentTypeError("every score is at least 0")
+
+
 def positive(text: str) -> int:
     """A whole number of 1 or more, as argparse wants it read."""
     value = int(text)

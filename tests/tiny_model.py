@@ -25,6 +25,11 @@ def scores_of(red: float, green: float, blue: float, scale: float = 25.5) -> lis
     return [float(value) for value in exponents / exponents.sum()]
 
 
+def independent_scores_of(red: float, green: float, blue: float, scale: float = 25.5) -> list[float]:
+    """What the multi-label model says about a picture with this mean colour (0 to 255)."""
+    return [float(1 / (1 + np.exp(5 - colour / scale))) for colour in (red, green, blue)]
+
+
 def contract(**changes) -> Contract:
     made = Contract(
         name="tiny",
@@ -57,18 +62,19 @@ def write(
     sign: Callable[[bytes], bytes] | None = None,
     explainable: bool = True,
     novel: bool = False,
+    multi_label: bool = False,
 ) -> Path:
     """Writes the model under another name, then renames it.
 
     Args:
         path: where.
         sign: makes a signature.
-        made, metadata, scale, work, explainable, novel: as for ``proto``.
+        made, metadata, scale, work, explainable, novel, multi_label: as for ``proto``.
     """
     partial = path.with_name(f".{path.name}.partial")
-    body = proto(made, metadata, scale, work, explainable=explainable, novel=novel).SerializeToString(
-        deterministic=True
-    )
+    body = proto(
+        made, metadata, scale, work, explainable=explainable, novel=novel, multi_label=multi_label
+    ).SerializeToString(deterministic=True)
     partial.write_bytes(publish.seal(body, sign))
     return partial.replace(path)
 
@@ -80,6 +86,7 @@ def proto(
     work: int = 0,
     explainable: bool = True,
     novel: bool = False,
+    multi_label: bool = False,
 ) -> ModelProto:
     """The model without checksum and signature.
 
@@ -91,8 +98,12 @@ def proto(
         explainable: whether it can say where its evidence lies.
         novel: whether it says how novel a picture is: how dark, from 0 (one of its mean colours is 255) to 1. What
             its scores are depends on differences of colours, so that neither follows from the other.
+        multi_label: whether each colour has a score of its own, over 0.5 where it is over half of white.
     """
     made = made or contract(golden=golden(scale))
+    if multi_label:
+        scores = dict(enumerate(independent_scores_of(250, 10, 10, scale)))
+        made = replace(made, multi_label=True, unknown_below=0.5, golden=replace(made.golden, scores=scores))
     nodes = [
         helper.make_node("Transpose", ["image"], ["nchw"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["nchw"], ["float"], to=TensorProto.FLOAT),
@@ -101,14 +112,18 @@ def proto(
         helper.make_node("Identity", ["cells"], ["features"]),
         helper.make_node("GlobalAveragePool", ["cells"], ["mean"]),
         helper.make_node("Flatten", ["mean"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["scores"], axis=-1),
+        helper.make_node("Gemm", ["flat", "weight", *(["bias"] if multi_label else [])], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["scores"])
+        if multi_label
+        else helper.make_node("Softmax", ["logits"], ["scores"], axis=-1),
     ]
     outputs = [
         helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3, 4, 4]),
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3]),
     ]
-    constants = {"weight": np.eye(3, dtype=np.float32) / scale}
+    constants = {"weight": np.eye(3, dtype=np.float32) / np.float32(scale)}
+    if multi_label:
+        constants["bias"] = np.full(3, -5, np.float32)
     if novel:
         nodes += [
             helper.make_node("ReduceMax", ["flat"], ["brightest"], axes=[1], keepdims=0),

@@ -167,7 +167,15 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
             result = classifier(photo.read(), options.top_k or _TOP_K, by_group=options.groups)
         except (RequestError, OSError) as error:
             return Row(photo, contract.name, contract.version, error=str(error))
-        return Row(photo, contract.name, contract.version, result.predictions, result.unknown, groups=result.groups)
+        return Row(
+            photo,
+            contract.name,
+            contract.version,
+            result.predictions,
+            result.unknown,
+            groups=result.groups,
+            labels=result.labels,
+        )
 
     from ..main import planned_cpus
 
@@ -200,6 +208,7 @@ def _remote(options: argparse.Namespace) -> Iterator[tuple[Ask, int]]:
                 result.predictions,
                 result.unknown,
                 groups=result.groups,
+                labels=result.labels,
             )
 
         yield ask, _ASKED_AT_ONCE

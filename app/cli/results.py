@@ -28,6 +28,7 @@ class Row:
     unknown: bool = False
     error: str = ""
     groups: "Sequence[classifier.Group | client.Group]" = ()
+    labels: Sequence[str] = ()
 
 
 class ResultsFileError(Exception):
@@ -78,6 +79,7 @@ class JsonLines:
             "unknown": row.unknown,
             "groups": [asdict(group) for group in row.groups],
             "predictions": [asdict(prediction) for prediction in row.predictions],
+            "labels": list(row.labels),
             "error": row.error or None,
         }
         return json.dumps(members) + "\n"

@@ -43,7 +43,7 @@ class Explanation:
         unknown: whether, by the model's own threshold, the photo shows none of its classes.
         box: what the model sees of the photo: left, upper, right, lower, as fractions of the upright photo's sides.
         evidence: ``float32 [h, w]``, what each cell of the box adds, rows from top to bottom. Their mean and ``bias``
-            add up to the logit that the softmax reads, divided by the temperature already.
+            add up to the logit that the softmax or sigmoid reads, divided by the temperature already.
         bias: see ``Model.class_activation_map``.
         decode_s: seconds from bytes to pixels.
         infer_s: seconds from pixels to evidence.

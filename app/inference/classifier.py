@@ -16,7 +16,7 @@ from .decode_budget import DecodeBudget
 from .frame_cache import CameraCache
 from .imaging import load
 from .model import Model, Scored
-from .ranking import Groups, top_k
+from .ranking import Groups, shown, top_k
 
 #: Rounds of a speed comparison; the median leaves out the first, which warms up.
 _TRIALS: Final = 9
@@ -24,7 +24,7 @@ _TRIALS: Final = 9
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class and how sure the model is of it (softmax, 0 to 1)."""
+    """One class and how sure the model is of it (0 to 1)."""
 
     label: str
     index: int
@@ -34,7 +34,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Classes that go by one everyday name, and the sum of their scores (0 to 1)."""
+    """Classes that go by one everyday name, and the sum of their scores (0 to 1); of independent scores the best."""
 
     label: str
     score: float
@@ -44,6 +44,8 @@ class Group:
 class Result:
     """What the model says about one photo, and how long each step took, in seconds.
 
+    ``labels`` is what the photo shows: the best class, or of a model with independent scores every class from the
+    model's own threshold on, best first; none where it is unknown. ``min_score`` and ``k`` change nothing about it.
     ``groups`` is empty where the model has none. ``group`` is the best group's name whatever ``min_score`` left out,
     and "" where the model has none.
     ``unknown`` says that, by the model's own threshold, the photo shows none of its classes.
@@ -58,6 +60,7 @@ class Result:
     infer_s: float
     groups: tuple[Group, ...] = ()
     group: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def fastest(models: list[Model]) -> tuple[Model, str]:
@@ -92,7 +95,9 @@ class Classifier:
         self.multithreaded = multithreaded or model
         self.contract = model.contract
         self.decode_budget = decode_budget
-        self.groups = None if self.contract.groups is None else Groups(self.contract.groups)
+        self.groups: Groups | None = None
+        if self.contract.groups is not None:
+            self.groups = Groups(self.contract.groups, independent=self.contract.multi_label)
 
     def __call__(
         self,
@@ -130,10 +135,10 @@ class Classifier:
         groups: tuple[Group, ...] = ()
         group = ""
         if self.groups is not None:
-            sums = self.groups.sums(scores)
-            names, best = self.groups.names, int(sums.argmax())
+            by_name = self.groups.scores(scores)
+            names, best = self.groups.names, int(by_name.argmax())
             group = names[best]
-            groups = tuple(Group(names[i], score) for i, score in top_k(sums, k, min_score))
+            groups = tuple(Group(names[i], score) for i, score in top_k(by_name, k, min_score))
             if by_group:
                 ranked = self.groups.members(scores, best, k, min_score)
         inferred = time.perf_counter()
@@ -147,7 +152,18 @@ class Classifier:
             infer_s=inferred - decoded,
             groups=groups,
             group=group,
+            labels=self.labels(scored),
         )
+
+    def labels(self, scored: Scored) -> tuple[str, ...]:
+        """What a photo shows, as ``Result`` has it."""
+        if scored.unknown:
+            return ()
+        if self.contract.multi_label:
+            found = shown(scored.scores, self.contract.unknown_below)
+        else:
+            found = [int(scored.scores.argmax())]
+        return tuple(self.contract.labels[index] for index in found)
 
     def scores(self, picture: bytes | NDArray[np.uint8], *, exclusive: bool = False) -> tuple[Scored, float, float]:
         """The scores of all classes for one picture, and whether it shows none of them.
@@ -170,7 +186,7 @@ class Classifier:
 
     def best_group(self, scores: NDArray[np.float32]) -> str:
         """The name of the best group, by ``float32 [C]`` scores; "" where the model has no groups."""
-        return "" if self.groups is None else self.groups.names[int(self.groups.sums(scores).argmax())]
+        return "" if self.groups is None else self.groups.names[int(self.groups.scores(scores).argmax())]
 
     def check_k(self, k: int) -> None:
         """Raises InvalidParameter if ``k`` is more than the model has classes."""

@@ -35,7 +35,7 @@ _KEYS: Final = (
     "measured",
 )
 #: What a contract may have beside these; files without it are as good as ever.
-_OPTIONAL: Final = ("groups", "unknown_above")
+_OPTIONAL: Final = ("groups", "unknown_above", "multi_label")
 
 #: What a model may be stored in; how it is called in a contract.
 PRECISIONS: Final = ("fp32", "int8")
@@ -92,7 +92,8 @@ class Contract:
         temperature: what the logits were divided by so that scores are probabilities (Guo et al. 2017,
             arXiv:1706.04599), already inside the graph; 1.0 means as trained.
         unknown_below: a photo whose best score is below this shows none of the classes; 0.0 means never.
-            ``unknown_above`` decides instead where there is one.
+            ``unknown_above`` decides instead where there is one. With ``multi_label``, a photo shows every class whose
+            score is at least this.
         golden: the readiness check's photo.
         multiply_adds: of one image.
         parameters: number of trained values.
@@ -102,6 +103,8 @@ class Contract:
             no groups.
         unknown_above: a photo whose novelty, an output of the graph, is above this shows none of the classes; None
             where the graph has no such output.
+        multi_label: whether the scores are independent (a sigmoid each), so that a photo may show several classes;
+            else they are a softmax's and add up to 1.
     """
 
     name: str
@@ -119,6 +122,7 @@ class Contract:
     measured: Mapping[str, Any] = field(default_factory=dict)
     groups: tuple[str, ...] | None = None
     unknown_above: float | None = None
+    multi_label: bool = False
 
     def to_metadata(self) -> dict[str, str]:
         """The contract as ONNX ``metadata_props``: strings, the same for the same contract."""
@@ -141,6 +145,8 @@ class Contract:
         }
         if self.unknown_above is not None:
             values["unknown_above"] = repr(self.unknown_above)
+        if self.multi_label:
+            values["multi_label"] = "true"
         documents = {
             "labels": self.labels,
             "ids": self.ids,
@@ -194,6 +200,7 @@ class Contract:
                 measured=json.loads(metadata["measured"]),
                 groups=_entries(metadata["groups"]) if "groups" in metadata else None,
                 unknown_above=float(metadata["unknown_above"]) if "unknown_above" in metadata else None,
+                multi_label={"true": True, "false": False}[metadata.get("multi_label", "false")],
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ModelError(f"the model's contract cannot be read: {_shown(error)}") from error
@@ -215,6 +222,11 @@ class Contract:
             )
         if self.unknown_above is not None and not math.isfinite(self.unknown_above):
             raise ModelError(f"the contract's threshold of novelty {self.unknown_above} is impossible")
+        if self.multi_label and (self.unknown_above is not None or not self.unknown_below):
+            raise ModelError(
+                "the contract says multi_label, but has no score from which on a class is shown (unknown_below), or a "
+                "second threshold beside it (unknown_above)"
+            )
         self._check_golden()
         if not (0 <= self.multiply_adds <= _MOST_COUNT and 0 <= self.parameters <= _MOST_COUNT):
             raise ModelError("the contract's number of multiply-adds or parameters is impossible")

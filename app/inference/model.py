@@ -31,7 +31,7 @@ class Scored:
     """What a model says about one picture.
 
     Attributes:
-        scores: ``float32 [C]``, softmax.
+        scores: ``float32 [C]``: a softmax, or independent ones where the contract says ``multi_label``.
         unknown: whether it shows none of the classes, by the model's own threshold.
     """
 
@@ -96,7 +96,7 @@ class Model:
             pixels: ``uint8 [N, H, W, 3]``, RGB, as ``imaging.load`` makes them.
 
         Returns:
-            ``float32 [N, C]``, softmax scores.
+            ``float32 [N, C]``, the scores.
         """
         scores: NDArray[np.float32] = self._session.run([SCORES], {INPUT: pixels}, self._run_options)[0]
         return scores
@@ -118,8 +118,9 @@ class Model:
         """Scores of a batch, and where in the pictures the evidence for a class lies, in the same run.
 
         The class activation map of Zhou et al. 2016, arXiv:1512.04150: what each cell of the last feature map adds to
-        the class's logit. ``map[i].mean() + bias[i]`` is the logit that the softmax reads, divided by the temperature
-        already; so the log of two classes' scores differs by what their maps' means and biases differ by.
+        the class's logit. ``map[i].mean() + bias[i]`` is the logit that the softmax or sigmoid reads, divided by the
+        temperature already; so behind a softmax the log of two classes' scores differs by what their maps' means and
+        biases differ by.
 
         Args:
             pixels: ``uint8 [N, H, W, 3]``, as for a call.

@@ -12,6 +12,7 @@ from model_build.errors import InputError
 from model_build.terminal import add_progress_to, tracker
 
 if TYPE_CHECKING:
+    from model_build.evaluation.report import Section
     from model_build.training.check import Findings
 
 #: The model that the service serves where no other is configured.
@@ -63,16 +64,14 @@ def run(options: argparse.Namespace) -> int:
     """Checks and prints."""
     try:
         from model_build.training.check import check
-
-        if options.html is not None:
-            from model_build.evaluation import report  # noqa: F401 - before the work, not after it
     except ModuleNotFoundError as error:
-        extra = "teach" if options.html is None else "build"
-        raise InputError(f"check needs the package {error.name}: pip install '.[{extra}]'") from error
+        raise InputError(f"check needs the package {error.name}: pip install '.[teach]'") from error
 
     found = check(options.folder, options.model or next(_BUNDLED.glob("*.onnx")), tracker(options))
     if options.html is not None:
-        _write_report(options.html, options.folder, found)
+        from model_build.evaluation import report
+
+        report.write(options.html, f"Pictures in {options.folder.resolve().name}", sections(found, options.folder))
     if options.json:
         print(json.dumps(dataclasses.asdict(found), default=str, indent=2, ensure_ascii=False))
         return 0
@@ -118,7 +117,7 @@ def _lists(found: "Findings", root: Path) -> list[tuple[str, list[str]]]:
     ]
     return [
         ("Not used", list(found.left_out)),
-        ("Labels that may be wrong, the least believed first", doubts),
+        ("Labels that may be wrong", doubts),
         ("The same in different classes", together(found.across)),
         ("The same to learn from and to test with", together(found.leaks)),
         ("Near-duplicates in a class", together(found.within)),
@@ -127,7 +126,13 @@ def _lists(found: "Findings", root: Path) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _write_report(path: Path, root: Path, found: "Findings") -> None:
+def summary(found: "Findings", root: Path) -> str:
+    """How many of each kind were found, on one line; empty where nothing was."""
+    return ", ".join(f"{title[0].lower()}{title[1:]}: {len(lines)}" for title, lines in _lists(found, root) if lines)
+
+
+def sections(found: "Findings", root: Path) -> "list[Section]":
+    """What was found, with the pictures, for a report."""
     from model_build.evaluation import report
     from model_build.evaluation.report import Caption
 
@@ -153,8 +158,9 @@ def _write_report(path: Path, root: Path, found: "Findings") -> None:
         ("Too dark", shown(found.dark)),
         ("Nearly of one colour", shown(found.flat)),
     ]
-    sections = [report.table("Classes", *_counts(found))]
-    sections.append(report.table("What to do", ["note"], [[note] for note in found.notes]))
-    sections.append(report.table("Not used", ["what, and why"], [[line] for line in found.left_out]))
-    sections += [report.pictures(title, photos, f"The first {_SHOWN} at most.") for title, photos in kinds if photos]
-    report.write(path, f"Pictures in {root.resolve().name}", sections)
+    return [
+        report.table("Pictures", *_counts(found)),
+        report.table("What to do", ["note"], [[note] for note in found.notes]),
+        report.table("Not used", ["what, and why"], [[line] for line in found.left_out]),
+        *(report.pictures(title, photos, f"The first {_SHOWN} at most.") for title, photos in kinds if photos),
+    ]

@@ -3,16 +3,19 @@
 import argparse
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from model_build.errors import InputError
 from model_build.terminal import print_table, track
 
 if TYPE_CHECKING:
     from model_build.evaluation.evaluate import Comparison, Evaluation, Measured
+    from model_build.evaluation.multi_label import MultiLabel
 
 _DESCRIPTION = """\
 Measure a model on photos whose classes are known, through the very code that serves it.
@@ -20,6 +23,8 @@ Measure a model on photos whose classes are known, through the very code that se
 MODEL is an ONNX file that this command line wrote, or the address of a running service. Prints
 top-1 and top-5 accuracy with a 95 % interval, calibration error, precision and recall by class, the most frequent
 mistakes and latency. Photos of classes that the model does not know are counted and left out of the accuracy.
+Of a model whose scores are independent (multi-label) it prints mean average precision and, by class, F1; then a table
+in the folder (labels.csv: file,label) has to say all that each photo shows: several rows for a photo, or cat|dog.
 
 exit codes:
   0  measured, however good or bad the model is
@@ -35,6 +40,7 @@ examples:
 """
 #: Rows that a terminal has room for; the report and the JSON have all.
 _ROWS = 20
+_LABEL_COLUMNS = ["class", "photos", "F1", "average precision", "precision", "recall"]
 #: Photos that a report carries at most.
 _PICTURES = 50
 
@@ -68,6 +74,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, prints tables, and writes the report and the JSON."""
+    from model_build.evaluation import multi_label
     from model_build.evaluation.evaluate import compare, measure
     from model_build.evaluation.targets import open_target
 
@@ -79,6 +86,17 @@ def run(options: argparse.Namespace) -> int:
             for model in (options.model, options.compare)
             if model
         ]
+        if any(target.threshold is not None for target in targets):
+            if any(target.threshold is None for target in targets):
+                raise InputError(
+                    f"{targets[0].name} and {targets[1].name} cannot be compared: one names one class for a photo, the "
+                    "other all that it shows"
+                )
+            found = [
+                multi_label.measure(target, options.photos, partial(track, description=target.name))
+                for target in targets
+            ]
+            return _several(options, found)
         measured = [measure(target, options.photos, partial(track, description=target.name)) for target in targets]
     compared = compare(*measured) if len(measured) == 2 else None
     if options.json != "-":
@@ -88,6 +106,47 @@ def run(options: argparse.Namespace) -> int:
     if options.html:
         _write_html(options.html, options.photos, measured, compared)
     return 0
+
+
+def _several(options: argparse.Namespace, measured: "list[MultiLabel]") -> int:
+    """What ``run`` prints and writes for models whose scores are independent."""
+    if options.json != "-":
+        columns = [found.figures() for found in measured]
+        rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+        print_table("Figures", ["", *(found.name for found in measured)], rows)
+        for line in dict.fromkeys(line for found in measured for line in found.left_out[:_ROWS]):
+            print(f"left out: {line}")
+        rows = sorted(_label_rows(measured[0]), key=lambda row: row[2])
+        print_table(f"Classes, the worst first{_limit(len(rows))}", _LABEL_COLUMNS, rows[:_ROWS])
+    if options.json:
+        _write_json(options.json, measured, None)
+    if options.html:
+        from model_build.evaluation import report
+        from model_build.evaluation.report import Caption
+
+        sections = [report.figures({found.name: found.figures() for found in measured})]
+        for found in measured:
+            wrong = np.flatnonzero(~found.exact)
+            cards = []
+            for i in wrong[:_PICTURES]:
+                missed, extra = found.truth[i] & ~found.said[i], found.said[i] & ~found.truth[i]
+                lines = [Caption(f"shows {', '.join(found.names(found.truth[i])) or 'nothing'}")]
+                lines += [Caption(f"missed: {name}", False) for name in found.names(missed)]
+                lines += [Caption(f"wrong: {name}", False) for name in found.names(extra)]
+                cards.append((options.photos / found.files[i], lines))
+            sections.append(report.table(f"Classes: {found.name}", _LABEL_COLUMNS, _label_rows(found)))
+            note = f"{len(wrong)} of {len(found.files)} photos; the first {_PICTURES} at most."
+            sections.append(report.pictures(f"Where a label is wrong: {found.name}", cards, note))
+        report.write(options.html, f"{measured[0].name}: evaluation on {options.photos.name}", sections)
+    return 0
+
+
+def _label_rows(found: "MultiLabel") -> list[list[str]]:
+    return [
+        [row.label, str(row.photos), *("-" if share is None else f"{share:.1%}" for share in shares)]
+        for row in found.per_class()
+        for shares in [(row.f1, row.average_precision, row.precision, row.recall)]
+    ]
 
 
 def _api_key(path: Path) -> str:
@@ -148,7 +207,7 @@ def _limit(count: int) -> str:
     return f" ({_ROWS} of {count})" if count > _ROWS else ""
 
 
-def _write_json(target: str, measured: "list[Measured]", compared: "Comparison | None") -> None:
+def _write_json(target: str, measured: "Sequence[Measured | MultiLabel]", compared: "Comparison | None") -> None:
     document: Mapping[str, Any] = {
         "models": [found.as_json() for found in measured],
         "compared": compared.as_json() if compared else None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from app.inference.imaging import FILTERS
 from model_build.commands.geometry import add_geometry
 from model_build.network.architecture import LAYOUTS
-from model_build.terminal import fraction, positive, print_table, say, track
+from model_build.terminal import fraction, positive, print_table, say, threshold, track
 
 if TYPE_CHECKING:
     from app.inference.contract import Contract
@@ -75,6 +75,19 @@ def add_to(commands: Any) -> None:
         "--input-size", type=int, metavar="PIXELS", help="side of the input (default: 224 or the model's own)"
     )
     source.add_argument("--classes", type=int, metavar="N", help="number of classes (default: 1000 or the model's own)")
+    source.add_argument(
+        "--multi-label",
+        action="store_true",
+        help="the model's logits are independent, and get a sigmoid each: a photo may show several classes, or none. A "
+        "sigmoid over several units at the model's end is found without being told",
+    )
+    source.add_argument(
+        "--threshold",
+        type=threshold,
+        default=0.5,
+        metavar="SCORE",
+        help="from which on a photo shows a class, where scores are independent (default: 0.5)",
+    )
     source.add_argument(
         "--labels",
         type=Path,
@@ -195,6 +208,8 @@ def run(options: argparse.Namespace) -> int:
         alpha=options.alpha,
         input_size=options.input_size,
         classes=options.classes,
+        multi_label=options.multi_label,
+        threshold=options.threshold,
         labels=options.labels,
         groups=options.groups,
         precision=options.precision,
@@ -226,7 +241,7 @@ def print_exported(made: "list[Exported]") -> None:
     found = made[-1].parity
     photos = f"held out, n = {found.photos}; 95 % intervals" if found.held_out else f"{found.photos} generated pictures"
     headings = ["file", "MB", "multiply-adds", "parameters", "compared with", "max difference"]
-    headings += ["same top-1", "where decided", "accuracy"]
+    headings += ["same labels" if made[-1].contract.multi_label else "same top-1", "where decided", "accuracy"]
     print_table(f"Exported models ({photos})", headings, [_row(item) for item in made])
     if found.held_out and found.photos < FEW:
         say(f"Only {found.photos} photos were held out: the figures mean little. {FEW} or more say something")
@@ -236,6 +251,8 @@ def print_exported(made: "list[Exported]") -> None:
 
 def unknown_line(contract: "Contract") -> str:
     """What the model refuses, as a person reads it."""
+    if contract.multi_label:
+        return f"shows every class from a score of {contract.unknown_below:.3f} on, and is unknown where there is none"
     if contract.unknown_above is None:
         below = contract.unknown_below
         return f"unknown below a score of {below:.3f}" if below else "never says unknown"

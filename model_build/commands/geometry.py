@@ -7,13 +7,13 @@ from app.inference.imaging import FITS
 from model_build.terminal import fraction
 
 
-def add_geometry(parser: Any) -> None:
-    """Adds ``--fit`` and ``--crop``."""
+def add_geometry(parser: Any, fit: str = "crop") -> None:
+    """Adds ``--fit`` and ``--crop``; ``fit`` says what is taken where nobody says."""
     parser.add_argument(
         "--fit",
         choices=FITS,
         help="of a photo of another shape than the input: its middle, all of it distorted, or all of it with grey "
-        "beside it (default: crop)",
+        f"beside it (default: {fit})",
     )
     parser.add_argument(
         "--crop",
@@ -29,13 +29,8 @@ def _share(text: str) -> float:
     raise argparse.ArgumentTypeError("0 would leave nothing to see")
 
 
-def fit_of(options: argparse.Namespace) -> str:
-    """What ``--fit`` says, or stands for when it is not given."""
-    return str(options.fit or "crop")
-
-
-def crop_of(options: argparse.Namespace) -> float:
-    """What ``--crop`` says, or stands for when it is not given."""
+def crop_of(options: argparse.Namespace, fit: str) -> float:
+    """What ``--crop`` says, or stands for with this fit when it is not given."""
     if options.crop is not None:
         return float(options.crop)
-    return 0.875 if fit_of(options) == "crop" else 1.0
+    return 0.875 if fit == "crop" else 1.0

@@ -66,6 +66,9 @@ def add_to(commands: Any) -> None:
         help="what the model sees of a photo of another shape, see export; auto: as MODEL does, or, where most "
         "pictures are wider than 4:3, all of it if that is better in the cross-validation (default: auto)",
     )
+    teach.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a report: each class, mistakes, what `check` finds"
+    )
     teach.add_argument("--json", action="store_true", help="print what came of it as JSON instead of a summary")
     add_progress_to(teach)
     teach.set_defaults(run=run)
@@ -74,10 +77,13 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Teaches, and prints a summary."""
     try:
+        from model_build.export.publish import check_writable
         from model_build.training.teach import Request, teach
     except ModuleNotFoundError as error:
         raise InputError(f"teach needs the package {error.name}: pip install '.[teach]'") from error
 
+    if options.html is not None:
+        check_writable(options.html.parent, "--html")
     request = Request(
         model=options.model,
         folder=options.folder,
@@ -88,7 +94,9 @@ def run(options: argparse.Namespace) -> int:
         fit=options.fit,
     )
     taught = teach(request, tracker(options), say)
-    print(_as_json(taught) if options.json else _summary(taught))
+    if options.html is not None:
+        _write_report(options.html, options.folder, taught)
+    print(_as_json(taught) if options.json else _summary(taught, options.folder))
     return 0
 
 
@@ -107,20 +115,53 @@ def _as_json(taught: "Taught") -> str:
         "measured": contract.measured,
         "warnings": taught.warnings,
         "left_out": taught.left_out,
+        "check": {
+            name: value
+            for name, value in dataclasses.asdict(taught.findings).items()
+            if name not in ("doubts", "left_out", "notes")
+        },
         "doubts": [dataclasses.asdict(doubt) for doubt in taught.doubts],
         "seconds": round(taught.seconds, 3),
     }
     return json.dumps(found, default=str, indent=2, ensure_ascii=False)
 
 
-def _summary(taught: "Taught") -> str:
-    from model_build.training.figures import share_line
+def _write_report(path: Path, folder: Path, taught: "Taught") -> None:
+    from model_build.commands import check
+    from model_build.dataset.intervals import share_line
+    from model_build.evaluation import report
+
+    contract, figures = taught.contract, taught.figures
+    lines = {
+        "right, every class counting the same": share_line(figures.accuracy),
+        "right, every photo counting the same": share_line(figures.as_mixed),
+        "measured by": figures.how,
+        "of the classes' pictures unknown": share_line(figures.unknown),
+        **({"of those that are to be refused": share_line(figures.refused)} if figures.refused else {}),
+        "unknown": f"above a novelty of {contract.unknown_above:.3f}",
+        "temperature": f"{contract.temperature:.3f}",
+        "what the model sees of a photo": contract.resize.fit,
+        "file": taught.path.name,
+    }
+    sections = [
+        report.figures({contract.name: lines}),
+        *report.by_class(contract.labels, figures.classes, figures.mistakes),
+        *check.sections(taught.findings, folder),
+    ]
+    report.write(path, f"{contract.name} {contract.version}", sections)
+
+
+def _summary(taught: "Taught", folder: Path) -> str:
+    from model_build.commands import check
+    from model_build.dataset.intervals import share_line
 
     contract, figures = taught.contract, taught.figures
     learned, left_out = contract.measured["learned"]["photos"], contract.measured["left_out"]["photos"]
     rows = sorted(zip(contract.labels, figures.classes, strict=True), key=lambda row: row[1].value if row[1] else 0.0)
     lines = [f"left out: {line}" for line in taught.left_out]
     lines += [f"note: {line}" for line in taught.warnings]
+    if found := check.summary(taught.findings, folder):
+        lines.append(f"check        {found}; `check {folder}` names them")
     lines += [
         f"classes      {len(contract.labels)}: {', '.join(contract.labels)}",
         f"pictures     {learned} learned from; {left_out} left out",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.imaging import FILTERS
-from model_build.commands.geometry import add_geometry, crop_of, fit_of
+from model_build.commands.geometry import add_geometry, crop_of
 from model_build.dataset import intervals
 from model_build.dataset.image_folder import REFUSED
 from model_build.terminal import fraction, say, track
@@ -53,7 +53,9 @@ def add_to(commands: Any) -> None:
     network.add_argument(
         "--train-size", type=int, metavar="PIXELS", help="of the pictures in training (default: the input size)"
     )
-    add_geometry(network)
+    add_geometry(
+        network, "crop; where most pictures are wider than 4:3, squash if that is better in a cross-validation"
+    )
     network.add_argument("--filter", choices=sorted(FILTERS), default="bilinear", help="default: bilinear")
     learning = train.add_argument_group("learning")
     learning.add_argument("--epochs", type=int, default=20, help="of fine-tuning; 0: the head alone (default: 20)")
@@ -92,25 +94,30 @@ def run(options: argparse.Namespace) -> int:
     from model_build.export.pipeline import CALIBRATION_PHOTOS, Target, gptq, publish_checked
     from model_build.training.train import Recipe, train
 
-    recipe = Recipe(
-        weights=options.weights,
-        alpha=options.alpha,
-        input_size=options.input_size,
-        train_size=options.train_size or options.input_size,
-        crop=crop_of(options),
-        fit=fit_of(options),
-        filter=options.filter,
-        epochs=options.epochs,
-        patience=options.patience,
-        batch=options.batch,
-        learning_rate=options.learning_rate,
-        validation=options.validation,
-        test=options.test,
-        unknown_share=options.unknown_share,
-        seed=options.seed,
-    )
-    trained = train(options.folder, recipe, options.work or options.output / ".train", track, say)
-    tested = trained.photos("test", recipe.served)
+    def recipe(fit: str) -> Recipe:
+        return Recipe(
+            weights=options.weights,
+            alpha=options.alpha,
+            input_size=options.input_size,
+            train_size=options.train_size or options.input_size,
+            crop=crop_of(options, fit),
+            fit=fit,
+            filter=options.filter,
+            epochs=options.epochs,
+            patience=options.patience,
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            validation=options.validation,
+            test=options.test,
+            unknown_share=options.unknown_share,
+            seed=options.seed,
+        )
+
+    stated = options.fit is not None or options.crop is not None
+    recipes = [recipe(fit) for fit in ([options.fit or "crop"] if stated else ["crop", "squash"])]
+    trained = train(options.folder, recipes, options.work or options.output / ".train", track, say)
+    served = trained.recipe.served
+    tested = trained.photos("test", served)
     target = Target(
         precision="both",
         limits=Int8Limits(options.min_agreement, options.max_drop),
@@ -121,12 +128,13 @@ def run(options: argparse.Namespace) -> int:
         unknown_below=trained.unknown_below,
     )
     # The validation pictures choose the threshold, so int8 calibrates on those that were learned from.
-    calibration = trained.sample("train", recipe.served, CALIBRATION_PHOTOS)
-    known, foreign = trained.photos("validation", recipe.served).pixels, trained.refused(recipe.served)
-    refusal = Refusal.of(calibration.pixels, calibration.pixels, known, foreign, recipe.unknown_share)
+    calibration = trained.sample("train", served, CALIBRATION_PHOTOS)
+    known, foreign = trained.photos("validation", served).pixels, trained.refused(served)
+    refusal = Refusal.of(calibration.pixels, calibration.pixels, known, foreign, options.unknown_share)
     names, quantizer = trained.folder.labels, gptq(calibration, track)
-    made = publish_checked(trained.source, names, recipe.served, tested, quantizer, target, track, refusal=refusal)
-    trained.run.delete()
+    made = publish_checked(trained.source, names, served, tested, quantizer, target, track, refusal=refusal)
+    for run_ in trained.runs:
+        run_.delete()
     print_exported(made)
     _report(made[-1].path, trained, tested, foreign)
     return 0
@@ -135,10 +143,12 @@ def run(options: argparse.Namespace) -> int:
 def _report(path: Path, trained: "Trained", tested: "Photos", foreign: "NDArray[np.uint8] | None") -> None:
     """Writes a report on the served file and the held-out pictures beside it."""
     from app.inference.model import Model
+    from model_build.commands import check
     from model_build.commands.export import unknown_line
+    from model_build.dataset.intervals import share_line
     from model_build.evaluation import report
     from model_build.evaluation.evaluate import Evaluation
-    from model_build.training.figures import Figures, share_line
+    from model_build.training.figures import Figures
 
     model = Model(path)
     scored = [model.judge(pixels) for pixels in track(tested.pixels, "Scores for the report")]
@@ -146,7 +156,7 @@ def _report(path: Path, trained: "Trained", tested: "Photos", foreign: "NDArray[
     clusters = trained.clusters[trained.parts["test"]]
     figures = Figures.of(
         "held out",
-        found.correct,
+        found.ranked[:, 0],
         np.array([one.unknown for one in scored]),
         tested.classes,
         clusters,
@@ -158,6 +168,8 @@ def _report(path: Path, trained: "Trained", tested: "Photos", foreign: "NDArray[
         "every photo counting the same": share_line(figures.as_mixed),
         **{f"pictures for {part}": str(len(indices)) for part, indices in trained.parts.items()},
         "left out": str(trained.folder.found - len(trained.folder.items)),
+        "what the model sees of a photo": trained.recipe.fit,
+        "kept": f"epoch {trained.kept}" if trained.kept else "the frozen network under its new head",
         "temperature": f"{trained.temperature:.3f}",
         "unknown": unknown_line(model.contract).removeprefix("unknown "),
         "of the classes' pictures unknown": share_line(figures.unknown),
@@ -169,17 +181,17 @@ def _report(path: Path, trained: "Trained", tested: "Photos", foreign: "NDArray[
         report.curves(
             {what: {"train": history[f"train_{what}"], "validation": history[what]} for what in ("loss", "accuracy")}
         ),
-        report.table(
-            "How often each class is right",
-            ["class", "held-out pictures"],
-            [[label, share_line(share)] for label, share in zip(found.labels, figures.classes, strict=True)],
-        ),
+        *report.by_class(found.labels, figures.classes, figures.mistakes),
         *report.evaluation(found),
     ]
-    if trained.folder.left_out:
+    if trained.findings is not None:
+        sections += check.sections(trained.findings, trained.folder.root)
+    elif trained.folder.left_out:
         sections.append(report.table("Left out", ["picture"], [[line] for line in trained.folder.left_out]))
     target = path.with_name(f"{model.contract.name}.html")
     report.write(target, f"{model.contract.name} {model.contract.version}", sections)
+    if trained.findings is not None and (line := check.summary(trained.findings, trained.folder.root)):
+        say(f"check: {line}; the report shows them")
     say(f"Held-out accuracy {share_line(figures.accuracy)}; report: {target}")
 
 

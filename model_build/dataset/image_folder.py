@@ -1,6 +1,5 @@
 """A folder with one sub-folder per class as a training set: find, check, decode and split its pictures."""
 
-import contextlib
 import hashlib
 import re
 from collections import Counter
@@ -52,12 +51,14 @@ class Item:
         label: index of its class, or ``REFUSED``.
         digest: SHA-256 of its bytes (hex).
         held_out: whether the folder itself keeps it for testing.
+        size: its width and height, upright; None where it cannot be read.
     """
 
     path: Path
     label: int
     digest: str
     held_out: bool
+    size: tuple[int, int] | None
 
 
 @dataclass(slots=True)
@@ -157,11 +158,12 @@ def find(root: Path) -> ImageFolder:
     items = []
     for entry in entries:
         try:
-            digest = _sha256(entry.path)
+            data = entry.path.read_bytes()
         except OSError as error:
             folder.leave_out(entry.path, str(error.strerror))
             continue
-        items.append(Item(entry.path, index.get(_key(entry.name), REFUSED), digest, entry.part == tested))
+        label, digest = index.get(_key(entry.name), REFUSED), hashlib.sha256(data).hexdigest()
+        items.append(Item(entry.path, label, digest, entry.part == tested, _size(data)))
     folder.items = _unique(folder, items)
     return folder
 
@@ -180,14 +182,21 @@ def is_refused(name: str) -> bool:
 def _entries(folder: ImageFolder, scanned: Folder) -> list[_Entry]:
     """The pictures whose class is known; the others are left out."""
     of_tables = LeftOut()
-    rows = tables.read(scanned, of_tables)
-    if len({row.label for row in rows}) > 1 and (2 * len(rows) >= folder.found or not _has_classes(scanned)):
+    rows = []
+    for row in tables.read(scanned, of_tables):
+        if len(row.labels) == 1:
+            rows.append(row)
+        else:
+            of_tables.add(
+                str(row.path.relative_to(folder.root)), "a table says that it shows several things, or nothing"
+            )
+    if len({row.labels for row in rows}) > 1 and (2 * len(rows) >= folder.found or not _has_classes(scanned)):
         folder.reasons.names.update(of_tables.names)
         entries = []
         for row in rows:
             places = [row.part, *reversed(row.path.relative_to(folder.root).parts[:-1])]
             parts = [part for place in places if (part := part_of(place))]
-            entries.append(_Entry(row.path, row.label.replace("/", " "), parts[0] if parts else "train"))
+            entries.append(_Entry(row.path, row.labels[0].replace("/", " "), parts[0] if parts else "train"))
         if not any(entry.part == "train" for entry in entries):
             entries = [replace(entry, part="train") for entry in entries]
         return sorted(entries, key=lambda entry: entry.path)
@@ -353,13 +362,13 @@ def decode(
 
 def mostly_wide(folder: ImageFolder) -> bool:
     """Whether most of a folder's pictures that can be read are wider or higher than 4:3."""
-    wide = read = 0
-    for item in folder.items:
-        with contextlib.suppress(RequestError, OSError):
-            size = imaging.size(item.path.read_bytes())
-            read += 1
-            wide += max(size) > WIDE * min(size)
-    return 2 * wide > read
+    sizes = [item.size for item in folder.items if item.size]
+    return 2 * wide(sizes) > len(sizes)
+
+
+def wide(sizes: Iterable[tuple[int, int]]) -> int:
+    """How many of these widths and heights are wider or higher than 4:3."""
+    return sum(max(size) > WIDE * min(size) for size in sizes)
 
 
 def least(folder: ImageFolder) -> int:
@@ -437,6 +446,8 @@ def _labels(names: list[str]) -> Labels:
     return replace(labels, groups=groups)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _size(data: bytes) -> tuple[int, int] | None:
+    try:
+        return imaging.size(data)
+    except RequestError:
+        return None

@@ -84,3 +84,11 @@ def wilson(right: float, of: float) -> tuple[float, float]:
     middle = share + weight / 2
     spread = _Z * math.sqrt(share * (1 - share) / of + weight / (4 * of))
     return max(0.0, (middle - spread) / (1 + weight)), min(1.0, (middle + spread) / (1 + weight))
+
+
+def share_line(share: Share | None) -> str:
+    """A share as a person reads it."""
+    if share is None:
+        return "not known: no photo"
+    worth = "" if share.independent == share.photos else f", {share.independent} different ones"
+    return f"{share.value:.1%} of {share.photos} photos{worth} (95 % interval {share.low:.1%} to {share.high:.1%})"

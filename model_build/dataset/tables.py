@@ -13,8 +13,12 @@ from model_build.dataset.files import Folder, LeftOut
 #: What columns are called, without anything but letters.
 _FILE: Final = frozenset("file filename filenames filepath filepaths path image images imagename imagepath img".split())  # noqa: SIM905
 _ID: Final = frozenset({"id", "imageid", "imgid", "uuid", "name"})
-_LABEL: Final = frozenset("label labels class classes classname category target species breed labelname".split())  # noqa: SIM905
+_LABEL: Final = frozenset(
+    "label labels class classes classname category target species breed labelname tag tags".split()  # noqa: SIM905
+)
 _PART: Final = frozenset({"split", "set", "dataset", "subset", "part", "partition", "usage"})
+#: Between several labels in one cell.
+_SEPARATOR: Final = "|"
 #: Byte order marks and what they announce; without one it is UTF-8.
 _MARKS: Final = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _LARGEST: Final = 200_000_000
@@ -26,20 +30,21 @@ class Row:
 
     Attributes:
         path: the picture.
-        label: what it shows, as it is written there.
+        labels: what it shows, as it is written there; none where it shows nothing of what the table is about.
         part: what the table says it is for, as it is written there ("test"); empty if nothing.
     """
 
     path: Path
-    label: str
+    labels: tuple[str, ...]
     part: str
 
 
 def read(root: Folder, left_out: LeftOut) -> list[Row]:
     """What the tables in a folder and its sub-folders say; nothing where none names pictures and what they show.
 
-    A picture is named by its path from the table's folder or from ``root``, or, where only one is called so, by its
-    name with or without its ending.
+    A picture that shows several things has several rows, one cell with ``|`` between them, or a 1 in several columns of
+    a table with a column a class. It is named by its path from the table's folder or from ``root``, or, where only one
+    is called so, by its name with or without its ending.
 
     Args:
         root: the folder.
@@ -54,16 +59,13 @@ def read(root: Folder, left_out: LeftOut) -> list[Row]:
             if "submission" in table.name.casefold() or not (rows := _rows(table)):
                 left_out.add(shown, "a table, but not of files and what they show")
                 continue
-            for name, label, part in rows:
+            for name, labels, part in rows:
                 path = _find(name, folder.path, names)
                 if path is None:
                     left_out.add(f"{shown}: {name}", "named in a table, but not there")
-                elif not label:
-                    left_out.add(f"{shown}: {name}", "the table does not say what it shows, or several things")
-                elif path in found and found[path].label != label:
-                    left_out.add(f"{shown}: {name}", f"named twice; used as {found[path].label!r}")
-                else:
-                    found[path] = Row(path, label, part or table.stem)
+                    continue
+                before = found[path].labels if path in found else ()
+                found[path] = Row(path, tuple(dict.fromkeys(before + labels)), part or table.stem)
     if found:
         for path in pictures:
             if path not in found:
@@ -87,8 +89,8 @@ def _find(name: str, folder: Path, names: dict[str, Path | None]) -> Path | None
     return next((path for candidate in candidates if (path := names.get(candidate))), None)
 
 
-def _rows(table: Path) -> list[tuple[str, str, str]]:
-    """File, label and part of each row; none where the table is about something else."""
+def _rows(table: Path) -> list[tuple[str, tuple[str, ...], str]]:
+    """File, labels and part of each row; none where the table is about something else."""
     lines = list(_cells(table))
     if len(lines) < 2:
         return []
@@ -102,20 +104,31 @@ def _rows(table: Path) -> list[tuple[str, str, str]]:
     label, part = column(_LABEL), column(_PART)
     if file is None and label is None and all(len(line) == 2 for line in lines):
         # No heading.
-        return [(name, shows, "") for name, shows in lines] if "." in lines[0][0] else []
+        return [(name, _several(shows), "") for name, shows in lines] if "." in lines[0][0] else []
     if file is None:
         return []
     body = [line for line in lines[1:] if len(line) == len(heads)]
     if label is not None:
-        return [(line[file], line[label], line[part] if part is not None else "") for line in body]
+        return [(line[file], _several(line[label]), line[part] if part is not None else "") for line in body]
     marks = [i for i in range(len(heads)) if i not in (file, part)]
     if len(marks) < 2 or any(line[i] not in ("0", "1", "0.0", "1.0") for line in body for i in marks):
         return []
-    found = []
-    for line in body:
-        shown = [lines[0][i] for i in marks if float(line[i])]
-        found.append((line[file], shown[0] if len(shown) == 1 else "", line[part] if part is not None else ""))
-    return found
+    return [
+        (
+            line[file],
+            tuple(lines[0][i] for i in marks if float(line[i])),
+            line[part] if part is not None else "",
+        )
+        for line in body
+    ]
+
+
+def _several(cell: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(label for part in cell.split(_SEPARATOR) if (label := part.strip())))
+
+
+def _written(value: object) -> str:
+    return _SEPARATOR.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _cells(table: Path) -> Iterator[list[str]]:
@@ -128,7 +141,7 @@ def _cells(table: Path) -> Iterator[list[str]]:
         if table.suffix.lower() == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
             yield list(rows[0])
-            yield from ([str(row.get(key, "")) for key in rows[0]] for row in rows)
+            yield from ([_written(row.get(key, "")) for key in rows[0]] for row in rows)
             return
         first = text.partition("\n")[0]
         delimiter = max(",;\t", key=first.count)

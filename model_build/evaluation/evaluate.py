@@ -1,7 +1,7 @@
 """Accuracy, calibration and latency of a model, measured on photos whose classes are known."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import RequestError
+from model_build.dataset import files, tables
+from model_build.dataset.files import LeftOut
 from model_build.dataset.intervals import wilson
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import class_of, images_in
@@ -214,12 +216,6 @@ class Measured:
         answered = zip(self.classes.tolist(), self.answers, strict=True)
         return np.array([answer.group == groups[shown] for shown, answer in answered if shown >= 0])
 
-    def latency_ms(self) -> dict[str, dict[str, float]]:
-        """Median and 95th percentile of decoding and of inference, in milliseconds."""
-        times = {"decode": [a.decode_s for a in self.answers], "infer": [a.infer_s for a in self.answers]}
-        found = {step: np.quantile(np.array(values) * 1e3, (0.5, 0.95)) for step, values in times.items()}
-        return {step: {"median": float(median), "p95": float(p95)} for step, (median, p95) in found.items()}
-
     def figures(self) -> dict[str, str]:
         """The figures that fit on a line each, as a person reads them."""
         unknown = np.array([answer.unknown for answer in self.answers])
@@ -235,10 +231,7 @@ class Measured:
             "classified as unknown": f"{share}, {unknown[~self.known].mean():.1%} of the others" if others else share,
             "others: photos of none of the model's classes": f"{others}, not in the accuracy",
             "not answered": str(len(self.skipped)),
-            **{
-                f"{step}, median / p95": f"{found['median']:.1f} / {found['p95']:.1f} ms"
-                for step, found in self.latency_ms().items()
-            },
+            **latency_figures(self.answers),
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -254,7 +247,7 @@ class Measured:
             "per_group": self.per_group(),
             "others": int((~self.known).sum()),
             "skipped": list(self.skipped),
-            "latency_ms": self.latency_ms(),
+            "latency_ms": latency_ms(self.answers),
             "answers": [
                 {
                     "file": file,
@@ -333,7 +326,8 @@ def measure(target: Target, folder: Path, track: Callable[[Iterable[Path]], Iter
 
     Args:
         target: what answers.
-        folder: photos whose folders or names say what they show, see ``photos.class_of``.
+        folder: photos whose folders or names say what they show, see ``photos.class_of``, or a table, see
+            ``tables.read``.
         track: wraps the iteration, to show progress.
 
     Raises:
@@ -341,26 +335,69 @@ def measure(target: Target, folder: Path, track: Callable[[Iterable[Path]], Iter
     """
     if not (paths := images_in(folder)):
         raise InputError(f"{folder} has no images")
-    files, classes, answers, skipped = [], [], [], []
-    for path in track(paths):
-        name = str(path.relative_to(folder))
-        try:
-            answers.append(target(path.read_bytes()))
-        except (RequestError, OSError) as error:
-            skipped.append(f"{name}: {error}")
-            continue
-        files.append(name)
-        classes.append(class_of(path, folder, target.labels))
-    if not answers:
-        raise InputError(f"none of the {len(paths)} images in {folder} was answered: {skipped[0]}")
+    by_table = _classes_in_tables(folder, target)
+    answered, skipped = ask(target, paths, folder, track)
+    classes = [by_table.get(path, -1) if by_table else class_of(path, folder, target.labels) for path, _ in answered]
     if max(classes) < 0:
         raise InputError(
             f"no photo in {folder} says that it shows a class of {target.name}. Call the folders or files like the "
             f"classes (<label>/x.jpg or <id>_<label>.jpg); the first classes are {', '.join(target.labels.labels[:5])}"
         )
     return Measured(
-        target.name, target.labels, tuple(files), np.array(classes, np.int64), tuple(answers), tuple(skipped)
+        target.name,
+        target.labels,
+        tuple(str(path.relative_to(folder)) for path, _ in answered),
+        np.array(classes, np.int64),
+        tuple(answer for _, answer in answered),
+        tuple(skipped),
     )
+
+
+def ask(
+    target: Target, paths: Sequence[Path], folder: Path, track: Callable[[Iterable[Path]], Iterable[Path]]
+) -> tuple[list[tuple[Path, Answer]], list[str]]:
+    """Asks about photos, one after the other.
+
+    Returns:
+        Those that were answered, and a line for each of the others, with the reason.
+
+    Raises:
+        InputError: none was answered.
+    """
+    answered, skipped = [], []
+    for path in track(paths):
+        try:
+            answered.append((path, target(path.read_bytes())))
+        except (RequestError, OSError) as error:
+            skipped.append(f"{path.relative_to(folder)}: {error}")
+    if not answered:
+        raise InputError(f"none of the {len(paths)} images in {folder} was answered: {skipped[0]}")
+    return answered, skipped
+
+
+def _classes_in_tables(folder: Path, target: Target) -> dict[Path, int]:
+    """What a table in the folder says about its photos; nothing where it names none of the model's classes."""
+    rows = tables.read(files.scan(folder)[0], LeftOut())
+    return {
+        row.path: index
+        for row in rows
+        if len(row.labels) == 1 and (index := target.labels.index_of(row.labels[0])) is not None
+    }
+
+
+def latency_ms(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+    """Median and 95th percentile of decoding and of inference, in milliseconds."""
+    times = {"decode": [a.decode_s for a in answers], "infer": [a.infer_s for a in answers]}
+    found = {step: np.quantile(np.array(values) * 1e3, (0.5, 0.95)) for step, values in times.items()}
+    return {step: {"median": float(median), "p95": float(p95)} for step, (median, p95) in found.items()}
+
+
+def latency_figures(answers: Sequence[Answer]) -> dict[str, str]:
+    """The same, as a person reads it."""
+    return {
+        f"{step}, median / p95": f"{found['median']:.1f} / {found['p95']:.1f} ms"
+        for step, found in latency_ms(answers).items()
+    }
 
 
 def compare(first: Measured, second: Measured) -> Comparison:

@@ -9,7 +9,7 @@ from app.client import Client, ClientError, ProblemError
 from app.errors import RequestError
 from model_build.dataset.labels import Labels
 from model_build.errors import InputError
-from model_build.evaluation.targets import BEST, Answer
+from model_build.evaluation.targets import BEST, Answer, by_index
 
 _TIMEOUT_S: Final = 60.0
 #: How often a photo is sent at most to a service that is busy or breaks the connection.
@@ -37,11 +37,12 @@ class RemoteTarget:
         except httpx.InvalidURL as error:
             raise InputError(f"{url} is not an address: {error}") from error
         try:
-            health, labels = self._client.health(), self._client.labels()
+            health, labels, model = self._client.health(), self._client.labels(), self._client.model()
         except ClientError as error:
             self.close()
             raise self._failed(error) from error
         self._model = health.model
+        self.threshold = model.unknown_below if model.multi_label else None
         self.name = f"{health.model.name} {health.model.version} {health.precision} ({self._url})"
         # A service that is older than this has no groups.
         groups = tuple(row.group for row in labels if row.group is not None)
@@ -58,7 +59,8 @@ class RemoteTarget:
             RequestError: the service refuses this photo.
             InputError: the service fails, is gone, refuses every photo, or has another model by now.
         """
-        top_k = min(BEST, len(self.labels.labels))
+        classes = len(self.labels.labels)
+        top_k = min(BEST, classes) if self.threshold is None else classes
         try:
             # A camera of its own for every photo: the frame cache compares a photo only with those of the same camera,
             # so no photo gets the scores of an earlier one.
@@ -74,11 +76,12 @@ class RemoteTarget:
             )
         if not result.predictions:
             raise InputError(f"{self._url} does not answer as this service does: there are no predictions")
-        ranked = tuple(prediction.index for prediction in result.predictions)
+        ranked = tuple(prediction.index for prediction in result.predictions[:BEST])
+        scores = () if self.threshold is None else by_index(result.predictions)
         timing = result.timing_ms
         group = result.groups[0].label if result.groups else ""
         decode_s, infer_s = timing.decode / 1e3, timing.infer / 1e3
-        return Answer(ranked, result.predictions[0].score, result.unknown, decode_s, infer_s, group)
+        return Answer(ranked, result.predictions[0].score, result.unknown, decode_s, infer_s, group, scores)
 
     def close(self) -> None:
         """Closes the connection."""

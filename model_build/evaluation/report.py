@@ -1,6 +1,7 @@
 """An evaluation as one HTML file: no script, nothing loaded from elsewhere, readable on a phone.
 
-A report is a list of sections; ``evaluation``, ``curves``, ``figures``, ``table`` and ``pictures`` make them.
+A report is a list of sections; ``evaluation``, ``curves``, ``figures``, ``table`` and ``pictures`` make them. Only the
+first two draw, which needs matplotlib.
 """
 
 import base64
@@ -10,22 +11,22 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from app.errors import RequestError
 from app.inference import imaging
 from app.inference.imaging import Resize
+from model_build.dataset.intervals import Share, share_line
 from model_build.dataset.photos import DECODE_BUDGET
 from model_build.errors import InputError
 from model_build.evaluation.evaluate import BINS, Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: With more classes than this a confusion matrix has no room for their names.
 _NAMED_CLASSES: Final = 30
@@ -41,7 +42,7 @@ _INK: Final = "#010203"
 _BLUE: Final = "#2f7ed8"
 _RED: Final = "#d9534f"
 #: From nothing at all, so that it suits a light and a dark page.
-_BLUES: Final = LinearSegmentedColormap.from_list("blues", [(0.18, 0.49, 0.85, 0.0), (0.18, 0.49, 0.85, 1.0)])
+_BLUES: Final = [(0.18, 0.49, 0.85, 0.0), (0.18, 0.49, 0.85, 1.0)]
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "edge-classifier",
@@ -149,13 +150,38 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return Section(title, _table(headings, rows))
 
 
+def by_class(
+    labels: Sequence[str], right: Sequence[Share | None], mistakes: Sequence[tuple[int, int, int]]
+) -> list[Section]:
+    """How often each class is right, with its interval, and which ones are taken for which others.
+
+    Args:
+        labels: of the classes.
+        right: by class, the share of its pictures; None where it has none.
+        mistakes: true class, predicted class, how many pictures; the most frequent first.
+    """
+    return [
+        table(
+            "How often each class is right",
+            ["class", "held-out pictures"],
+            [[label, share_line(share)] for label, share in zip(labels, right, strict=True)],
+        ),
+        table(
+            "Mistakes, the most frequent first",
+            ["true class", "predicted class", "pictures"],
+            [[labels[true], labels[said], str(count)] for true, said, count in mistakes],
+        ),
+    ]
+
+
 def curves(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Section:
     """How training went, by epoch: ``{"loss": {"train": [0.9, 0.4], "validation": [0.8, 0.5]}}``, at most three lines.
 
     Each of ``values`` becomes a picture of its own.
     """
+    from matplotlib.ticker import MaxNLocator
 
-    def draw(figure: Figure, what: str) -> None:
+    def draw(figure: "Figure", what: str) -> None:
         axes = figure.subplots()
         for (name, line), colour in zip(values[what].items(), (_BLUE, _RED, _INK)[: len(values[what])], strict=True):
             axes.plot(range(1, len(line) + 1), line, label=name, color=colour, marker=".")
@@ -218,7 +244,7 @@ def _reliability(result: Evaluation) -> str:
     """A reliability diagram: accuracy over confidence, on the diagonal where scores are calibrated."""
     bins = [(m, part) for m, part in enumerate(result.reliability()) if part]
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         left, width = [m / BINS for m, _ in bins], 1 / BINS
         upper.bar(left, [part.accuracy for _, part in bins], width, align="edge", color=_BLUE, edgecolor=_INK, lw=0.5)
@@ -258,9 +284,11 @@ def _confusion(result: Evaluation) -> str:
     return f"{note}{_table(['true class', 'predicted class', 'photos'], rows)}\n{picture}"
 
 
-def _named(axes: Axes, counts: np.ndarray, labels: Sequence[str]) -> None:
+def _named(axes: "Axes", counts: np.ndarray, labels: Sequence[str]) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap=_BLUES, vmin=0, vmax=1)
+    axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("blues", _BLUES), vmin=0, vmax=1)
     for row, column in np.argwhere(counts):
         axes.text(column, row, str(counts[row, column]), ha="center", va="center")
     axes.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False)
@@ -268,7 +296,7 @@ def _named(axes: Axes, counts: np.ndarray, labels: Sequence[str]) -> None:
     axes.set(xlabel="predicted class", ylabel="true class")
 
 
-def _unnamed(axes: Axes, shares: np.ndarray) -> None:
+def _unnamed(axes: "Axes", shares: np.ndarray) -> None:
     """A dot for each entry, because a pixel of so many would not be seen; the larger its share, the darker."""
     for on_diagonal, colour in ((True, _BLUE), (False, _RED)):
         entries = [(y, x) for y, x in np.argwhere(shares) if (y == x) == on_diagonal]
@@ -279,8 +307,11 @@ def _unnamed(axes: Axes, shares: np.ndarray) -> None:
     axes.set(xlim=(-0.5, len(shares) - 0.5), ylim=(len(shares) - 0.5, -0.5))
 
 
-def _picture(draw: Callable[[Figure], None], width: float, height: float, alt: str) -> str:
+def _picture(draw: Callable[["Figure"], None], width: float, height: float, alt: str) -> str:
     """Inline SVG, ``width`` x ``height`` inches, text as text, the same bytes on every run."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     buffer = io.StringIO()
     with mpl.rc_context(_STYLE):
         figure = Figure((width, height), layout="constrained")

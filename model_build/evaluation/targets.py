@@ -3,6 +3,7 @@
 ``remote_target`` has the service; it needs httpx, which a model file does not.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -27,6 +28,7 @@ class Answer:
         score: that of the best one.
         unknown: whether, by the model's own threshold, the photo shows none of its classes.
         group: the best group; "" where the model has none.
+        scores: of all classes, by index, where they are independent; else none.
         decode_s: seconds from bytes to pixels.
         infer_s: seconds from pixels to ranked scores.
     """
@@ -37,6 +39,7 @@ class Answer:
     decode_s: float
     infer_s: float
     group: str = ""
+    scores: tuple[float, ...] = ()
 
 
 class Target(Protocol):
@@ -45,10 +48,12 @@ class Target(Protocol):
     Attributes:
         name: which model it is and where.
         labels: its classes.
+        threshold: where its scores are independent, from which one on a photo shows a class; else None.
     """
 
     name: str
     labels: Labels
+    threshold: float | None
 
     def __call__(self, photo: bytes) -> Answer:
         """Answers; raises RequestError where the photo cannot be classified."""
@@ -74,16 +79,32 @@ class InProcess:
         contract = self._classifier.contract
         self.name = f"{contract.name} {contract.version} {contract.precision} ({path})"
         self.labels = Labels(contract.labels, contract.ids, contract.groups)
+        self.threshold = contract.unknown_below if contract.multi_label else None
 
     def __call__(self, photo: bytes) -> Answer:
         """Classifies one photo."""
-        result = self._classifier(photo, BEST)
-        ranked = tuple(prediction.index for prediction in result.predictions)
+        result = self._classifier(photo, BEST if self.threshold is None else len(self.labels.labels))
+        ranked = tuple(prediction.index for prediction in result.predictions[:BEST])
+        scores = () if self.threshold is None else by_index(result.predictions)
         best = result.predictions[0].score
-        return Answer(ranked, best, result.unknown, result.decode_s, result.infer_s, result.group)
+        return Answer(ranked, best, result.unknown, result.decode_s, result.infer_s, result.group, scores)
 
     def close(self) -> None:
         """Nothing is held that the end of the object would not release."""
+
+
+class _Ranked(Protocol):
+    """A class in an answer, of the service's own code or of its client."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def score(self) -> float: ...
+
+
+def by_index(predictions: Sequence[_Ranked]) -> tuple[float, ...]:
+    """The scores of all classes, in the order of the classes."""
+    return tuple(one.score for one in sorted(predictions, key=lambda one: one.index))
 
 
 def open_target(model: str, api_key: str | None = None) -> Target:

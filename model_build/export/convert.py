@@ -1,14 +1,17 @@
 """A classifier from Keras or from an ONNX file as a graph of our form."""
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import onnx
+import onnx.compose
 from numpy.typing import NDArray
 
-from model_build.errors import InputError
+from app.runtime.memory import trim_heap
+from model_build.errors import BuildError, InputError, reason
 from model_build.export import graph
 from model_build.export.output import Output, add_scores_output
 from model_build.export.preprocessing import (
@@ -54,6 +57,7 @@ class Converted:
     output: Output
 
 
+_SIMPLER: Final = "Export it once more with constant shapes and nothing but ONNX's own operators (opset 17)"
 #: What is tried where nobody has said, by the options that say it.
 COMMON: Final = {
     **{f"--pixel-range {name}": made for name, made in PIXEL_RANGES.items()},
@@ -103,7 +107,9 @@ def _numbers(values: NDArray[np.float64]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def convert(model: Classifier, height: int, width: int, pixels: Pixels | None = None) -> Converted:
+def convert(
+    model: Classifier, height: int, width: int, pixels: Pixels | None = None, *, multi_label: bool = False
+) -> Converted:
     """Converts a classifier to our form of graph.
 
     Args:
@@ -113,6 +119,7 @@ def convert(model: Classifier, height: int, width: int, pixels: Pixels | None = 
         pixels: what it was trained on. None: 0..255 for a model that has preprocessing of its own; else what the file
             says; else what is most common: ImageNet's mean and deviation for ONNX with planes first, -1..1
             (keras.applications.mobilenet_v2.preprocess_input) for everything else.
+        multi_label: whether its logits, if it ends in logits, are independent of each other.
 
     Returns:
         The graph, what was done to the pixels, and what the model puts out.
@@ -123,15 +130,28 @@ def convert(model: Classifier, height: int, width: int, pixels: Pixels | None = 
     foreign = isinstance(model, OnnxModel)
     planes_first = isinstance(model, OnnxModel) and model.planes_first
     proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto if isinstance(model, OnnxModel) else _from_keras(model, height, width))
-    graph.fold_shapes(proto)
-    if foreign:
-        graph.fold_normalisation(proto)
-        graph.fold_pooling(proto)
-    graph.fold_pads(proto)
-    graph.fold_scales(proto)
-    graph.fold_dense(proto)
-    front = remove_preprocessing(proto, height, width, planes_first=planes_first)
+    if isinstance(model, OnnxModel):
+        proto.CopyFrom(model.proto)
+    else:
+        proto.CopyFrom(_from_keras(model, height, width))
+        # TensorFlow's graphs hold on to each other, with several copies of the weights: 0.8 GB for MobileNetV2.
+        gc.collect()
+        trim_heap()
+    try:
+        # Its own tensors may be called as ours are.
+        proto = onnx.compose.add_prefix(proto, "source.")
+        graph.fold_shapes(proto)
+        if foreign:
+            graph.fold_normalisation(proto)
+            graph.fold_pooling(proto)
+        graph.fold_pads(proto)
+        graph.fold_scales(proto)
+        graph.fold_dense(proto)
+        front = remove_preprocessing(proto, height, width, planes_first=planes_first)
+    except BuildError:
+        raise
+    except Exception as error:
+        raise InputError(f"the model cannot be brought into our form: {reason(error)}. {_SIMPLER}") from error
     pixels = pixels or _stated(model) or _assumed(own=front.arithmetic, planes_first=planes_first)
     if model.input_shape[-1] == 1:
         before = pixels.map
@@ -139,19 +159,20 @@ def convert(model: Classifier, height: int, width: int, pixels: Pixels | None = 
             GREY.then(Affine(before.matrix[:1, :1], before.shift[:1])), f"{pixels.text}, grey", pixels.assumed
         )
     add_image_input(proto, front, pixels.map.then(front.own), height, width, planes_first=planes_first)
-    output = add_scores_output(proto)
+    output = add_scores_output(proto, multi_label=multi_label)
     graph.canonicalise(proto)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
-        raise InputError(f"the model cannot be brought into our form: {' '.join(str(error).split())[:500]}") from error
+        raise InputError(f"the model cannot be brought into our form: {reason(error)}. {_SIMPLER}") from error
     return Converted(proto, pixels, output)
 
 
 def _stated(model: Classifier) -> Pixels | None:
-    """What the file itself says in its metadata."""
+    """What the file itself says, in its metadata or by what it takes."""
     if not isinstance(model, OnnxModel) or (model.range_255 is None and model.bgr is None):
-        return None
+        whole = getattr(model, "takes_bytes", False)
+        return Pixels(PIXEL_RANGES["0..255"], "0..255, as its uint8 input says") if whole else None
     name = "0..255" if model.range_255 is not False else "0..1"
     order = BGR if model.bgr else PIXEL_RANGES["0..255"]
     return Pixels(order.then(PIXEL_RANGES[name]), f"{name}, {'BGR' if model.bgr else 'RGB'}, as the file says")
@@ -190,7 +211,7 @@ def _from_keras(model: Classifier, height: int, width: int) -> onnx.ModelProto:
             made = process_tf_graph(imported, opset=OPSET, input_names=inputs, output_names=outputs)
             proto: onnx.ModelProto = optimizer.optimize_graph(made).make_model("classifier")
     except Exception as error:
-        raise InputError(f"the model cannot be written as ONNX: {' '.join(str(error).split())[:500]}") from error
+        raise InputError(f"the model cannot be written as ONNX: {reason(error)}") from error
     foreign = sorted({node.op_type for node in proto.graph.node if node.domain or not onnx.defs.has(node.op_type)})
     if foreign:
         raise InputError(f"the model uses what ONNX has no operator for: {', '.join(foreign)}")

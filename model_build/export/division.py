@@ -5,13 +5,13 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model_build.dataset import duplicates, parts
 from model_build.dataset.photos import Photos
 from model_build.errors import InputError
 from model_build.export.graph import FEATURES, IMAGE
+from model_build.network.session import session
 
 #: What is held out of one folder for both: this share, and at most so many photos.
 _HELD_OUT_SHARE: Final = 0.3
@@ -85,8 +85,6 @@ def _copies(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
 def _clusters(fp32: onnx.ModelProto | None, pixels: NDArray[np.uint8], track: Any) -> NDArray[np.int64]:
     if fp32 is None or FEATURES not in {output.name for output in fp32.graph.output}:
         return _copies(pixels)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(fp32.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    pooled = [session.run([FEATURES], {IMAGE: photo[np.newaxis]})[0].mean(axis=(2, 3)) for photo in track(pixels)]
+    runner = session(fp32)
+    pooled = [runner.run([FEATURES], {IMAGE: photo[np.newaxis]})[0].mean(axis=(2, 3)) for photo in track(pixels)]
     return duplicates.clusters(np.concatenate(pooled))

@@ -366,7 +366,9 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     total = 0
     for node in model.graph.node:
         if node.op_type == "Conv":
-            total += int(np.prod(weights[node.input[1]])) * int(np.prod(shapes[node.output[0]][2:]))
+            # Weights that are computed have a shape all the same, as far as it can be inferred.
+            kernel = weights.get(node.input[1]) or shapes.get(node.input[1], [])
+            total += int(np.prod(kernel)) * int(np.prod(shapes.get(node.output[0], [])[2:]))
         elif node.op_type in ("MatMul", "Gemm") and node.input[1] in weights:
             total += int(np.prod(weights[node.input[1]]))
     return total

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -29,6 +28,7 @@ from model_build.dataset import parts
 from model_build.dataset.intervals import wilson
 from model_build.export import class_activation_map
 from model_build.export.graph import BATCH, SCORES, Graph, attribute, canonicalise
+from model_build.network.session import session
 
 Float = NDArray[np.float64]
 
@@ -196,10 +196,8 @@ def outputs(
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    rows = [session.run(names, {INPUT: picture[np.newaxis]}) for picture in track(pixels)]
+    runner = session(probe)
+    rows = [runner.run(names, {INPUT: picture[np.newaxis]}) for picture in track(pixels)]
     return [np.stack([value.squeeze() for value in column]) for column in zip(*rows, strict=True)]
 
 

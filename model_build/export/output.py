@@ -4,7 +4,7 @@ There is one answer, an ``Output``: the graph's ``scores`` are made by it, and s
 compared with. A layer's name or activation says less: a head may be nested, or followed by a ``Reshape``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -33,16 +33,20 @@ class Output:
     """What a model puts out.
 
     Attributes:
-        kind: ``softmax`` (scores), ``log_softmax`` (their logarithms), ``sigmoid`` (one unit: the score of the second
-            of two classes) or ``logits`` (what a softmax, or for one unit a sigmoid, makes scores of).
+        kind: ``softmax`` (scores), ``log_softmax`` (their logarithms), ``sigmoid`` (of one unit: the score of the
+            second of two classes; of several: independent scores) or ``logits`` (what a softmax, or for one unit and
+            where they are independent a sigmoid, makes scores of).
         units: values for each picture.
         pooled: whether they come right out of pooling: features that no classifier has looked at, or the classes of a
             network whose classifier is a convolution.
+        independent: whether each unit is a score, or a logit, by itself (multi-label), so that a picture may show
+            several of the classes.
     """
 
     kind: str
     units: int
     pooled: bool = False
+    independent: bool = False
 
     @property
     def classes(self) -> int:
@@ -68,38 +72,57 @@ class Output:
         are_scores = self.units > 1 and bool((np.abs(sums - 1) < _ROUNDING).all())
         if self.kind in ("softmax", "log_softmax") and not are_scores:
             raise InputError(f"the model ends in a softmax, but its outputs add up to {sums.max():.4g} instead of 1")
-        if self.kind == "logits" and are_scores and bool((values >= 0).all()) and len(values) > 1:
+        if (
+            self.kind == "logits"
+            and not self.independent
+            and are_scores
+            and bool((values >= 0).all())
+            and len(values) > 1
+        ):
             raise InputError(
                 "the model's outputs add up to 1 for every picture, so they are scores already, but no softmax was "
                 "found at its end; export the part in front of what computes them"
             )
-        if self.kind == "sigmoid" or self.units == 1:
-            positive = values if self.kind == "sigmoid" else 1 / (1 + np.exp(-values))
-            values = np.concatenate([1 - positive, positive], axis=1)
+        if self.kind == "sigmoid" and not ((values >= 0) & (values <= 1)).all():
+            raise InputError(f"the model ends in a sigmoid, but puts out {values.min():.4g} to {values.max():.4g}")
+        if self.independent or self.units == 1:
+            # Without an overflow, however small a logit is.
+            positive = values if self.kind == "sigmoid" else np.exp(-np.logaddexp(0, -values))
+            values = positive if self.independent else np.concatenate([1 - positive, positive], axis=1)
         elif self.kind != "softmax":
             exponents = np.exp(values - values.max(axis=1, keepdims=True))
             values = exponents / exponents.sum(axis=1, keepdims=True)
         return values.astype(np.float32)
 
 
-def add_scores_output(model: onnx.ModelProto) -> Output:
-    """Makes the graph's outputs ``scores`` (softmax) and, where the head averages a feature map, ``features``.
+def add_scores_output(model: onnx.ModelProto, *, multi_label: bool = False) -> Output:
+    """Makes the graph's outputs ``scores`` and, where the head averages a feature map, ``features``.
 
     A head that ends in logits gets its softmax; one with a single unit (binary, sigmoid or logit z) becomes the two
-    classes that it stands for: softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)].
+    classes that it stands for: softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)]. A sigmoid over several units stays one:
+    the scores are independent.
+
+    Args:
+        model: is changed.
+        multi_label: whether logits are independent, too, and get a sigmoid each.
 
     Returns:
         What the model put out before.
 
     Raises:
-        InputError: the model has several outputs, or one that is not ``[batch, classes]``, or ends in a sigmoid over
-            several units (multi-label), which has no softmax scores.
+        InputError: the model has several outputs, or one that is not ``[batch, classes]``; or it is said to be
+            multi-label and has a softmax or a single unit.
     """
     if len(model.graph.output) != 1:
         names = ", ".join(value.name for value in model.graph.output)
         raise InputError(f"the model has {len(model.graph.output)} outputs ({names}); say which with --head NAME")
     graph, shapes = Graph(model), shapes_of(model)
     output, logits = _read(graph, shapes)
+    if multi_label and (output.kind not in ("logits", "sigmoid") or output.units == 1):
+        end = "a single unit" if output.units == 1 else "a softmax, which says which one of its classes it is"
+        raise InputError(f"--multi-label: the model ends in {end}")
+    if output.units > 1 and (multi_label or output.kind == "sigmoid"):
+        output = replace(output, independent=True)
     tensor = logits
     if len(shapes.get(tensor, ())) != 2:
         tensor = graph.add("Flatten", [tensor], "flat_logits", axis=1)
@@ -107,7 +130,10 @@ def add_scores_output(model: onnx.ModelProto) -> Output:
         tensor = graph.add("Cast", [tensor], "float_logits", to=TensorProto.FLOAT)
     if output.units == 1:
         tensor = graph.add("Mul", [tensor, graph.set("binary", np.array([[0.0, 1.0]], np.float32))], "binary_logits")
-    graph.add("Softmax", [tensor], SCORES, axis=-1)
+    if output.independent:
+        graph.add("Sigmoid", [tensor], SCORES)
+    else:
+        graph.add("Softmax", [tensor], SCORES, axis=-1)
     del graph.proto.output[:]
     # First: most servers take a file's first output for its answer.
     graph.proto.output.append(helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH, output.classes]))
@@ -140,11 +166,6 @@ def _read(graph: Graph, shapes: dict[str, list[int]]) -> tuple[Output, str]:
             raise InputError(f"the model's softmax is over axis {axis} of {shape}, which is not that of its classes")
         return Output("log_softmax" if node.op_type in ("LogSoftmax", "Log") else "softmax", units), softmax
     if node.op_type == "Sigmoid":
-        if units > 1:
-            raise InputError(
-                "the model ends in a sigmoid over several units (multi-label): any number of its classes may be in a "
-                "picture. The service answers with softmax scores, which say which one is. Train it with a softmax."
-            )
         return Output("sigmoid", units), node.input[0]
     if node.op_type in ("ArgMax", "ArgMin", "TopK", "HardSigmoid", "NonMaxSuppression", "OneHot"):
         raise InputError(f"the model ends in {node.op_type}, which leaves no scores; export the part in front of it")

@@ -18,10 +18,11 @@ import tensorflow as tf
 
 from app.inference.contract import Contract, Golden
 from app.inference.imaging import Resize
+from app.runtime.memory import trim_heap
 from model_build.dataset import groups, intervals, labels, photos
 from model_build.dataset.labels import Labels
 from model_build.dataset.photos import Photos
-from model_build.errors import InputError
+from model_build.errors import InputError, reason
 from model_build.export import class_activation_map, division, graph, novelty, parity, publish, quantize
 from model_build.export.convert import COMMON, Converted, Pixels, convert
 from model_build.export.division import Division
@@ -63,6 +64,8 @@ class Request:
     alpha: float
     input_size: int | None
     classes: int | None
+    multi_label: bool
+    threshold: float
     labels: Path | None
     groups: Path | None
     precision: str
@@ -120,7 +123,13 @@ def gptq(photos: Photos, track: Track) -> Quantizer:
 
     def quantizer(fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
         pixels = photos.for_calibration(CALIBRATION_PHOTOS)
-        made = quantize.quantize(fp32, pixels, lambda it: track(it, "Calibrating int8"))
+        try:
+            made = quantize.quantize(fp32, pixels, lambda it: track(it, "Calibrating int8"))
+        except Exception as error:
+            # Whatever ONNX Runtime's quantizer makes of a graph that it has not been tried with.
+            raise InputError(
+                f"no int8 model can be made of this graph: {reason(error)}. --precision fp32 does without"
+            ) from error
         return made, {"method": "gptq", "calibration_photos": len(pixels)}
 
     return quantizer
@@ -157,7 +166,16 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
     source = _load(request, say)
     resize = _geometry(request, source)
     name = publish.checked_name(request.name or _default_name(request, source, resize.height))
-    converted = convert(source.model, resize.height, resize.width, request.pixels or _known_pixels(source))
+    converted = convert(
+        source.model,
+        resize.height,
+        resize.width,
+        request.pixels or _known_pixels(source),
+        multi_label=request.multi_label,
+    )
+    several = converted.output.independent
+    if several:
+        say(f"The scores are independent (multi-label): a photo shows every class from {request.threshold:g} on")
     say(f"Pixels: {converted.pixels.text}{', which is assumed' if converted.pixels.assumed else ''}")
     names = groups.fill(_labels(labels_given, source, converted, say), request.groups)
     quantizer, refusal, precision = None, None, _precision(request.precision, converted, say)
@@ -169,7 +187,8 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
         judge = None if source.origin == "none" else converted.fp32
         divided = _divided(request.photos, request.evaluation, judge, resize, names, track, say)
         evaluation, quantizer = divided.evaluation, quantization(divided, resize, track)
-        refusal = _refusal(request, divided, resize, names, track, say)
+        # Of several labels, or none, the scores say by themselves when it is none.
+        refusal = None if several else _refusal(request, divided, resize, names, track, say)
         _propose_pixels(source, converted, divided.learning, say)
         # Thousands of photos, of which only the quantizer knows how many it still needs.
         del divided
@@ -180,6 +199,7 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
         name=name,
         version=request.version,
         pixels=request.pixels,
+        unknown_below=request.threshold if several else 0.0,
     )
     return publish_checked(source, names, resize, evaluation, quantizer, target, track, converted, refusal)
 
@@ -224,8 +244,9 @@ def publish_checked(
                 f"there are {len(names.labels)} labels, but the model has {converted.output.classes} classes"
             )
         served = novelty.refusing(class_activation_map.add(fp32), refusal, lambda it: track(it, "Novelty, fp32"))
-        draft = served.contract(_initial_contract(served.proto, source, names, resize, target, converted.pixels))
+        draft = served.contract(_initial_contract(served.proto, source, names, resize, target, converted))
         model, draft = publish.with_golden(served.proto, draft, Path(folder))
+        threshold = target.unknown_below if converted.output.independent else None
         expected = parity.source_scores(
             source.model,
             converted.output,
@@ -234,7 +255,9 @@ def publish_checked(
             lambda it: track(it, f"Scores by the {source.framework} model"),
         )
         scores = parity.onnx_scores(model, evaluation.pixels, lambda it: track(it, "Scores by ONNX fp32"))
-        fp32_parity = parity.compare(source.framework.lower(), scores, expected, evaluation)
+        # What TensorFlow has used and freed would else stay with this process while int8 is made.
+        trim_heap()
+        fp32_parity = parity.compare(source.framework.lower(), scores, expected, evaluation, threshold)
         parity.check_fp32(fp32_parity)
         made = [(served.proto, draft, fp32_parity)]
         if quantizer is not None and target.precision != "fp32":
@@ -250,7 +273,7 @@ def publish_checked(
             )
             model, contract = publish.with_golden(int8.proto, contract, Path(folder), draft.golden.photo)
             int8_scores = parity.onnx_scores(model, evaluation.pixels, lambda it: track(it, "Scores by ONNX int8"))
-            int8_parity = parity.compare("fp32", int8_scores, scores, evaluation)
+            int8_parity = parity.compare("fp32", int8_scores, scores, evaluation, threshold)
             parity.check_int8(int8_parity, target.limits)
             made.append((int8.proto, contract, int8_parity))
     if target.precision == "int8":
@@ -321,7 +344,9 @@ def _known_pixels(source: Source) -> Pixels | None:
 
 def _propose_pixels(source: Source, converted: Converted, pictures: Photos, say: Callable[[str], None]) -> None:
     """Says so where labelled photos fit another range of pixels better than the one that is assumed."""
-    if not (converted.pixels.assumed and pictures.labelled) or source.model.input_shape[-1] != 3:
+    if not (converted.pixels.assumed and pictures.labelled) or converted.output.independent:
+        return
+    if source.model.input_shape[-1] != 3:
         return
     count = min(_TRIED_PHOTOS, len(pictures.pixels))
     chosen = np.linspace(0, len(pictures.pixels) - 1, count).round().astype(int)
@@ -404,9 +429,10 @@ def _default_name(request: Request, source: Source, size: int) -> str:
 
 
 def _initial_contract(
-    fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target, pixels: Pixels
+    fp32: onnx.ModelProto, source: Source, names: Labels, resize: Resize, target: Target, converted: Converted
 ) -> Contract:
     """The contract before anything was measured."""
+    pixels = converted.pixels
     return Contract(
         name=target.name,
         version=target.version or graph.digest(fp32)[:12],
@@ -428,6 +454,7 @@ def _initial_contract(
             "tools": {"python": platform.python_version()} | {tool: _installed(tool) for tool in _TOOLS},
         },
         groups=names.groups,
+        multi_label=converted.output.independent,
     )
 
 

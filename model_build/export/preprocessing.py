@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from model_build.export.graph import BATCH, IMAGE, Graph, attribute, set_attribute
+from model_build.network.session import session
 
 #: What computes in double precision too; anything else is measured in single.
 _PER_PIXEL: Final = frozenset(
@@ -330,13 +330,7 @@ class _Part:
         made = helper.make_graph(nodes, "part", ends[:1], ends[1:], constants)
         model = helper.make_model(made, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=8)
         self._source, self._type = source, np.float64 if doubles else np.float32
-        self._run: Callable[..., Any] = ReferenceEvaluator(model).run if doubles else _session(model).run
+        self._run: Callable[..., Any] = ReferenceEvaluator(model).run if doubles else session(model).run
 
     def __call__(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(self._run(None, {self._source: pixels.astype(self._type)})[0], np.float64)
-
-
-def _session(model: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -56,7 +56,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def check_writable(output: Path) -> None:
+def check_writable(output: Path, option: str = "--output") -> None:
     """Looks, before anything is computed, whether a folder can be written to; it may not be there yet.
 
     Raises:
@@ -66,9 +66,9 @@ def check_writable(output: Path) -> None:
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise InputError(f"--output: {nearest} is a file; a folder is expected")
+        raise InputError(f"{option}: {nearest} is a file; a folder is expected")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"--output: {nearest} cannot be written to")
+        raise InputError(f"{option}: {nearest} cannot be written to")
 
 
 def path_of(contract: Contract, output: Path) -> Path:

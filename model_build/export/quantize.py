@@ -31,6 +31,7 @@ from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from model_build.export.graph import IMAGE, SCORES, Graph, attribute, canonicalise
+from model_build.network.session import session
 
 _QUANTIZED: Final = ["Conv", "Clip", "Relu", "Add", "GlobalAveragePool", "Gemm", "Squeeze", "Reshape", "Flatten"]
 _LAYERS: Final = ("Conv", "Gemm")
@@ -187,15 +188,15 @@ class _Photos(CalibrationDataReader):
 def _activation_grids(model: onnx.ModelProto, photos: Any) -> dict[str, list[dict[str, Any]]]:
     """ONNX Runtime's ``TensorQuantOverrides`` for all that is computed of the photos."""
     names = [node.output[0] for node in model.graph.node if node.op_type in _QUANTIZED]
-    session = _probe(model, names)
+    runner = _probe(model, names)
     random = np.random.default_rng(0)
     samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for photo in photos:
-        for name, found in zip(names, session.run(names, {IMAGE: photo[np.newaxis]}), strict=True):
+        for name, found in zip(names, runner.run(names, {IMAGE: photo[np.newaxis]}), strict=True):
             values = found.ravel()
             low[name], high[name] = min(low[name], float(values.min())), max(high[name], float(values.max()))
-            samples[name].append(random.choice(values, min(_SAMPLED, values.size), replace=False))
+            samples[name].append(values[random.integers(values.size, size=_SAMPLED)])
     return {name: [_best_grid(np.concatenate(samples[name]), low[name], high[name])] for name in names}
 
 
@@ -286,12 +287,12 @@ def _moments(model: onnx.ModelProto, photos: Any) -> dict[str, _Moments]:
     graph = Graph(model)
     layers = [n for n in model.graph.node if n.op_type in _LAYERS and n.input[1] in graph.constants]
     names = list(dict.fromkeys(node.input[0] for node in layers))
-    session = _probe(model, names)
+    runner = _probe(model, names)
     sums: dict[str, _Moments] = {}
     count = 0
     for photo in photos:
         count += 1
-        values = dict(zip(names, session.run(names, {IMAGE: photo[np.newaxis]}), strict=True))
+        values = dict(zip(names, runner.run(names, {IMAGE: photo[np.newaxis]}), strict=True))
         for layer in layers:
             columns = _columns(layer, values[layer.input[0]], graph.array(layer.input[1]).shape)
             mean = columns.mean(axis=0, dtype=np.float64)
@@ -317,7 +318,7 @@ def _probe(model: onnx.ModelProto, names: list[str]) -> ort.InferenceSession:
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    return ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session(probe)
 
 
 def _columns(layer: onnx.NodeProto, values: NDArray[np.float32], weight: tuple[int, ...]) -> NDArray[np.float32]:

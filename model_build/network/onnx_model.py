@@ -10,16 +10,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from model_build.errors import InputError
+from model_build.errors import InputError, reason
+from model_build.network.session import session
 
 #: Older graphs are brought up to this operator set; newer ones stay as they are.
 OPSET: Final = 17
-_TYPES: Final = {
-    TensorProto.FLOAT: np.float32,
-    TensorProto.FLOAT16: np.float16,
-    TensorProto.DOUBLE: np.float64,
-    TensorProto.UINT8: np.uint8,
-}
+_TYPES: Final = {TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8}
+_OTHER_FLOATS: Final = (TensorProto.FLOAT16, TensorProto.DOUBLE)
+#: What decides or repeats while a graph runs, so that it cannot be read from its end.
+_CONTROL_FLOW: Final = ("If", "Loop", "Scan")
 #: What may stand between a classifier's scores and the outputs that converters for classical models add.
 _AFTER: Final = ("ZipMap", "ArgMax", "ArrayFeatureExtractor", "LabelEncoder", "Normalizer")
 _HINT: Final = "ONNX file of one picture, [batch, 3, H, W] or [batch, H, W, 3]"
@@ -30,6 +29,7 @@ class OnnxModel:
 
     Attributes:
         proto: complete in itself, with one input and one output, and a size for each picture but a free batch.
+        takes_bytes: whether it takes whole numbers of 0 to 255 (``uint8``), so that nobody has to say what pixels are.
         planes_first: whether it takes ``[batch, C, H, W]``.
         input_shape: ``(None, H, W, C)``, as a Keras model says it, whatever ``planes_first`` is.
         output_shape: ``(None, classes)``.
@@ -57,7 +57,7 @@ class OnnxModel:
         self.bgr = _said(metadata.get("Image.BitmapPixelFormat"), "Bgr8")
         self.range_255 = _said(metadata.get("Image.NominalPixelRange"), "NominalRange_0_255")
         _lift_constants(self.proto)
-        _widen(self.proto)
+        _in_single_precision(self.proto)
         self.labels = _keep_one_output(path, self.proto, head)
         self._fix_input(path, layout, input_size)
         self.proto = _upgraded(path, self.proto)
@@ -101,6 +101,7 @@ class OnnxModel:
         if input_size is not None and any(side not in (None, input_size) for side in (height, width)):
             raise InputError(f"{path} takes {height}x{width} pictures; --input-size says {input_size}")
         self._type = _TYPES[kind]
+        self.takes_bytes = kind == TensorProto.UINT8
         self.input_shape = (None, height or input_size, width or input_size, channels)
         shape = [self.input_shape[i] for i in ((0, 3, 1, 2) if self.planes_first else (0, 1, 2, 3))]
         value.type.CopyFrom(helper.make_tensor_type_proto(kind, ["batch", *shape[1:]]))
@@ -109,13 +110,15 @@ class OnnxModel:
         """Raises InputError if the graph does not run, or answers otherwise for two pictures than for each alone."""
         _, height, width, channels = self.input_shape
         pair = np.random.default_rng(0).integers(0, 256, (2, height or 1, width or 1, channels or 3)).astype(np.float32)
+        if not self.takes_bytes:
+            pair /= 255
         try:
-            single = np.concatenate([self(pair[:1] / 255), self(pair[1:] / 255)])
+            single = np.concatenate([self(pair[:1]), self(pair[1:])])
         except Exception as error:
-            raise InputError(f"{path} cannot be run: {_line(error)}") from error
+            raise InputError(f"{path} cannot be run: {reason(error)}") from error
         try:
-            both = self(pair / 255)
-            same = both.shape == single.shape and np.allclose(both, single, rtol=1e-2, atol=1e-3)
+            both = self(pair)
+            same = both.shape == single.shape and np.allclose(both, single, rtol=1e-2, atol=1e-3, equal_nan=True)
         except Exception:  # noqa: BLE001 - it works for one picture alone
             same = False
         if not same:
@@ -131,9 +134,9 @@ def _read(path: Path) -> onnx.ModelProto:
         proto = onnx.load(path)
         proto.graph.node[0]
     except FileNotFoundError as error:
-        raise InputError(f"--onnx: {path} or a file with its weights is not there: {_line(error)}") from error
+        raise InputError(f"--onnx: {path} or a file with its weights is not there: {reason(error)}") from error
     except Exception as error:
-        raise InputError(f"--onnx: {path} is not a complete ONNX file: {_line(error)}") from error
+        raise InputError(f"--onnx: {path} is not a complete ONNX file: {reason(error)}") from error
     known = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in known]
     if len(inputs) != 1:
@@ -168,18 +171,18 @@ def _lift_constants(proto: onnx.ModelProto) -> None:
         proto.graph.node.remove(node)
 
 
-def _widen(proto: onnx.ModelProto) -> None:
-    """Makes a graph in half precision one in single precision, in which the service's processors are faster."""
+def _in_single_precision(proto: onnx.ModelProto) -> None:
+    """Makes a graph in half or double precision one in single precision, which the service's processors know best."""
     for tensor in proto.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
+        if tensor.data_type in _OTHER_FLOATS:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
     for node in proto.graph.node:
         for item in node.attribute:
-            if node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.FLOAT16:
+            if node.op_type == "Cast" and item.name == "to" and item.i in _OTHER_FLOATS:
                 item.i = TensorProto.FLOAT
     del proto.graph.value_info[:]
     for value in [*proto.graph.input, *proto.graph.output]:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+        if value.type.tensor_type.elem_type in _OTHER_FLOATS:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
@@ -199,6 +202,8 @@ def _keep_one_output(path: Path, proto: onnx.ModelProto, head: str | None) -> tu
             del outputs[value.name]
     if head is not None and head not in outputs:
         raise InputError(f"{path} has no output {head}; there is {', '.join(outputs)}")
+    if not outputs:
+        raise InputError(f"{path} has no output that scores could be")
     if head is None and len(outputs) != 1:
         raise InputError(f"{path} has {len(outputs)} outputs: {', '.join(outputs)}; say which with --head NAME")
     tensor = outputs[head] if head is not None else next(iter(outputs.values()))
@@ -251,13 +256,18 @@ def _upgraded(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
         proto = onnx.inliner.inline_local_functions(proto)
     elif foreign:
         raise InputError(f"{path} has operators that are not ONNX's own: {', '.join(foreign)}")
+    if flow := sorted({node.op_type for node in proto.graph.node if node.op_type in _CONTROL_FLOW}):
+        raise InputError(
+            f"{path} decides while it runs what it computes ({', '.join(flow)}); write it for pictures of one size, "
+            "without conditions that depend on them"
+        )
     version = next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), 1)
     if version < OPSET:
         try:
             proto = onnx.version_converter.convert_version(proto, OPSET)
         except Exception as error:
             raise InputError(
-                f"{path} is in operator set {version}, and cannot be brought up to {OPSET}: {_line(error)}; write it "
+                f"{path} is in operator set {version}, and cannot be brought up to {OPSET}: {reason(error)}; write it "
                 f"with opset_version={OPSET}"
             ) from error
         _lift_constants(proto)
@@ -314,7 +324,7 @@ def _computed(proto: onnx.ModelProto, tensor: str, count: int) -> NDArray[Any]:
     shape = [count, *(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])]
     blank = np.zeros(shape, _TYPES[value.type.tensor_type.elem_type])
     try:
-        return np.asarray(_runner(part).run(None, {value.name: blank})[0])
+        return np.asarray(session(part).run(None, {value.name: blank})[0])
     except Exception:  # noqa: BLE001 - then it stays as it is
         return np.zeros((0, 0))
 
@@ -341,16 +351,6 @@ def _free_batch(proto: onnx.ModelProto) -> None:
 
 def _session(path: Path, proto: onnx.ModelProto) -> ort.InferenceSession:
     try:
-        return _runner(proto)
+        return session(proto)
     except Exception as error:
-        raise InputError(f"{path} cannot be run by ONNX Runtime: {_line(error)}") from error
-
-
-def _runner(proto: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
+        raise InputError(f"{path} cannot be run by ONNX Runtime: {reason(error)}") from error

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model_build.errors import InputError
+from model_build.errors import InputError, reason
 
 
 class SavedModel:
@@ -15,6 +15,7 @@ class SavedModel:
     Attributes:
         input_shape: ``(None, H, W, C)``, as a Keras model says it.
         output_shape: ``(None, classes)``.
+        takes_bytes: whether it takes whole numbers of 0 to 255 (``uint8``).
     """
 
     def __init__(self, path: Path, head: str | None = None) -> None:
@@ -31,9 +32,7 @@ class SavedModel:
             # Kept: the function's variables live as long as it does.
             self._loaded = tf.saved_model.load(str(path))
         except Exception as error:
-            raise InputError(
-                f"{path} cannot be loaded as a SavedModel: {' '.join(str(error).split())[:500]}"
-            ) from error
+            raise InputError(f"{path} cannot be loaded as a SavedModel: {reason(error)}") from error
         signatures = self._loaded.signatures
         name = "serving_default" if "serving_default" in signatures else next(iter(signatures), None)
         if name is None:
@@ -54,6 +53,7 @@ class SavedModel:
             raise InputError(f"{path} has {len(outputs)} outputs: {shown}; say which with --head NAME")
         if not (spec.dtype.is_floating or spec.dtype == tf.uint8):
             raise InputError(f"{path} takes {spec.dtype.name}, not pixels; a model of one picture is expected")
+        self.takes_bytes = spec.dtype == tf.uint8
         self._type, self._output = spec.dtype, head or next(iter(outputs))
         self.input_shape = tuple(spec.shape.as_list()) if spec.shape.rank is not None else (None,) * 4
         self.output_shape = tuple(outputs[self._output].shape.as_list())

@@ -1,6 +1,6 @@
 """What is wrong with a folder of pictures, before a model learns from it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.inference import imaging
+from app.inference.imaging import Resize
 from model_build.dataset import folds, image_folder
-from model_build.dataset.image_folder import REFUSED, WIDE, ImageFolder
+from model_build.dataset.image_folder import REFUSED, ImageFolder
 from model_build.training import cross_validation, figures
 from model_build.training.features import Extractor
 
@@ -114,7 +114,7 @@ class Findings:
         wide: how many photos are wider or higher than 4:3.
         sides: the smallest, the median and the largest of the photos' shorter sides, in pixels.
         doubts: the photos whose class by the folder is not the likeliest, the least believed first.
-        notes: what ``teach`` does about it, and what a person should do.
+        notes: what ``teach`` and ``train`` do about it, and what a person should do.
     """
 
     classes: tuple[ClassCounts, ...]
@@ -144,16 +144,25 @@ def check(root: Path, model: Path, track: Track) -> Findings:
     """
     extractor = Extractor.load(model)
     folder = image_folder.find(root)
-
-    def use(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Look]:
-        return extractor(pixels), Look.of(pixels)
-
-    found = image_folder.decode(folder, extractor.contract.resize, use, lambda it: track(it, "Looking at the pictures"))
-    features, looks = zip(*found, strict=True)
-    return findings(folder, np.stack(features), looks, track)
+    rows, looks = seen(folder, extractor, extractor.contract.resize, lambda it: track(it, "Looking at the pictures"))
+    return findings(folder, rows, looks, track)
 
 
-def findings(folder: ImageFolder, rows: NDArray[np.float32], looks: Sequence[Look], track: Track) -> Findings:
+def seen(
+    folder: ImageFolder, extractor: Extractor, resize: Resize, track: Callable[[Iterable[Any]], Iterable[Any]]
+) -> tuple[NDArray[np.float32], list[Look]]:
+    """What a network and a person see of a folder's pictures, each decoded once: ``float32 [N, D]`` features, looks."""
+    found = image_folder.decode(folder, resize, lambda pixels: (extractor(pixels), Look.of(pixels)), track)
+    return np.array([features for features, _ in found], np.float32), [look for _, look in found]
+
+
+def findings(
+    folder: ImageFolder,
+    rows: NDArray[np.float32],
+    looks: Sequence[Look],
+    track: Track,
+    doubts: tuple[Doubt, ...] | None = None,
+) -> Findings:
     """What the pictures of a folder and their features show.
 
     Args:
@@ -161,6 +170,7 @@ def findings(folder: ImageFolder, rows: NDArray[np.float32], looks: Sequence[Loo
         rows: ``float32 [N, D]``, the pooled features of its items.
         looks: of its items.
         track: ``track(iterable, description)`` shows progress.
+        doubts: where heads that have not learned from the photos have been asked about their labels already.
     """
     paths = [item.path for item in folder.items]
     classes, held_out, labels = folder.classes, folder.held_out, folder.labels.labels
@@ -179,12 +189,13 @@ def findings(folder: ImageFolder, rows: NDArray[np.float32], looks: Sequence[Loo
         )
         for label, own in ((label, classes == i) for i, label in enumerate(labels))
     )
-    sizes = [imaging.size(path.read_bytes()) for path in paths]
+    sizes = [item.size for item in folder.items if item.size]
     sides = sorted(map(min, sizes))
-    wide = sum(max(size) > WIDE * min(size) for size in sizes)
+    wide = image_folder.wide(sizes)
     firsts, members = np.unique(clusters, return_counts=True)
     learned = (classes != REFUSED) & ~held_out
-    doubts = _doubts(folder, rows, clusters, track)
+    if doubts is None:
+        doubts = _doubts(folder, rows, clusters, track)
     across = tuple((paths[i], paths[j]) for i, j in pairs if classes[i] != classes[j])
     leaks = tuple(
         (paths[j], paths[i]) if held_out[i] else (paths[i], paths[j])
@@ -222,21 +233,21 @@ def _advice(
     found = []
     least = image_folder.least(folder)
     if few := [f"{count.label} ({count.photos})" for count in counts if count.photos < least]:
-        found.append(f"teach needs {least} different, readable pictures of each class; too few: {', '.join(few)}")
+        found.append(f"{least} different, readable pictures of each class are needed; too few: {', '.join(few)}")
     if doubts:
         found.append(
             f"{len(doubts)} of {photos} pictures look like another class than their own. Look at the first of them: "
-            "teach takes every label as it is"
+            "every label is learned as it is"
         )
     if across:
         found.append(
             f"{len(across)} pairs of pictures in different classes show the same. One of each pair is wrong, or the "
-            "classes cannot be told apart by these pictures; teach learns from both"
+            "classes cannot be told apart by these pictures; both are learned from"
         )
     if leaks:
         found.append(
-            f"{len(leaks)} pictures to test with show the same as one to learn from, so that they test nothing; teach "
-            "says how many, and counts them all the same"
+            f"{len(leaks)} pictures to test with show the same as one to learn from, so that they test nothing; "
+            "they are counted all the same"
         )
     for count in counts:
         if 2 * count.dark > count.photos + count.held_out:
@@ -245,8 +256,8 @@ def _advice(
             found.append(f"most pictures of {count.label} are nearly of one colour: there is nothing to learn from")
     if 2 * wide > photos:
         found.append(
-            f"{wide} of {photos} pictures are wider or higher than 4:3, of which a crop shows the middle only; teach "
-            "tries the whole of each picture, distorted, too, and takes what is better"
+            f"{wide} of {photos} pictures are wider or higher than 4:3, of which a crop shows the middle only; "
+            "`teach` and `train` try the whole of each picture, distorted, too, and take what is better"
         )
     return found
 

@@ -31,6 +31,7 @@ from model_build.export.division import Division
 from model_build.export.graph import IMAGE, SCORES
 from model_build.export.pipeline import Quantizer, Say, Track, gptq
 from model_build.export.simulation import Simulation
+from model_build.network.session import session
 from model_build.training.augmentation import camera_like
 
 #: What chooses the step to stop at: a share of the photos that may be learned from, and at most so many.
@@ -94,6 +95,8 @@ class Distillation:
         sizes = np.bincount(division.clusters)[division.clusters[divided["train"]]]
 
         def quantizer(fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
+            if graph.Graph(fp32).producer[SCORES].op_type != "Softmax":
+                raise InputError("--distill learns a softmax's scores; this model's are independent: use --calibration")
             start, how = gptq(calibration, track)(fp32)
             # All of each picture's centre, at the scale that the network sees: crops are taken from it.
             height, width = (round(side / resize.crop) for side in (resize.height, resize.width))
@@ -139,7 +142,7 @@ class Run:
             recipe: how.
         """
         self.recipe = recipe
-        self._teacher = _session(fp32)
+        self._teacher = session(fp32)
         self._student = Simulation(int8)
         self._pixels, self._chances = pixels, chances / chances.sum()
         self._development = development
@@ -214,7 +217,7 @@ class Run:
         self._optimizer.apply(tape.gradient(loss, variables), variables)
 
     def _look(self, say: Say) -> None:
-        scores = _scores(_session(self._student.write()), self._development)
+        scores = _scores(session(self._student.write()), self._development)
         agreement = float((scores.argmax(axis=1) == self._expected.argmax(axis=1)).mean())
         ratio = np.log(np.maximum(self._expected, _TINY) / np.maximum(scores, _TINY))
         self._looks.append(float((self._expected * ratio).sum(axis=1).mean()))
@@ -262,12 +265,6 @@ def _divergence(logits: tf.Tensor, targets: tf.Tensor, temperature: float) -> tf
     return temperature**2 * tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(softened, logits / temperature))
 
 
-def _session(proto: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _scores(session: ort.InferenceSession, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    found: list[NDArray[np.float32]] = [session.run([SCORES], {IMAGE: photo[np.newaxis]})[0] for photo in pixels]
+def _scores(runner: ort.InferenceSession, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    found: list[NDArray[np.float32]] = [runner.run([SCORES], {IMAGE: photo[np.newaxis]})[0] for photo in pixels]
     return np.concatenate(found)

@@ -5,14 +5,13 @@ from typing import Self
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from app.errors import ModelError
 from app.inference.contract import Contract
 from app.inference.model import INPUT, Model
-from app.runtime.cpus import usable_cpus
 from model_build.errors import InputError
+from model_build.network.session import session
 from model_build.training import head
 from model_build.training.head import POOLED, Trunk
 
@@ -28,11 +27,7 @@ class Extractor:
     def __init__(self, contract: Contract, trunk: Trunk) -> None:
         self.contract = contract
         self.trunk = trunk
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = usable_cpus().count
-        options.log_severity_level = 3
-        proto = trunk.proto.SerializeToString()
-        self._session = ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+        self._session = session(trunk.proto)
 
     @classmethod
     def load(cls, path: Path) -> Self:

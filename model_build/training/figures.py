@@ -14,6 +14,8 @@ from model_build.dataset.intervals import Share
 FEW: Final = 10
 #: How many times as many independent photos as another a class may have before that is worth a warning.
 _IMBALANCE: Final = 5
+#: Kinds of mistakes that a contract keeps.
+_MISTAKES: Final = 20
 #: Classes that a warning names.
 _NAMED: Final = 10
 
@@ -30,6 +32,7 @@ class Figures:
         unknown: share of the photos that are classified as unknown though they show a class.
         refused: share of the pictures of nothing the model knows that are classified as unknown; None without any.
         classes: as ``accuracy``, by class; None for one without photos.
+        mistakes: how many photos of which class, by index, were taken for which other one, the most frequent first.
     """
 
     how: str
@@ -38,12 +41,13 @@ class Figures:
     unknown: Share | None
     refused: Share | None
     classes: tuple[Share | None, ...]
+    mistakes: tuple[tuple[int, int, int], ...]
 
     @classmethod
     def of(
         cls,
         how: str,
-        right: NDArray[np.bool_],
+        predicted: NDArray[np.int64],
         unknown: NDArray[np.bool_],
         classes: NDArray[np.int64],
         clusters: NDArray[np.int64],
@@ -55,7 +59,7 @@ class Figures:
 
         Args:
             how: see ``Figures``.
-            right: ``bool [N]``, whether the best class is the true one.
+            predicted: ``int64 [N]``, the best class.
             unknown: ``bool [N]``, whether it is classified as unknown.
             classes: ``int64 [N]``, 0 to ``count - 1``.
             clusters: ``int64 [N]``, of near-duplicates.
@@ -63,6 +67,9 @@ class Figures:
             worth: of a cluster, see ``intervals.share``.
             refused: see ``Figures``.
         """
+        right = predicted == classes
+        pairs, counts = np.unique(np.stack([classes, predicted])[:, ~right], axis=1, return_counts=True)
+        mistakes = [(int(true), int(said), int(n)) for (true, said), n in zip(pairs.T, counts, strict=True)]
         shares = tuple(
             intervals.share(right[classes == label], clusters[classes == label], worth) for label in range(count)
         )
@@ -74,6 +81,7 @@ class Figures:
             intervals.share(unknown, clusters, worth),
             refused,
             shares,
+            tuple(sorted(mistakes, key=lambda mistake: -mistake[2])),
         )
 
     def as_json(self, labels: Sequence[str]) -> dict[str, Any]:
@@ -87,6 +95,10 @@ class Figures:
             "classes": [
                 {"label": label, **_json("accuracy", share)} for label, share in zip(labels, self.classes, strict=True)
             ],
+            "mistakes": [
+                {"shows": labels[true], "said": labels[said], "photos": photos}
+                for true, said, photos in self.mistakes[:_MISTAKES]
+            ],
         }
 
 
@@ -99,14 +111,6 @@ def _json(name: str, share: Share | None) -> dict[str, Any]:
         "photos": share.photos,
         "independent": share.independent,
     }
-
-
-def share_line(share: Share | None) -> str:
-    """A share as a person reads it."""
-    if share is None:
-        return "not known: no photo"
-    worth = "" if share.independent == share.photos else f", {share.independent} different ones"
-    return f"{share.value:.1%} of {share.photos} photos{worth} (95 % interval {share.low:.1%} to {share.high:.1%})"
 
 
 def warnings(labels: Sequence[str], classes: NDArray[np.int64], clusters: NDArray[np.int64]) -> list[str]:

@@ -20,11 +20,10 @@ from model_build.dataset.image_folder import REFUSED, ImageFolder
 from model_build.errors import InputError
 from model_build.export import class_activation_map, graph, publish
 from model_build.training import cross_validation, head, linear
-from model_build.training.check import Doubt, doubted
+from model_build.training.check import Doubt, Findings, Look, doubted, findings, seen
 from model_build.training.cross_validation import Choice
 from model_build.training.features import Extractor
 from model_build.training.figures import Figures
-from model_build.training.figures import warnings as warnings_about
 from model_build.training.linear import Linear
 from model_build.training.novelty import Novelty, novelty_of_other_classes, novelty_out_of_fold
 
@@ -57,7 +56,8 @@ class Request:
 class Taught:
     """The file that was written, from what, what is known about its worth, and how long it took.
 
-    ``warnings`` say what makes the figures worth less than they look. ``doubts`` are the photos that are wrong in the
+    ``warnings`` say what makes the figures worth less than they look, ``findings`` everything that ``check`` says about
+    the folder. ``doubts`` are the photos that are wrong in the
     cross-validation that the figures are from; none where a test part of the folder's own is what they are about.
     """
 
@@ -67,6 +67,7 @@ class Taught:
     warnings: list[str]
     left_out: list[str]
     doubts: tuple[Doubt, ...]
+    findings: Findings
     seconds: float
 
 
@@ -92,16 +93,16 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
     count = len(folder.labels.labels)
     trials = []
     for resize in _geometries(folder, base.resize, request.fit):
-        photos = _photos(folder, resize, extractor, track)
+        photos, looks = _photos(folder, resize, extractor, track)
         learned = photos.of(~photos.held_out)
         say(f"Fitting a head for {count} classes from {len(learned.classes)} pictures")
-        trials.append((resize, photos, *_choose(learned, count, request, track)))
-    resize, photos, choice, unknown_above, figures, scores = min(trials, key=lambda trial: trial[2].loss)
+        trials.append((resize, photos, looks, *choose(learned, count, request.seed, request.unknown_share, track)))
+    resize, photos, looks, choice, unknown_above, figures, scores = min(trials, key=lambda trial: trial[3].loss)
     if len(trials) > 1:
-        losses = ", ".join(f"{tried.fit} {tried_choice.loss:.3f}" for tried, _, tried_choice, *_ in trials)
+        losses = ", ".join(f"{tried.fit} {tried_choice.loss:.3f}" for tried, _, _, tried_choice, *_ in trials)
         say(f"Most pictures are wide. Out-of-fold loss by what the model sees of them: {losses}. Taken: {resize.fit}")
     learned = photos.of(~photos.held_out)
-    found, refusal = _fit(learned, choice)
+    found, refusal = fit(learned, choice)
     if folder.divided:
         figures = _tested(found, refusal, unknown_above, photos.of(photos.held_out), count)
 
@@ -136,23 +137,31 @@ def teach(request: Request, track: Track, say: Callable[[str], None]) -> Taught:
     with tempfile.TemporaryDirectory() as scratch:
         _, contract = publish.with_golden(proto, draft, Path(scratch))
     path = publish.publish(proto, contract, request.output)
-    known = learned.of(learned.known)
-    warnings = warnings_about(folder.labels.labels, known.classes, known.clusters)
-    if seen := int(np.isin(photos.clusters[photos.held_out], learned.clusters).sum()):
-        warnings.append(
-            f"{seen} of the {photos.held_out.sum()} photos of the folder's own test part are near-duplicates of photos "
-            "that are learned from: on photos of other scenes the model may be less often right"
-        )
     doubts: tuple[Doubt, ...] = ()
     if not folder.divided:
         own = [item.path for item in folder.items if item.label != REFUSED]
-        doubts = doubted(scores, known.classes, folder.labels.labels, own)
-    return Taught(path, contract, figures, warnings, folder.left_out, doubts, time.perf_counter() - started)
+        doubts = doubted(scores, learned.classes[learned.known], folder.labels.labels, own)
+    looked = findings(folder, photos.features, looks, track, None if folder.divided else doubts)
+    warnings = list(looked.notes)
+    if alike := int(np.isin(photos.clusters[photos.held_out], learned.clusters).sum()):
+        warnings.append(
+            f"{alike} of the {photos.held_out.sum()} photos of the folder's own test part are near-duplicates of "
+            "photos that are learned from: on photos of other scenes the model may be less often right"
+        )
+    seconds = time.perf_counter() - started
+    return Taught(path, contract, figures, warnings, folder.left_out, doubts, looked, seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class _Photos:
-    """Features ``[N, D]``, classes or ``REFUSED``, near-duplicates, and which the folder keeps for testing."""
+class Seen:
+    """Photos as a network sees them.
+
+    Attributes:
+        features: ``float32 [N, D]``.
+        classes: ``int64 [N]``, or ``REFUSED``.
+        clusters: ``int64 [N]``, of near-duplicates.
+        held_out: ``bool [N]``, which of them the folder keeps for testing.
+    """
 
     features: NDArray[np.float32]
     classes: NDArray[np.int64]
@@ -161,15 +170,18 @@ class _Photos:
 
     @property
     def weights(self) -> NDArray[np.float64]:
+        """``float64 [N]``, what each counts; see ``folds.weights``."""
         return folds.weights(self.classes, self.clusters)
 
     @property
     def known(self) -> NDArray[np.bool_]:
+        """``bool [N]``, which of them show a class."""
         known: NDArray[np.bool_] = self.classes != REFUSED
         return known
 
-    def of(self, these: NDArray[np.bool_]) -> "_Photos":
-        return _Photos(self.features[these], self.classes[these], self.clusters[these], self.held_out[these])
+    def of(self, these: NDArray[np.bool_]) -> "Seen":
+        """Those for which ``bool [N]`` is true."""
+        return Seen(self.features[these], self.classes[these], self.clusters[these], self.held_out[these])
 
 
 def _geometries(folder: ImageFolder, own: Resize, fit: str) -> list[Resize]:
@@ -180,25 +192,34 @@ def _geometries(folder: ImageFolder, own: Resize, fit: str) -> list[Resize]:
     return [own if fit == own.fit else replace(own, fit=fit, crop=own.crop if fit == "crop" else 1.0)]
 
 
-def _photos(folder: ImageFolder, resize: Resize, extractor: Extractor, track: Track) -> _Photos:
-    features = np.stack(image_folder.decode(folder, resize, extractor, lambda it: track(it, "Computing features")))
+def _photos(folder: ImageFolder, resize: Resize, extractor: Extractor, track: Track) -> tuple[Seen, list[Look]]:
+    features, looks = seen(folder, extractor, resize, lambda it: track(it, "Computing features"))
     image_folder.check_enough(folder)
-    return _Photos(features, folder.classes, folds.clusters_of_classes(features, folder.classes), folder.held_out)
+    clusters = folds.clusters_of_classes(features, folder.classes)
+    return Seen(features, folder.classes, clusters, folder.held_out), looks
 
 
 def _same_file(path: Path, other: Path) -> bool:
     return path.exists() and path.samefile(other)
 
 
-def _choose(
-    photos: _Photos, count: int, request: Request, track: Track
+def choose(
+    photos: Seen, count: int, seed: int, unknown_share: float, track: Track
 ) -> tuple[Choice, float, Figures, NDArray[np.float64]]:
     """What the head is to be like and above which novelty a photo is unknown, by cross-validation; and its worth.
 
-    With the scores, out of fold, of the photos that show a class.
+    Args:
+        photos: to learn from.
+        count: C, the number of classes.
+        seed: of the division into folds.
+        unknown_share: of the classes' own photos that may be unknown, 0 to 1.
+        track: ``track(iterable, description)`` shows progress.
+
+    Returns:
+        Both, the figures, and the scores, ``float64 [N, C]``, out of fold, of the photos that show a class.
     """
     most = next(number for number, size in FOLDS if len(photos.classes) * count <= size)
-    fold = folds.deal(photos.classes, photos.clusters, most, request.seed)
+    fold = folds.deal(photos.classes, photos.clusters, most, seed)
     own, own_fold = photos.of(photos.known), fold[photos.known]
     found = cross_validation.out_of_fold(
         own.features, own.classes, own.clusters, own_fold, own.weights, STRENGTHS, track
@@ -207,7 +228,7 @@ def _choose(
     strength = STRENGTHS[choice.strength]
     novelty = novelty_out_of_fold(photos.features, photos.classes, photos.weights, fold, strength)
     own_novelty = novelty[photos.known]
-    threshold = found.threshold(own_novelty, request.unknown_share)
+    threshold = found.threshold(own_novelty, unknown_share)
     if folds.alone(own.classes, own.clusters).all():
         # Near-duplicates of what was learned from are hardly novel, and other photos of their classes all are. As novel
         # as photos of the other classes are, for want of anything better: with one burst of 8 frames a class, 11 % of
@@ -216,12 +237,12 @@ def _choose(
         threshold = max(threshold, float(np.median(others)))
     thresholds = np.empty(len(fold))
     for tested in np.unique(fold).tolist():
-        thresholds[fold == tested] = found.threshold(own_novelty, request.unknown_share, but=tested)
+        thresholds[fold == tested] = found.threshold(own_novelty, unknown_share, but=tested)
     unknown = novelty > thresholds
     scores = found.scores()
     figures = Figures.of(
         f"{len(np.unique(fold))}-fold cross-validation",
-        scores.argmax(axis=1) == own.classes,
+        scores.argmax(axis=1),
         unknown[photos.known],
         own.classes,
         own.clusters,
@@ -232,7 +253,7 @@ def _choose(
     return choice, threshold, figures, scores
 
 
-def _fit(photos: _Photos, choice: Choice) -> tuple[Linear, Novelty]:
+def fit(photos: Seen, choice: Choice) -> tuple[Linear, Novelty]:
     """The head that learns from all photos, divided by its temperature; and what they say about novelty."""
     own, strengths = photos.of(photos.known), STRENGTHS[: choice.strength + 1]
     *_, found = linear.fit(own.features, own.classes, int(own.classes.max()) + 1, strengths, own.weights)
@@ -241,12 +262,12 @@ def _fit(photos: _Photos, choice: Choice) -> tuple[Linear, Novelty]:
     )
 
 
-def _tested(found: Linear, refusal: Novelty, unknown_above: float, photos: _Photos, count: int) -> Figures:
+def _tested(found: Linear, refusal: Novelty, unknown_above: float, photos: Seen, count: int) -> Figures:
     """What the finished head is worth on the photos that the folder keeps for testing."""
     unknown, known = refusal(photos.features) > unknown_above, photos.known
     return Figures.of(
         "the folder's own test part",
-        found(photos.features[known]).argmax(axis=1) == photos.classes[known],
+        found(photos.features[known]).argmax(axis=1),
         unknown[known],
         photos.classes[known],
         photos.clusters[known],

@@ -9,10 +9,10 @@ choice follows from the seed and the number of the epoch.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from model_build.network import weights  # first: it sets TensorFlow's environment
 
@@ -28,7 +28,8 @@ from model_build.dataset.image_folder import ImageFolder, Part
 from model_build.dataset.photos import DECODE_BUDGET, Photos
 from model_build.export.preprocessing import PIXEL_RANGES
 from model_build.network.weights import Source
-from model_build.training import figures, temperature
+from model_build.training import cross_validation, temperature
+from model_build.training.check import Findings, Look, findings
 
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
 Say = Callable[[str], None]
@@ -40,6 +41,9 @@ _HEAD_EPOCHS: Final = 60
 _HEAD_PATIENCE: Final = 5
 _WARMUP_SHARE: Final = 0.1
 _PREDICT_BATCH: Final = 64
+#: Of the cross-validation that chooses between geometries.
+_FOLDS: Final = 5
+_STRENGTHS: Final = (1.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,11 @@ class Trained:
         clusters: ``int64 [N]``, for each of ``folder.items`` its near-duplicates, by the network that was started from.
         temperature: see ``contract.Contract``.
         unknown_below: see ``contract.Contract``.
+        recipe: that which was taken.
         history: by figure, one value an epoch; the first is the frozen network with its new head.
-        run: the files of the run, to be deleted once the model is published.
+        findings: what ``check`` says about the folder; None where the network started from has learned nothing.
+        kept: the epoch whose weights these are, that of the least loss in validation; 0 is the frozen network.
+        runs: the files of the run, and of another geometry that was tried, to be deleted once the model is published.
     """
 
     source: Source
@@ -109,7 +116,10 @@ class Trained:
     temperature: float
     unknown_below: float
     history: dict[str, list[float]]
-    run: "Run"
+    findings: Findings | None
+    kept: int
+    recipe: Recipe
+    runs: list["Run"]
 
     def photos(self, part: Part, resize: Resize) -> Photos:
         """A part's pictures, decoded as the service would with this geometry."""
@@ -127,12 +137,13 @@ class Trained:
         return decoded(self.folder, chosen, resize) if len(chosen) else None
 
 
-def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Trained:
+def train(root: Path, recipes: Sequence[Recipe], work: Path, track: Track, say: Say) -> Trained:
     """Trains a classifier.
 
     Args:
         root: a folder as ``image_folder.find`` describes.
-        recipe: how.
+        recipes: how; where there are two, of which geometry is the question, the first, or where most pictures are wide
+            and the frozen network's features say so, the second.
         work: a folder for decoded pictures, features and checkpoints (about ``train_size ** 2 * 4`` bytes a picture);
             a run on the same pictures with the same recipe is resumed from what it finds there.
         track: ``track(iterable, description)`` shows progress.
@@ -142,20 +153,33 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
         InputError: the folder cannot be learned from.
         WeightsUnavailable: as ``weights.load``.
     """
+    recipe = recipes[0]
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
-    folder = image_folder.find(root)
-    key = json.dumps([folder.digest, asdict(recipe), keras.__version__, tf.__version__])
     start = weights.load(recipe.weights, recipe.alpha, _PRETRAINED_SIZE, None)
-    run = Run(work / hashlib.sha256(key.encode()).hexdigest()[:16])
-    pixels = run.pixels(folder, recipe.canvas, track)
-    pictures = TrainingPictures(pixels, folder.classes, recipe)
-    model = with_new_head(start.model, recipe, recipe.train_size, len(folder.labels.labels))
-    features = run.features(model, pictures, track)
+    prepared = _Prepared.of(image_folder.find(root), recipe, start, work, track)
     # To a network that has learned nothing everything is alike.
     untrained = recipe.weights == "none"
-    clusters = np.arange(len(features)) if untrained else folds.clusters_of_classes(features, folder.classes)
-    parts = image_folder.split(folder, recipe.validation, recipe.test, recipe.seed, clusters)
+    clusters = np.arange(len(prepared.features))
+    if not untrained:
+        clusters = folds.clusters_of_classes(prepared.features, prepared.folder.classes)
+    parts = image_folder.split(prepared.folder, recipe.validation, recipe.test, recipe.seed, clusters)
+    others: list[Run] = []
+    if len(recipes) > 1 and image_folder.mostly_wide(prepared.folder):
+        tried = [prepared]
+        tried += [_Prepared.of(image_folder.find(root), other, start, work, track) for other in recipes[1:]]
+        losses = [_loss_of_a_head(one, parts, clusters, track) for one in tried]
+        prepared = tried[int(np.argmin(losses))]
+        others = [one.run for one in tried if one is not prepared]
+        shown = ", ".join(f"{one.recipe.fit} {loss:.3f}" for one, loss in zip(tried, losses, strict=True))
+        say(
+            "Most pictures are wide. Out-of-fold loss of a head on the frozen network by what it sees of them: "
+            f"{shown}. Taken: {prepared.recipe.fit}"
+        )
+    recipe, folder, run, pictures = prepared.recipe, prepared.folder, prepared.run, prepared.pictures
+    model, features = prepared.model, prepared.features
+    looks = [Look.of(picture) for picture in pictures.pixels]
+    looked = None if untrained else findings(folder, features, looks, track)
     say(
         f"{len(folder.labels.labels)} classes, {len(folder.items)} pictures: "
         + ", ".join(f"{len(indices)} for {name}" for name, indices in parts.items())
@@ -164,8 +188,7 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
     for line in folder.left_out[:20]:
         say(f"  left out: {line}")
 
-    known = folder.classes != image_folder.REFUSED
-    for line in figures.warnings(folder.labels.labels, folder.classes[known], clusters[known]):
+    for line in looked.notes if looked else ():
         say(f"  note: {line}")
 
     validation = decoded(folder, parts["validation"], recipe.trained)
@@ -196,6 +219,8 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
         run.checkpoint(model, history)
     fine_tune(model, pictures, parts["train"], validation, validation_classes, history, run, recipe, track, say)
     model.load_weights(run.best)
+    kept = int(np.argmin([epoch["loss"] for epoch in history]))
+    say(f"Kept: {f'epoch {kept}' if kept else 'the frozen network under its new head, which is what teach makes'}")
     if recipe.input_size != recipe.train_size:
         learned, model = model, with_new_head(start.model, recipe, recipe.input_size, len(folder.labels.labels))
         model.set_weights(learned.get_weights())
@@ -213,8 +238,45 @@ def train(root: Path, recipe: Recipe, work: Path, track: Track, say: Say) -> Tra
         found,
         temperature.unknown_below(temperature.softmax(logits / found), recipe.unknown_share),
         {name: [epoch[name] for epoch in history] for name in history[0]},
-        run,
+        looked,
+        kept,
+        recipe,
+        [run, *others],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A folder's pictures by one recipe, and what the network that is started from computes of them."""
+
+    recipe: Recipe
+    folder: ImageFolder
+    run: "Run"
+    pictures: "TrainingPictures"
+    model: keras.Model
+    features: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, folder: ImageFolder, recipe: Recipe, start: Source, work: Path, track: Track) -> Self:
+        """Decodes the folder, or takes what an earlier run has."""
+        key = json.dumps([folder.digest, asdict(recipe), keras.__version__, tf.__version__])
+        run = Run(work / hashlib.sha256(key.encode()).hexdigest()[:16])
+        pictures = TrainingPictures(run.pixels(folder, recipe.canvas, track), folder.classes, recipe)
+        model = with_new_head(start.model, recipe, recipe.train_size, len(folder.labels.labels))
+        return cls(recipe, folder, run, pictures, model, run.features(model, pictures, track))
+
+
+def _loss_of_a_head(
+    prepared: _Prepared, parts: dict[Part, NDArray[np.int64]], clusters: NDArray[np.int64], track: Track
+) -> float:
+    """What a linear head on the frozen network loses on photos of other folds; those to test with have no say."""
+    chosen = np.concatenate([parts["train"], parts["validation"]])
+    classes, own = prepared.folder.classes[chosen], clusters[chosen]
+    fold = folds.deal(classes, own, _FOLDS, prepared.recipe.seed)
+    found = cross_validation.out_of_fold(
+        prepared.features[chosen], classes, own, fold, folds.weights(classes, own), _STRENGTHS, track
+    )
+    return found.choose().loss
 
 
 def _provenance(folder: ImageFolder, recipe: Recipe, parts: dict[Part, NDArray[np.int64]]) -> dict[str, Any]:

@@ -62,6 +62,24 @@ def test_unknown_makes_no_group_large(opened, tmp_path):
         assert size_of(page, "#group .name") == size_of(page, "#labels .name")
 
 
+def test_all_that_a_photo_shows_where_scores_are_independent(opened, tmp_path):
+    model = tiny_model.write(tmp_path / "tiny.fp32.onnx", multi_label=True)
+    both = encode(solid((250, 240, 10)), "PNG")
+    with serving(model) as client:
+        page = opened(client)
+        drop(page, ("a.png", both))
+        expect(page.locator("#shown")).to_have_text("This photo shows red, green.")
+        assert page.locator("#photo").get_attribute("alt") == "a.png: red, green"
+        assert page.locator("#announcer").inner_text().startswith("This photo shows red, green. ")
+        drop(page, ("a.png", both), ("b.png", RED))
+        expect(page.locator("#count")).to_have_text("2 answered")
+        assert page.locator("#rows td:nth-child(2)").all_inner_texts() == ["red, green", "red"]
+        with page.expect_download() as download:
+            page.click("#csv")
+        rows = list(csv.DictReader(io.StringIO(download.value.path().read_text(), newline="")))
+        assert [row["labels"] for row in rows] == ["red|green", "red"]
+
+
 def test_a_list_says_groups(opened, grouped):
     page = opened(grouped)
     drop(page, ("a.png", PHOTO), ("b.png", RED))

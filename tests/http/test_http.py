@@ -39,7 +39,7 @@ def test_every_form_gives_the_same_answer(client):
 
 def test_the_answer(client):
     body = client.post("/predict?top_k=2", content=GREEN, headers={"x-request-id": "abc-1"}).json()
-    assert set(body) == {"model", "groups", "predictions", "unknown", "cached", "timing_ms", "request_id"}
+    assert set(body) == {"model", "groups", "predictions", "labels", "unknown", "cached", "timing_ms", "request_id"}
     assert body["groups"] == []
     assert body["model"] == {"name": "tiny", "version": "1"}
     assert [set(p) for p in body["predictions"]] == [{"label", "index", "id", "score"}] * 2

@@ -150,6 +150,8 @@ NAN, INFINITY = float("nan"), float("inf")
         {"unknown_below": 1.1},
         {"unknown_below": -0.1},
         {"unknown_above": NAN},
+        {"multi_label": True},
+        {"multi_label": True, "unknown_below": 0.5, "unknown_above": 0.5},
         {"unknown_above": float("inf")},
         golden(tolerance=1e9),
         golden(tolerance=0.26),

@@ -28,8 +28,8 @@ def test_as_sorting_everything_would(scores, k):
 def test_groups_are_summed():
     groups = Groups(["cat", "dog", "cat", "car"])
     assert groups.names == ("cat", "dog", "car")
-    assert groups.sums(SCORES) == pytest.approx([0.3, 0.4, 0.3])
-    assert groups.sums(SCORES).dtype == np.float32
+    assert groups.scores(SCORES) == pytest.approx([0.3, 0.4, 0.3])
+    assert groups.scores(SCORES).dtype == np.float32
     assert groups.members(SCORES, 0, 5) == [(2, pytest.approx(0.2)), (0, pytest.approx(0.1))]
     assert [index for index, _ in groups.members(SCORES, 0, 1)] == [2]
     assert groups.members(SCORES, 1, 5, 0.5) == []
@@ -42,4 +42,4 @@ def test_as_adding_one_by_one_would(pairs):
     sums = dict.fromkeys(groups.names, 0.0)
     for score, name in pairs:
         sums[name] += score
-    assert groups.sums(scores) == pytest.approx([min(1.0, value) for value in sums.values()])
+    assert groups.scores(scores) == pytest.approx([min(1.0, value) for value in sums.values()])

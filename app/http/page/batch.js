@@ -131,7 +131,7 @@ function note(text) {
 /** Takes what became of an entry, and shows it; failures stand first, each part in the order of the files. */
 function settle(entry, { answer, roundTripMs, error }) {
   Object.assign(entry, { answer, roundTripMs, error });
-  if (answer) fill(entry, answer.unknown ? "unknown" : best(entry).label, percent(best(entry).score));
+  if (answer) fill(entry, answer.unknown ? "unknown" : nameOf(entry), percent(best(entry).score));
   else fill(entry, error ? error.message : "");
   if (entry.row.classList.contains("failed") === Boolean(error)) return;
   entry.row.classList.toggle("failed");
@@ -146,6 +146,12 @@ function settle(entry, { answer, roundTripMs, error }) {
 
 function best(entry) {
   return entry.answer.groups[0] ?? entry.answer.predictions[0];
+}
+
+/** The best group or class, or, where a photo shows several classes, all of them. */
+function nameOf(entry) {
+  const { labels } = entry.answer;
+  return labels.length > 1 ? labels.join(", ") : best(entry).label;
 }
 
 function row(entry, onOpen) {
@@ -197,12 +203,13 @@ function fill(entry, label, score = "") {
 /** RFC 4180. */
 function csv() {
   const grouped = entries.some(({ answer }) => answer?.groups.length);
-  const head = ["file", ...(grouped ? ["group", "group_score"] : []), "label", "id", "score", "unknown", "model", "version", "error"];
+  const several = entries.some(({ answer }) => answer?.labels.length > 1);
+  const head = ["file", ...(grouped ? ["group", "group_score"] : []), "label", "id", "score", ...(several ? ["labels"] : []), "unknown", "model", "version", "error"];
   const lines = entries.map(({ name, answer, error }) => {
     const { label, id, score } = answer?.predictions[0] ?? {};
     const why = error && (error.problem?.detail ?? error.message);
     const group = answer?.groups[0];
-    return [name, ...(grouped ? [group?.label, group?.score] : []), label, id, score, answer?.unknown, answer?.model.name, answer?.model.version, why];
+    return [name, ...(grouped ? [group?.label, group?.score] : []), label, id, score, ...(several ? [answer?.labels.join("|")] : []), answer?.unknown, answer?.model.name, answer?.model.version, why];
   });
   return [head, ...lines].map((cells) => cells.map(cell).join(",") + "\r\n").join("");
 }

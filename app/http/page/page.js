@@ -114,12 +114,14 @@ function render() {
   element("waiting").hidden = true;
   element("result").ariaBusy = "false";
   if (error) return fail(error.message, error.said, () => classify(current));
-  const { groups, predictions, unknown, timing_ms: timing } = answer;
+  const { groups, labels, predictions, unknown, timing_ms: timing } = answer;
   const [group, ...others] = groups;
   element("answer").hidden = false;
   element("unknown").hidden = !unknown;
   element("answer").classList.toggle("unsure", unknown);
   element("answer").classList.toggle("grouped", Boolean(group));
+  element("shown").hidden = labels.length < 2;
+  element("shown").textContent = `This photo shows ${labels.join(", ")}.`;
   element("group").hidden = !group;
   if (group) {
     element("group").firstElementChild.textContent = group.label;
@@ -133,14 +135,15 @@ function render() {
   );
   element("photo").alt = `${current.name}: ${nameOf(answer)}`;
   const best = [...(group ? [group] : []), ...predictions];
-  say((unknown ? "Unknown. Best guesses: " : "") + best.map((one) => `${one.label}, ${percent(one.score)}`).join("; "));
+  say((unknown ? "Unknown. Best guesses: " : labels.length > 1 ? `${element("shown").textContent} ` : "") + best.map((one) => `${one.label}, ${percent(one.score)}`).join("; "));
   element("map-note").textContent = "";
   element("show-map").disabled = false;
   if (element("show-map").checked) showMap(predictions[0]);
 }
 
 /** What an answer comes to, in a word or two. */
-function nameOf({ groups, predictions, unknown }) {
+function nameOf({ groups, labels, predictions, unknown }) {
+  if (labels.length > 1) return labels.join(", ");
   return unknown ? "unknown" : (groups[0] ?? predictions[0])?.label;
 }
 

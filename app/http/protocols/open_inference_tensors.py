@@ -26,7 +26,7 @@ EXTENSIONS: Final = ("binary_tensor_data", "classification")
 #: The inputs, of which a request has one: pixels of the model's own size, or encoded pictures of any size.
 PIXELS: Final = "image"
 ENCODED: Final = "bytes"
-#: The outputs: softmax scores, and their sums by group where the model has groups.
+#: The outputs: scores, and those of the groups where the model has groups.
 SCORES: Final = "scores"
 GROUPS: Final = "groups"
 
@@ -133,7 +133,7 @@ class Inference:
             groups: of that model; None where its contract has none.
         """
         encoded = [
-            output.encode(groups.names, np.stack([groups.sums(row) for row in scores]))
+            output.encode(groups.names, np.stack([groups.scores(row) for row in scores]))
             if groups is not None and output.name == GROUPS
             else output.encode(contract.labels, scores)
             for output in self.outputs

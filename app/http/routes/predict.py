@@ -156,6 +156,7 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
         return BatchResult(
             groups=groups(result),
             predictions=predictions(result),
+            labels=list(result.labels),
             unknown=result.unknown,
             timing_ms=timing(result, queued_s),
         )

@@ -14,6 +14,14 @@ TINY_PNG: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNsY
 UNKNOWN: Final = "By the model's own threshold, the photo shows none of its classes."
 
 
+#: What ``labels`` says, likewise.
+LABELS: Final = (
+    "What the photo shows, by the model's own threshold: the best class, or of a model that is `multi_label` every "
+    "class from the threshold on, best first; empty where it is `unknown`. `top_k`, `min_score` and `view` change "
+    "nothing about it."
+)
+
+
 class ModelQuery(BaseModel):
     """Which model is meant; an unknown parameter is an error, not a silent default."""
 
@@ -35,14 +43,20 @@ class PredictionOut(BaseModel):
     label: str = Field(examples=["school bus"])
     index: int = Field(examples=[779], description="Index of the class in the model's output, from 0.")
     id: str | None = Field(examples=["n04146614"], description="WordNet id, where the model knows it.")
-    score: float = Field(examples=[0.9312], description="Softmax score, 0 to 1.")
+    score: float = Field(
+        examples=[0.9312],
+        description="0 to 1. All classes together have 1; of a model that is `multi_label` each is independent.",
+    )
 
 
 class GroupOut(BaseModel):
     """Classes that go by one everyday name."""
 
     label: str = Field(examples=["bus"])
-    score: float = Field(examples=[0.9433], description="The sum of its classes' scores, 0 to 1.")
+    score: float = Field(
+        examples=[0.9433],
+        description="The sum of its classes' scores, 0 to 1; of a model that is `multi_label` the best of them.",
+    )
 
 
 class Timing(BaseModel):

@@ -50,7 +50,7 @@ class ExplainResponse(BaseModel):
     evidence: list[list[float]] = Field(
         examples=[[[0.4, 1.2], [9.8, 3.1]]],
         description="What each cell of `box` adds to the class's logit, rows from top to bottom; negative speaks "
-        "against it. Their mean and `bias` add up to the logit that the softmax reads.",
+        "against it. Their mean and `bias` add up to the logit that the softmax or sigmoid reads.",
     )
     timing_ms: Timing
     request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])

@@ -37,11 +37,16 @@ class ModelOut(BaseModel):
     resize: ResizeOut
     temperature: float = Field(examples=[1.2], description="What the logits were divided by; inside the graph.")
     unknown_below: float = Field(
-        examples=[0.31], description="Below this best score a photo counts as unknown, where `unknown_above` is null."
+        examples=[0.31],
+        description="Below this best score a photo counts as unknown, where `unknown_above` is null; with "
+        "`multi_label`, from this score on a photo shows a class.",
     )
     unknown_above: float | None = Field(
         examples=[0.84],
         description="Above this novelty, which the model computes, a photo counts as unknown; null: it computes none.",
+    )
+    multi_label: bool = Field(
+        description="Whether the scores are independent, so that a photo may show several classes."
     )
     multiply_adds: int = Field(examples=[300774272])
     parameters: int = Field(examples=[3504872])
@@ -62,6 +67,7 @@ class ModelOut(BaseModel):
             temperature=contract.temperature,
             unknown_below=contract.unknown_below,
             unknown_above=contract.unknown_above,
+            multi_label=contract.multi_label,
             multiply_adds=contract.multiply_adds,
             parameters=contract.parameters,
             provenance=dict(contract.provenance),

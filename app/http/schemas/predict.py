@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from ...inference.classifier import Result
-from .common import UNKNOWN, GroupOut, ModelQuery, ModelRef, PredictionOut, Timing
+from .common import LABELS, UNKNOWN, GroupOut, ModelQuery, ModelRef, PredictionOut, Timing
 from .problem import Problem
 
 _PREDICTIONS = [
@@ -16,8 +16,8 @@ _PREDICTIONS = [
 _GROUPS = [{"label": "bus", "score": 0.9433}, {"label": "truck", "score": 0.0211}]
 
 _IN_GROUPS = (
-    "Everyday names, best first, each with the sum of its classes' scores: at most `top_k`, none below `min_score`; "
-    "empty where the model has no groups."
+    "Everyday names, best first, each with the sum of its classes' scores (of a model that is `multi_label` the best "
+    "of them): at most `top_k`, none below `min_score`; empty where the model has no groups."
 )
 
 _CACHED = "The scores are those of an earlier, near-identical frame of the same camera (`CLASSIFIER_CACHE_SECONDS`)."
@@ -51,6 +51,7 @@ class PredictResponse(BaseModel):
     model: ModelRef
     groups: list[GroupOut] = Field(examples=[_GROUPS], description=_IN_GROUPS)
     predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
+    labels: list[str] = Field(examples=[["school bus"]], description=LABELS)
     unknown: bool = Field(examples=[False], description=UNKNOWN)
     cached: bool = Field(examples=[False], description=_CACHED)
     timing_ms: Timing
@@ -69,6 +70,7 @@ class PredictResponse(BaseModel):
                 "model": {"name": contract.name, "version": contract.version},
                 "groups": result.groups,
                 "predictions": result.predictions,
+                "labels": result.labels,
                 "unknown": result.unknown,
                 "cached": result.cached,
                 "timing_ms": {
@@ -86,6 +88,7 @@ class BatchResult(BaseModel):
 
     groups: list[GroupOut] = Field(examples=[_GROUPS], description=_IN_GROUPS)
     predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
+    labels: list[str] = Field(examples=[["school bus"]], description=LABELS)
     unknown: bool = Field(examples=[False], description=UNKNOWN)
     timing_ms: Timing
 

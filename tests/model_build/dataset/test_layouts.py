@@ -176,10 +176,8 @@ def test_a_column_for_each_class(tmp_path):
         rows += ["0.png, 1, 1"] if part == "valid" else []
         (tmp_path / part / "_classes.csv").write_text("filename, cat, dog\n" + "\n".join(rows))
     found = image_folder.find(tmp_path)
-    assert counts(found) == {"cat": (5, 2), "dog": (5, 2)}
-    assert found.left_out == [
-        "valid/_classes.csv: 0.png: the table does not say what it shows, or several things",
-    ]
+    assert counts(found) == {"cat": (5, 2), "dog": (5, 1)}
+    assert found.left_out == ["valid/0.png: a table says that it shows several things, or nothing"]
 
 
 def test_folders_count_where_a_table_says_little(tmp_path):

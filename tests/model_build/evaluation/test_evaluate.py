@@ -110,7 +110,7 @@ def test_a_folder_through_the_serving_code(tiny, folder):
     assert made.mistakes() == [(2, 1, 1)]
     expected = max(tiny_model.scores_of(20, 140, 120))
     assert made.confidence[2] == pytest.approx(expected, abs=1e-5)
-    assert set(found.latency_ms()) == {"decode", "infer"}
+    assert set(found.as_json()["latency_ms"]) == {"decode", "infer"}
 
 
 def test_unknown_photos_are_counted(tmp_path, folder):

@@ -45,6 +45,7 @@ def answering(*answers):
 MODEL = {"name": "m", "version": "1"}
 HEALTH = (200, "", {"status": "ready", "reason": "", "model": MODEL, "precision": "fp32", "uptime_s": 1.0})
 LABELS = (200, "", {"labels": [{"index": 0, "label": "a", "id": None}, {"index": 1, "label": "b", "id": None}]})
+CONTRACT = (200, "", MODEL | {"precision": "fp32", "classes": 2, "unknown_below": 0.0, "measured": {}})
 
 
 def answer(version="1"):
@@ -57,12 +58,12 @@ def answer(version="1"):
 
 def test_a_busy_service_is_asked_again():
     busy = (503, "Retry-After: 0\r\n", {"detail": "Busy."})
-    url, asked = answering(HEALTH, LABELS, busy, busy, answer())
+    url, asked = answering(HEALTH, LABELS, CONTRACT, busy, busy, answer())
     with closing(RemoteTarget(url + "/")) as served:
         found = served(b"photo")
     assert (found.ranked, found.score, found.decode_s) == ((1, 0), 0.75, 0.002)
     # No more classes than the model has.
-    assert asked == [["GET", "/health"], ["GET", "/labels"], *[["POST", "/predict?top_k=2"]] * 3]
+    assert asked == [["GET", "/health"], ["GET", "/labels"], ["GET", "/model"], *[["POST", "/predict?top_k=2"]] * 3]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_busy_service_is_asked_again():
     ],
 )
 def test_a_service_that_fails_ends_the_measurement(last, says):
-    url, _ = answering(HEALTH, LABELS, last)
+    url, _ = answering(HEALTH, LABELS, CONTRACT, last)
     with closing(RemoteTarget(url)) as served, pytest.raises(InputError, match=says):
         served(b"photo")
 

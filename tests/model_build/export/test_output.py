@@ -87,7 +87,6 @@ def test_what_a_model_puts_out_is_read_from_its_end(end):
 @pytest.mark.parametrize(
     ("nodes", "constants", "outputs", "says"),
     [
-        ([node("Sigmoid", "out0")], None, 4, "multi-label"),
         ([node("Softmax", "out0")], None, 1, "single unit"),
         ([node("Softmax", "out0", axis=0)], None, 4, "axis 0"),
         ([node("Softmax", "out0", to="s"), node("Mul", "s", "half")], {"half": np.float32([0.5])}, 4, "computes with"),
@@ -97,6 +96,33 @@ def test_what_a_model_puts_out_is_read_from_its_end(end):
 def test_what_is_no_classifier_is_said(nodes, constants, outputs, says):
     with pytest.raises(InputError, match=says):
         add_scores_output(extended(nodes, constants, outputs=outputs))
+
+
+@pytest.mark.parametrize("end", [[node("Sigmoid", "out0")], [node("Sigmoid", "out0", to="s"), node("Dropout", "s")]])
+def test_several_sigmoids_stay_independent(end):
+    model = extended(end)
+    raw = run(model, {"pixels": RANGE.apply(PIXELS)})
+    copy = type(model)()
+    copy.CopyFrom(model)
+    output = add_scores_output(copy)
+    assert (output.kind, output.independent, output.classes) == ("sigmoid", True, 4)
+    assert np.abs(output.scores(raw) - raw).max() < 1e-6
+    ours(model, RANGE)
+    assert np.abs(run(model, {"image": PIXELS}, "scores") - raw).max() < 1e-6
+    assert "Softmax" not in [n.op_type for n in model.graph.node]
+
+
+def test_logits_are_independent_where_that_is_said():
+    model = network(TRANSPOSE)
+    raw = run(model, {"pixels": RANGE.apply(PIXELS)})
+    output = add_scores_output(model, multi_label=True)
+    assert (output.kind, output.independent) == ("logits", True)
+    expected = 1 / (1 + np.exp(-raw))
+    assert np.abs(output.scores(raw) - expected).max() < 1e-6
+    assert np.abs(run(model, {"pixels": RANGE.apply(PIXELS)}, "scores") - expected).max() < 1e-6
+    for end, units in (([node("Softmax", "out0")], 4), ([node("Sigmoid", "out0")], 1)):
+        with pytest.raises(InputError, match="--multi-label"):
+            add_scores_output(extended(end, outputs=units), multi_label=True)
 
 
 def test_features_without_a_head_are_known():
@@ -127,5 +153,7 @@ def test_raw_outputs_that_contradict_what_was_read_are_refused():
         Output("softmax", 4).scores(2 * scores)
     with pytest.raises(InputError, match="no softmax was found"):
         Output("logits", 4).scores(scores)
+    with pytest.raises(InputError, match="sigmoid"):
+        Output("sigmoid", 4, independent=True).scores(np.full((2, 4), 1.5))
     with pytest.raises(InputError, match="NaN"):
         Output("logits", 4).scores(np.full((2, 4), np.nan))

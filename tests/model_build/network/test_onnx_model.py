@@ -126,6 +126,85 @@ def test_int8(tmp_path, labels):
     assert {producers[n.input[1]] for n in made.graph.node if n.op_type == "Conv"} == {"DequantizeLinear"}
 
 
+@pytest.mark.parametrize("end", ["sigmoid", "logits"])
+def test_several_labels_a_photo(tmp_path, labels, end, capsys):
+    """A file that ends in sigmoids, and one whose logits get them; int8 is compared by what photos show."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, pixels in enumerate(PIXELS):
+        (folder / f"{i}.png").write_bytes(encode(solid(tuple(int(v) for v in pixels[0, 0])), "PNG"))
+    sigmoids = [node("Sigmoid", ["logits"], "shown")] if end == "sigmoid" else []
+    model = pytorch(end=sigmoids)
+    options = ["--labels", labels, "--mean", *MEAN, "--std", *DEVIATION, "--calibration", folder]
+    options += ["--min-agreement", "0", "--threshold", "0.25", *(["--multi-label"] if end == "logits" else [])]
+    assert export(tmp_path, model, *options) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "net.int8.onnx: shows every class from a score of 0.250 on" in said
+    session = ort.InferenceSession(pytorch().SerializeToString(), providers=["CPUExecutionProvider"])
+    prepared = ((PIXELS / 255 - MEAN) / DEVIATION).astype(np.float32).transpose(0, 3, 1, 2)
+    expected = 1 / (1 + np.exp(-session.run(["logits"], {"input": prepared})[0]))
+    for precision, tolerance in (("fp32", 1e-5), ("int8", 0.2)):
+        made = Model(tmp_path / "out" / f"net.{precision}.onnx")
+        assert np.abs(made(PIXELS) - expected).max() < tolerance
+        assert (made.contract.multi_label, made.contract.unknown_below) == (True, 0.25)
+
+
+def test_a_file_whose_tensors_are_called_as_ours(tmp_path, labels):
+    model = pytorch()
+    for old, new in (("r1", "features"), ("c2", "image"), ("logits", "scores"), ("flat", "evidence")):
+        for n in model.graph.node:
+            n.input[:] = [new if name == old else name for name in n.input]
+            n.output[:] = [new if name == old else name for name in n.output]
+        for value in model.graph.output:
+            value.name = new if value.name == old else value.name
+    assert export(tmp_path, model, "--labels", labels) == 0
+    made = Model(tmp_path / "out" / "net.fp32.onnx")
+    assert np.abs(made(PIXELS) - answers(pytorch(), (PIXELS / 255 - MEAN) / DEVIATION)).max() < 1e-5
+
+
+def test_whole_numbers_need_no_range_of_pixels(tmp_path, labels):
+    """What takes ``uint8`` takes 0 to 255; in double precision it is brought to single."""
+    model = pytorch()
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    model.graph.node.insert(0, node("Cast", ["input"], "floats", to=TensorProto.DOUBLE))
+    model.graph.node[1].input[0] = "floats"
+    assert export(tmp_path, model, "--labels", labels) == 0
+    made = Model(tmp_path / "out" / "net.fp32.onnx")
+    assert np.abs(made(PIXELS) - answers(pytorch(), PIXELS)).max() < 1e-5
+    assert made.contract.provenance["pixels"] == "0..255, as its uint8 input says"
+
+
+def test_what_decides_while_it_runs_is_refused(tmp_path, labels, capsys):
+    model = pytorch()
+    branch = helper.make_graph(
+        [node("Relu", ["c1"], "b")], "branch", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)]
+    )
+    (relu,) = [n for n in model.graph.node if n.op_type == "Relu"]
+    relu.CopyFrom(node("If", ["always"], "r1", then_branch=branch, else_branch=branch))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    assert export(tmp_path, model, "--labels", labels) == 2
+    assert "decides while it runs what it computes (If)" in capsys.readouterr().err
+
+
+def test_the_quantizers_errors_are_said(tmp_path, labels, capsys, monkeypatch):
+    def fails(*_args, **_options):
+        raise RuntimeError("outer") from KeyError("tensor 7")
+
+    monkeypatch.setattr("model_build.export.quantize.quantize_static", fails)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, pixels in enumerate(PIXELS):
+        (folder / f"{i}.png").write_bytes(encode(solid(tuple(int(v) for v in pixels[0, 0])), "PNG"))
+    assert export(tmp_path, pytorch(), "--labels", labels, "--calibration", folder) == 2
+    said = capsys.readouterr().err
+    assert "no int8 model can be made of this graph: KeyError: 'tensor 7'. --precision fp32 does without" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_assumed_is_said(tmp_path, labels, capsys):
     assert export(tmp_path, pytorch(), "--labels", labels) == 0
     assert "Pixels: ImageNet's mean and deviation, which is assumed" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_a_class_may_have_too_few_pictures_to_learn_from(tmp_path, capsys):
         for i, pixels in enumerate(noise):
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
     said = json.loads(looked(capsys, tmp_path, "--json"))
-    assert "teach needs 5 different, readable pictures of each class; too few: a (3), b (3)" in said["notes"]
+    assert "5 different, readable pictures of each class are needed; too few: a (3), b (3)" in said["notes"]
 
 
 def test_what_cannot_be_looked_through(tmp_path, capsys):

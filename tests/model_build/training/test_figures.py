@@ -8,7 +8,7 @@ def test_every_class_counts_the_same_and_every_burst_once():
     classes = np.repeat([0, 1], [20, 4])
     clusters = np.array([*range(18), 18, 18, 20, 20, 22, 23])
     right = np.array([True] * 20 + [False, False, True, True])
-    figures = Figures.of("tested", right, ~right, classes, clusters, 3)
+    figures = Figures.of("tested", np.where(right, classes, 2), ~right, classes, clusters, 3)
     assert figures.accuracy.value == pytest.approx((1 + 2 / 3) / 2)
     assert figures.as_mixed.value == pytest.approx(21 / 22)
     assert figures.unknown.value == pytest.approx(1 / 22)
@@ -18,6 +18,7 @@ def test_every_class_counts_the_same_and_every_burst_once():
     assert found["classes"][1]["accuracy"] == pytest.approx(2 / 3, abs=1e-6)
     assert found["classes"][2] == {"label": "c", "accuracy": None, "photos": 0}
     assert "refused" not in found
+    assert found["mistakes"] == [{"shows": "b", "said": "c", "photos": 2}]
 
 
 def test_what_makes_figures_worth_less_is_said():

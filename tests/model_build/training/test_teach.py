@@ -32,7 +32,18 @@ COLOURS = {
 PICTURES = 15
 #: What the command must do without.
 BLOCKED = {
-    *("tensorflow", "keras", "tf2onnx", "h5py", "scipy", "sklearn", "skimage", "sympy", "rich"),  # the model builder's
+    *(
+        "tensorflow",
+        "keras",
+        "tf2onnx",
+        "h5py",
+        "scipy",
+        "sklearn",
+        "skimage",
+        "sympy",
+        "rich",
+        "matplotlib",
+    ),  # the builder's
     *("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"),  # and the service's
 }
 
@@ -127,6 +138,7 @@ from model_build.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", program, "teach", str(base), str(bins), "--output", str(output)]
+    command += ["--html", str(output.with_suffix(".html"))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [path] = output.iterdir()
@@ -143,6 +155,38 @@ def test_it_works_without_anything_heavy_and_says_what_it_did(taught, base):
     assert "left out: red_bin/broken.jpg: " in done.stdout
     assert re.search(r"right        100.0% of \d+ photos.*, by \d+-fold cross-validation", done.stdout)
     assert str(path) in done.stdout
+    page = path.parent.with_suffix(".html").read_text()
+    assert all(part in page for part in ("How often each class is right", "blue bin", "What to do", "broken.jpg"))
+
+
+def test_a_program_reads_progress_and_result(base, bins, tmp_path, capsys):
+    assert main(["teach", str(base), str(bins), "--output", str(tmp_path), "--json", "--progress", "json"]) == 0
+    said = capsys.readouterr()
+    steps = [json.loads(line) for line in said.err.splitlines() if line.startswith("{")]
+    assert {"step": "Computing features", "done": 61, "of": 61} in steps
+    assert all(0 <= step["done"] <= step["of"] for step in steps)
+    found = json.loads(said.out)
+    assert found["labels"] == ["blue bin", "green bin", "red bin", "yellow bin"]
+    assert found["measured"] == Model(Path(found["path"])).contract.measured
+    assert found["left_out"][0].startswith("red_bin/broken.jpg")
+    assert found["doubts"] == []
+
+
+def test_what_is_wrong_in_the_cross_validation_is_named(base, bins, tmp_path, capsys):
+    """A photo in the wrong folder: as many as the figure says, with their paths."""
+    folder = tmp_path / "bins"
+    shutil.copytree(bins, folder)
+    wrong = folder / "blue_bin" / "wrong.png"
+    (folder / "red_bin" / "03.png").rename(wrong)
+    arguments = ["teach", str(base), str(folder), "--output", str(tmp_path), "--json"]
+    assert main([*arguments, "--html", str(tmp_path / "report.html")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"shows": "blue bin", "said": "red bin", "photos": 1} in found["measured"]["mistakes"]
+    assert [row["label"] for row in found["check"]["classes"]] == found["labels"]
+    assert "blue_bin/wrong.png" in (tmp_path / "report.html").read_text()
+    assert main([*arguments, "--html", str(wrong / "report.html")]) == 2
+    assert found["doubts"][0]["path"] == str(wrong)
+    assert (found["doubts"][0]["label"], found["doubts"][0]["likely"]) == ("blue bin", "red bin")
 
 
 def test_a_program_reads_progress_and_result(base, bins, tmp_path, capsys):

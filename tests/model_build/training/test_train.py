@@ -1,6 +1,8 @@
 """Real training on small made-up pictures, from random weights, so that nothing has to be downloaded."""
 
 import hashlib
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +65,7 @@ def fingerprint(trained) -> str:
 
 
 def learn(balls, work, lines):
-    return training.train(balls, RECIPE, work, lambda items, _description: items, lines.append)
+    return training.train(balls, [RECIPE], work, lambda items, _description: items, lines.append)
 
 
 def test_an_interrupted_run_ends_with_the_same_model(balls, tmp_path, monkeypatch):
@@ -119,6 +121,25 @@ def test_a_folder_becomes_a_served_model_and_a_report(balls, tmp_path, capsys, m
     with serving(tmp_path / "balls.int8.onnx") as client:
         answer = client.post("/predict", content=picture(COLOURS["blue ball"], 1)).json()
     assert {p["label"] for p in answer["predictions"]} == set(contract.labels)
+
+
+def test_of_wide_pictures_what_is_seen_is_chosen_by_cross_validation(tmp_path):
+    """What tells the classes apart lies at the left edge, which a crop does not show."""
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        (tmp_path / "wide" / name).mkdir(parents=True)
+        for number in range(9):
+            pixels = np.random.default_rng(100 * i + number).integers(90, 160, (40, 80, 3), np.uint8)
+            pixels[:, :18] = colour
+            (tmp_path / "wide" / name / f"{number}.png").write_bytes(encode(Image.fromarray(pixels), "PNG"))
+    recipes = [replace(RECIPE, epochs=0), replace(RECIPE, epochs=0, fit="squash", crop=1.0)]
+    lines = []
+    trained = training.train(tmp_path / "wide", recipes, tmp_path, lambda items, _description: items, lines.append)
+    assert trained.recipe.fit == "squash"
+    assert any(
+        re.match(r"Most pictures are wide\. .* crop \d\.\d+, squash \d\.\d+\. Taken: squash", line) for line in lines
+    )
+    assert "Kept: the frozen network under its new head, which is what teach makes" in lines
+    assert len(trained.runs) == 2, "both are deleted at the end"
 
 
 def test_one_class_is_not_enough(tmp_path, capsys):

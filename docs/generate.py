@@ -71,7 +71,7 @@ _INTRODUCTIONS: Final = {
     "Address": "A path prefix is explained in [Behind a proxy](deployment/proxies.md#a-path-prefix).",
     "Capacity": "[Capacity](capacity.md) explains how many photos a machine can answer.",
     "Limits on requests": "[Reliability](reliability.md#memory) explains how the service plans its memory.",
-    "Frame cache": "[Cameras](cameras.md) explains what counts as near-identical.",
+    "Frame cache": "[Frame cache](frame-cache.md) explains what counts as near-identical.",
     "Access": "[Security](security.md) explains what each of these protects against.",
     "Logs, traces and shutdown": "[Observability](observability.md) explains logs and traces.",
     "Set by systemd": "The unit in [systemd](deployment/systemd.md) uses these; do not set them yourself.",

@@ -22,7 +22,7 @@ ARCHITECTURE: Final = Path(__file__).with_name("architecture.md")
 ROOMS: Final = {
     "app": (
         "errors", "settings", "client", "runtime", "inference", "registry", "telemetry", "http", "http.protocols",
-        "main", "cli",
+        "main", "cameras", "cli",
     ),
     "model_build": ("errors", "terminal", "network", "dataset", "export", "training", "evaluation", "commands"),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -294,8 +295,10 @@ class Camera:
         self._metrics.fault(self.name, fault.kind)
         # A camera whose pictures show nothing has answered.
         self._failures = 0 if fault.kind in ("flat", "frozen", "broken-picture") else self._failures + 1
-        if self._told_fault != fault.kind:
-            self._told_fault = fault.kind
+        # How many bytes, or seconds, is no news.
+        told = re.sub(r"\d+", "", str(fault))
+        if self._told_fault != told:
+            self._told_fault = told
             log.warning("camera %s: %s", self.name, fault)
 
     def _pause_s(self) -> float:

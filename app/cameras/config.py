@@ -453,6 +453,8 @@ def _told(path: Path, node: yaml.Node, problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         near = get_close_matches(place[-1], _settings(), 1)
         message = "there is no such setting" + (f"; did you mean {near[0]!r}?" if near else "")
+        if near == place[-1:]:
+            message = "this setting has its place elsewhere"
     elif problem["type"] == "missing":
         message = "it is missing"
     elif problem["type"] == "union_tag_not_found":

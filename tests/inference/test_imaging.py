@@ -624,7 +624,9 @@ def test_a_crop_of_a_large_picture_shows_its_corner(kind):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (7, 3)])
-@pytest.mark.parametrize("crop", [Crop(0.0, 0.0, 1e-9, 1e-9), Crop(1 - 1e-9, 1 - 1e-9, 1.0, 1.0), Crop(0.3, 0, 0.31, 1)])
+@pytest.mark.parametrize(
+    "crop", [Crop(0.0, 0.0, 1e-9, 1e-9), Crop(1 - 1e-9, 1 - 1e-9, 1.0, 1.0), Crop(0.3, 0, 0.31, 1)]
+)
 def test_a_crop_has_at_least_a_pixel(size, crop):
     for kind in ("PNG", "JPEG"):
         assert load(encode(Image.new("RGB", size, (200, 10, 10)), kind), RULE, LIMIT, crop).shape == (96, 96, 3)

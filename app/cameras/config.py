@@ -122,7 +122,7 @@ class Service(_Section):
     api_key: HeaderSecret | None = None
     #: Name of the model; None: the default one.
     model: Label | None = None
-    #: Frames that it is asked about at the same time.
+    #: So many frames at a time.
     at_once: int = Field(4, ge=1, le=64)
 
 
@@ -336,7 +336,7 @@ class Metrics(_Section):
     port: Port = 9108
 
 
-class Frames(_Section):
+class FrameFolder(_Section):
     """A folder that keeps the frames that changed a state; the oldest go first."""
 
     folder: FilePath
@@ -351,7 +351,7 @@ class Config(_Section):
     mqtt: Mqtt | None = None
     webhooks: list[Webhook] = Field([], max_length=10)
     metrics: Metrics | None = None
-    frames: Frames | None = None
+    frames: FrameFolder | None = None
     #: Whether each event is a line on standard output.
     lines: bool = True
     cameras: dict[Name, Camera] = Field(min_length=1, max_length=_MOST_CAMERAS)

@@ -23,7 +23,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._frames = Counter("cameras_frames", "Frames that came", ["camera"], registry=self.registry)
+        self._frames = Counter("cameras_frames", "How many frames came", ["camera"], registry=self.registry)
         self._faults = Counter("cameras_faults", "Looks without an answer", ["camera", "fault"], registry=self.registry)
         self._ages = Histogram(
             "cameras_judged_age_seconds", "Age of a frame when its answer came", buckets=_AGES, registry=self.registry

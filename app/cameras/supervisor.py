@@ -14,7 +14,7 @@ from ..client import ClientError
 from . import config, metrics
 from .camera import Asker, Camera, Event, line
 from .config import Config, ConfigError
-from .frames import Frames
+from .frame_folder import FrameFolder
 from .lines import Lines, LinesHandler
 from .mqtt import Mqtt
 from .webhooks import Webhook
@@ -105,7 +105,7 @@ class Supervisor:
         self._cameras: dict[str, tuple[Camera, asyncio.Task[None]]] = {}
         self._mqtt: Mqtt | None = None
         self._webhooks: list[Webhook] = []
-        self._frames: Frames | None = None
+        self._frames: FrameFolder | None = None
         self._lines: Lines | None = None
         self._end_server: Callable[[], None] = lambda: None
 
@@ -170,7 +170,7 @@ class Supervisor:
         if before is None or before.frames != found.frames:
             if self._frames is not None:
                 await self._frames.close()
-            self._frames = None if found.frames is None else Frames(found.frames, self._lost("frames"))
+            self._frames = None if found.frames is None else FrameFolder(found.frames, self._lost("frames"))
         if found.lines and self._lines is None:
             self._lines = Lines(1, self._lost("lines"))
         if self._mqtt is not None:

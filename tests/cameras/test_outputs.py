@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cameras import config, frames, metrics, webhooks
+from app.cameras import config, frame_folder, metrics, webhooks
 from app.cameras.camera import Event
 from app.cameras.faults import Fault
-from app.cameras.frames import Frames, keep
+from app.cameras.frame_folder import FrameFolder, keep
 from app.cameras.lines import Lines
 from app.cameras.states import Seen, State
 from app.cameras.webhooks import Webhook
@@ -172,11 +172,11 @@ def test_an_event_is_given_up_after_its_time(quick):
     assert lost == [1]
 
 
-# Frames.
+# The folder of frames.
 
 
 def test_frames_are_kept_within_bounds(tmp_path):
-    settings = config.Frames(folder=tmp_path / "frames", max_megabytes=0.05)
+    settings = config.FrameFolder(folder=tmp_path / "frames", max_megabytes=0.05)
     theirs = tmp_path / "frames/holiday.jpg"
     theirs.parent.mkdir()
     theirs.write_bytes(bytes(100_000))
@@ -189,7 +189,7 @@ def test_frames_are_kept_within_bounds(tmp_path):
 
 
 def test_old_frames_go(tmp_path):
-    settings = config.Frames(folder=tmp_path, max_days=1)
+    settings = config.FrameFolder(folder=tmp_path, max_days=1)
     keep(settings, event())
     (first,) = tmp_path.iterdir()
     os.utime(first, (time.time() - 90_000,) * 2)
@@ -198,7 +198,7 @@ def test_old_frames_go(tmp_path):
 
 
 def test_a_clock_that_jumps_makes_no_more_frames_than_allowed(tmp_path):
-    settings = config.Frames(folder=tmp_path, max_megabytes=0.02)
+    settings = config.FrameFolder(folder=tmp_path, max_megabytes=0.02)
     for number in (0, 10**8, -(10**9), 5, -(10**8)):
         keep(settings, event(frame=b"\xff\xd8\xff" + bytes(4997), number=number))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 20_000
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_no_halves_and_stops_nothing(tmp_path, monkeypatch, c
 
     async def tell():
         lost = []
-        folder = Frames(config.Frames(folder=tmp_path), lambda: lost.append(1))
+        folder = FrameFolder(config.FrameFolder(folder=tmp_path), lambda: lost.append(1))
         monkeypatch.setattr(Path, "write_bytes", full)
         folder.tell(event())
         folder.tell(event(number=1))
@@ -234,15 +234,15 @@ def test_a_full_disk_leaves_no_halves_and_stops_nothing(tmp_path, monkeypatch, c
 def test_a_slow_disk_keeps_nobody_waiting(tmp_path, monkeypatch):
     async def tell():
         lost = []
-        folder = Frames(config.Frames(folder=tmp_path), lambda: lost.append(1))
+        folder = FrameFolder(config.FrameFolder(folder=tmp_path), lambda: lost.append(1))
         for number in range(40):
             folder.tell(event(number=number))
         await folder.close()
         return len(lost)
 
     lost = asyncio.run(tell())
-    assert lost == 40 - frames._MOST_WAITING
-    assert len(list(tmp_path.iterdir())) == frames._MOST_WAITING
+    assert lost == 40 - frame_folder._MOST_WAITING
+    assert len(list(tmp_path.iterdir())) == frame_folder._MOST_WAITING
 
 
 # Lines.

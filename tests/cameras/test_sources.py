@@ -1,4 +1,4 @@
-"""Frames from a camera on a real socket; what is wrong with it has a name, and costs neither memory nor time."""
+"""What comes from a camera on a real socket; what is wrong with it has a name, and costs neither memory nor time."""
 
 import asyncio
 import os

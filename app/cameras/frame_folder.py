@@ -13,17 +13,17 @@ from .camera import Event
 
 log = logging.getLogger(__name__)
 
-#: Frames that wait to be written.
+#: How many may wait to be written.
 _MOST_WAITING: Final = 16
 _KINDS: Final = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp"}
 #: Our own files, and no others.
 _OURS: Final = re.compile(r"\d{8}T\d{6}\.\d{3}Z_[\w-]+_[\w-]+_[\w-]*\.(?:jpg|png|webp|bin)(?:\.partial)?")
 
 
-class Frames:
+class FrameFolder:
     """The folder."""
 
-    def __init__(self, settings: config.Frames, lost: Callable[[], None]) -> None:
+    def __init__(self, settings: config.FrameFolder, lost: Callable[[], None]) -> None:
         """Writes nothing yet.
 
         Args:
@@ -68,7 +68,7 @@ class Frames:
                 self._waiting.task_done()
 
 
-def keep(settings: config.Frames, event: Event) -> None:
+def keep(settings: config.FrameFolder, event: Event) -> None:
     """Writes a frame under a name that says what it shows, after room was made for it.
 
     Raises:
@@ -91,7 +91,7 @@ def keep(settings: config.Frames, event: Event) -> None:
         raise
 
 
-def make_room(settings: config.Frames, size: int) -> None:
+def make_room(settings: config.FrameFolder, size: int) -> None:
     """Removes what is too old, and the oldest for as long as there is too much.
 
     Args:

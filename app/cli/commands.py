@@ -30,8 +30,9 @@ def run(arguments: Sequence[str]) -> int:
 
         said = "\n".join(wrong_settings(error))
     except ModuleNotFoundError as error:
-        extra = "cameras" if options.run is _cameras else "client"
-        said = f"{error.name} is not installed; this needs the extra '{extra}': pip install 'edge-classifier[{extra}]'"
+        said = f"{error.name} is not installed; this needs the extra 'client': pip install 'edge-classifier[client]'"
+        if options.run is _cameras:
+            said = said.replace("client", "cameras")
     except (ClassifierError, ResultsFileError, OSError) as error:
         said = str(error)
     print(f"edge-classifier: {said}", file=sys.stderr)

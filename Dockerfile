@@ -13,7 +13,7 @@ FROM ${TARGET_BASE} AS target
 
 FROM --platform=$BUILDPLATFORM ${BASE} AS builder
 ARG TARGETARCH
-# Of pyproject.toml's extras, separated by blanks: heic, signatures, teach, traces.
+# Of pyproject.toml's extras, separated by blanks: cameras, heic, signatures, teach, traces.
 ARG EXTRAS=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_REQUIRE_HASHES=1 PIP_ONLY_BINARY=:all: \
     PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1

@@ -76,9 +76,9 @@ lock: .venv/all  ## lock the newest allowed versions of everything
 	$(BIN)/python -m pip install $(LOCKED) -r requirements/lock.txt
 	@# pytest needs colorama on Windows only.
 	for set in "all:pyproject.toml --all-extras --no-emit-package colorama" "runtime:pyproject.toml" \
-	           "build:pyproject.toml --extra build" "heic:pyproject.toml --extra heic" \
-	           "signatures:pyproject.toml --extra signatures" "teach:pyproject.toml --extra teach" \
-	           "traces:pyproject.toml --extra traces" \
+	           "build:pyproject.toml --extra build" "cameras:pyproject.toml --extra cameras" \
+	           "heic:pyproject.toml --extra heic" "signatures:pyproject.toml --extra signatures" \
+	           "teach:pyproject.toml --extra teach" "traces:pyproject.toml --extra traces" \
 	           "image:--group image" "docs:--group docs" "lock:--group lock"; do \
 	  $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --custom-compile-command 'make lock' $${set#*:} \

@@ -20,6 +20,8 @@ Pool = TypeVar("Pool", httpx.Client, httpx.AsyncClient)
 
 #: A photo: the image file's bytes, where it is, or an open binary file.
 Photo = bytes | Path | BinaryIO
+#: A part of an upright photo: left edge, upper edge, width and height, as shares of its sides.
+Crop = tuple[float, float, float, float]
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -100,12 +102,21 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Light:
+    """Mean and standard deviation of a photo's luma: 0 to 1, and 0 (one flat tone, as of a covered lens) to 0.5."""
+
+    brightness: float
+    contrast: float
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The answer for one photo.
 
     ``labels`` is what the photo shows: the best class, or of a model with independent scores (``Model.multi_label``)
     every class from its threshold on. ``unknown`` says that it shows none of the model's classes. ``groups`` is empty
-    where the model, or a service that is older than this client, has none.
+    where the model, or a service that is older than this client, has none; ``light`` is None for such a service, and
+    for the photos of a batch.
     """
 
     model: ModelRef
@@ -115,6 +126,7 @@ class Result:
     request_id: str
     groups: tuple[Group, ...] = ()
     labels: tuple[str, ...] = ()
+    light: Light | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +269,10 @@ class _Calls(Generic[Pool]):
         model: str | None,
         camera: str | None,
         by_group: bool,
+        crop: Crop | None,
     ) -> _Call[Result]:
         headers = {"Content-Type": "application/octet-stream"}
-        params = _parameters(top_k, min_score, model, by_group, camera)
+        params = _parameters(top_k, min_score, model, by_group, camera, crop)
         return self._call("POST", "/predict", _result, params=params, content=photo, headers=headers)
 
     def _predict_batch(
@@ -302,6 +315,7 @@ class Client(_Calls[httpx.Client]):
         model: str | None = None,
         camera: str | None = None,
         by_group: bool = False,
+        crop: Crop | None = None,
     ) -> Result:
         """What one photo shows.
 
@@ -314,8 +328,10 @@ class Client(_Calls[httpx.Client]):
                 cache on, a photo may get the scores of an earlier one of the same camera. None leaves it to the
                 service, which takes the client's address.
             by_group: of the classes, only those of the best group, where the model has groups.
+            crop: classify this part of the upright photo alone: left edge, upper edge, width and height, as shares of
+                the photo's sides, 0 to 1.
         """
-        return self._ask(self._predict(_bytes(photo), top_k, min_score, model, camera, by_group))
+        return self._ask(self._predict(_bytes(photo), top_k, min_score, model, camera, by_group, crop))
 
     def predict_batch(
         self,
@@ -378,10 +394,11 @@ class AsyncClient(_Calls[httpx.AsyncClient]):
         model: str | None = None,
         camera: str | None = None,
         by_group: bool = False,
+        crop: Crop | None = None,
     ) -> Result:
         """What one photo shows; as ``Client.predict``."""
-        data = await asyncio.to_thread(_bytes, photo)
-        return await self._ask(self._predict(data, top_k, min_score, model, camera, by_group))
+        data = photo if isinstance(photo, bytes) else await asyncio.to_thread(_bytes, photo)
+        return await self._ask(self._predict(data, top_k, min_score, model, camera, by_group, crop))
 
     async def predict_batch(
         self,
@@ -438,10 +455,21 @@ def _bytes(photo: Photo) -> bytes:
 
 
 def _parameters(
-    top_k: int | None, min_score: float, model: str | None, by_group: bool, camera: str | None = None
+    top_k: int | None,
+    min_score: float,
+    model: str | None,
+    by_group: bool,
+    camera: str | None = None,
+    crop: Crop | None = None,
 ) -> dict[str, Any]:
-    view = "groups" if by_group else None
-    given = {"top_k": top_k, "min_score": min_score or None, "model": model, "camera": camera, "view": view}
+    given = {
+        "top_k": top_k,
+        "min_score": min_score or None,
+        "model": model,
+        "camera": camera,
+        "view": "groups" if by_group else None,
+        "crop": ",".join(map(repr, crop)) if crop else None,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -457,6 +485,7 @@ def _result(body: Mapping[str, Any]) -> Result:
         request_id=body["request_id"],
         groups=tuple(Group(group["label"], group["score"]) for group in body.get("groups", ())),
         labels=tuple(body.get("labels", () if body["unknown"] else (p.label for p in predictions[:1]))),
+        light=Light(body["light"]["brightness"], body["light"]["contrast"]) if "light" in body else None,
     )
 
 

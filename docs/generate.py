@@ -22,7 +22,7 @@ ARCHITECTURE: Final = Path(__file__).with_name("architecture.md")
 ROOMS: Final = {
     "app": (
         "errors", "settings", "client", "runtime", "inference", "registry", "telemetry", "teaching", "http",
-        "http.protocols", "main", "cli",
+        "http.protocols", "main", "cameras", "cli",
     ),
     "model_build": ("errors", "terminal", "network", "dataset", "export", "training", "evaluation", "commands"),
 }  # fmt: skip
@@ -72,7 +72,7 @@ _INTRODUCTIONS: Final = {
     "Address": "A path prefix is explained in [Behind a proxy](deployment/proxies.md#a-path-prefix).",
     "Capacity": "[Capacity](capacity.md) explains how many photos a machine can answer.",
     "Limits on requests": "[Reliability](reliability.md#memory) explains how the service plans its memory.",
-    "Frame cache": "[Cameras](cameras.md) explains what counts as near-identical.",
+    "Frame cache": "[Frame cache](frame-cache.md) explains what counts as near-identical.",
     "Access": "[Security](security.md) explains what each of these protects against.",
     "Teaching": "[Teach in the browser](models/teach-in-the-browser.md) explains the page and the folder.",
     "Logs, traces and shutdown": "[Observability](observability.md) explains logs and traces.",

@@ -23,7 +23,9 @@ ROOMS = {
     "http": {"teaching", "registry", "inference", "telemetry", "runtime"},
     "http.protocols": {"http", "inference", "telemetry"},
     "main": {"settings", "http", "http.protocols", "teaching", "registry", "inference", "telemetry", "runtime"},
-    "cli": {"main", "settings", "http", "registry", "inference", "telemetry", "runtime", "client"},
+    # Another process than the service: it knows of it what its client knows.
+    "cameras": {"client"},
+    "cli": {"main", "settings", "http", "registry", "inference", "telemetry", "runtime", "client", "cameras"},
 }
 BUILDER = {
     "errors": set(),
@@ -87,10 +89,10 @@ def test_the_service_never_needs_the_builder():
         assert not packages(path) & HEAVY, module
 
 
-def test_only_the_command_line_needs_the_client():
+def test_only_the_command_line_and_the_cameras_need_the_client():
     for module, path in modules("app").items():
-        if room(module, ROOMS) not in {"cli", "client"}:
-            assert not packages(path) & {"httpx", "rich"}, module
+        if room(module, ROOMS) not in {"cli", "client", "cameras"}:
+            assert not packages(path) & {"httpx", "rich", "paho", "yaml"}, module
     assert inside("app", ROOT / "app/client.py") == set()
     # Serving waits for none of it.
     assert "cli.commands" not in inside("app", ROOT / "app/cli/serve.py")
@@ -126,7 +128,8 @@ def test_images_are_decoded_in_one_place():
 def test_the_environment_is_read_in_one_place():
     readers = [m for m, p in modules("app").items() if "os.environ" in p.read_text() or "getenv" in p.read_text()]
     # Two only write: the runtime's telemetry switch, NumPy's threads; and one passes on what Python needs to start.
-    assert sorted(readers) == ["", "cli", "runtime.children", "settings"]
+    # And the cameras' file may name variables that have its secrets; the service's are not its.
+    assert sorted(readers) == ["", "cameras.config", "cli", "runtime.children", "settings"]
     assert re.findall(r"_PASSED_ON: Final = (.*)", (ROOT / "app/runtime/children.py").read_text()) == [
         '("LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")'
     ]

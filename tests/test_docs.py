@@ -265,6 +265,9 @@ def check(words: list[str], monkeypatch) -> None:
             assert (ROOT / path).exists()
         case ["kubectl", *_]:
             pass
+        case ["docker", "compose", "--profile", profile, "up"]:
+            services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].values()
+            assert [profile] in [service.get("profiles") for service in services]
         case ["docker", "compose", "up", *services]:
             assert set(services) <= set(yaml.safe_load((ROOT / "compose.yaml").read_text())["services"])
         case ["docker", "run", *arguments]:
@@ -322,7 +325,7 @@ def test_commands_were_found():
 def test_the_command_line_understands_what_its_page_shows():
     (script,) = blocks(DOCS / "command-line.md", "sh")
     commands = re.findall(r"^edge-classifier ([^#\n]*)", script, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         parse_args(command.split())
 

@@ -31,6 +31,8 @@ def run(arguments: Sequence[str]) -> int:
         said = "\n".join(wrong_settings(error))
     except ModuleNotFoundError as error:
         said = f"{error.name} is not installed; this needs the extra 'client': pip install 'edge-classifier[client]'"
+        if options.run is _cameras:
+            said = said.replace("client", "cameras")
     except (ClassifierError, ResultsFileError, OSError) as error:
         said = str(error)
     print(f"edge-classifier: {said}", file=sys.stderr)
@@ -62,6 +64,13 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         "--out", type=Path, metavar="FILE", help="append to FILE, and skip what it has already; with --json or --csv"
     )
     classify.add_argument("--watch", action="store_true", help="go on with photos that come into the folders")
+
+    cameras = commands.add_parser("cameras", help="watch cameras by a service, and tell when what they show changes")
+    cameras.set_defaults(run=_cameras)
+    cameras.add_argument("file", type=Path, metavar="FILE", help="which cameras, and who is told: cameras.yaml")
+    what = cameras.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="only say what is wrong with FILE, by line")
+    what.add_argument("--once", action="store_true", help="only print one answer for each region")
 
     models = commands.add_parser("models", help="the model files here, and which one would be served")
     models.set_defaults(run=_models)
@@ -98,6 +107,16 @@ def _classify(options: argparse.Namespace) -> int:
     from . import classify
 
     return classify.run(options)
+
+
+def _cameras(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from ..cameras import supervisor
+
+    if options.check:
+        return supervisor.check(options.file)
+    return asyncio.run(supervisor.once(options.file)) if options.once else supervisor.run(options.file)
 
 
 def _models(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from ..errors import InvalidParameter, quoted
 from .classifier import Classifier, Prediction
 from .contract import Contract
 from .decode_budget import DecodeBudget
-from .imaging import crop_box, load, preview
+from .imaging import WHOLE, Crop, crop_box, load, preview
 
 #: Longest side of a picture, in pixels.
 LONGEST: Final = 1024
@@ -87,7 +87,14 @@ def class_of(contract: Contract, asked: str) -> int:
     )
 
 
-def explain(classifier: Classifier, data: bytes, index: int | None = None, *, exclusive: bool = False) -> Explanation:
+def explain(
+    classifier: Classifier,
+    data: bytes,
+    index: int | None = None,
+    *,
+    exclusive: bool = False,
+    crop: Crop = WHOLE,
+) -> Explanation:
     """Classifies one encoded photo and says where the evidence for a class lies.
 
     Args:
@@ -95,6 +102,7 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, ex
         data: the image file's bytes.
         index: the class; None: the best one.
         exclusive: no other photo is being worked on, so this one may use all CPUs.
+        crop: the part of the photo that is classified.
 
     Raises:
         NotExplainable: as ``Model.class_activation_map`` does.
@@ -102,8 +110,8 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, ex
     """
     contract = classifier.contract
     started = time.perf_counter()
-    pixels = load(data, contract.resize, classifier.decode_budget)
-    box = crop_box(data, contract.resize)
+    pixels = load(data, contract.resize, classifier.decode_budget, crop)
+    box = crop_box(data, contract.resize, crop)
     decoded = time.perf_counter()
     model = classifier.multithreaded if exclusive else classifier.model
     scores, unknown, evidence, bias = model.class_activation_map(pixels[np.newaxis], index)
@@ -120,7 +128,7 @@ def explain(classifier: Classifier, data: bytes, index: int | None = None, *, ex
     )
 
 
-def overlay(data: bytes, explanation: Explanation, decode_budget: DecodeBudget) -> bytes:
+def overlay(data: bytes, explanation: Explanation, decode_budget: DecodeBudget, crop: Crop = WHOLE) -> bytes:
     """The whole photo; the part that the model sees in grey, with the evidence for the class laid over it in colour.
 
     The rest is darkened. Evidence is drawn from none (transparent) to the strongest in this photo (yellow,
@@ -130,6 +138,7 @@ def overlay(data: bytes, explanation: Explanation, decode_budget: DecodeBudget) 
         data: the photo that was explained.
         explanation: what came of it.
         decode_budget: as ``imaging.load`` takes it.
+        crop: the part that was explained.
 
     Returns:
         A PNG file, upright, its longer side ``LONGEST`` pixels or less.
@@ -141,14 +150,17 @@ def overlay(data: bytes, explanation: Explanation, decode_budget: DecodeBudget) 
     height, width = photo.shape[:2]
     left, right = (round(edge * width) for edge in explanation.box[::2])
     upper, lower = (round(edge * height) for edge in explanation.box[1::2])
-    # A photo may be so thin that nothing of the box is left.
+    # A photo or its part may be so thin that nothing of the box is left.
+    left, upper = min(left, width - 1), min(upper, height - 1)
     right, lower = max(right, left + 1), max(lower, upper + 1)
     strength = np.maximum(explanation.evidence, 0)
     strength = strength / (strength.max() or 1.0)
     smooth = Image.fromarray(strength).resize((right - left, lower - upper), Image.Resampling.BILINEAR)
     # What a model pads a photo with is not drawn.
-    heat = np.asarray(smooth)[max(0, -upper) : height - upper, max(0, -left) : width - left]
-    upper, lower, left, right = max(0, upper), min(height, lower), max(0, left), min(width, right)
+    first_x, first_y, end_x, end_y = crop.pixels(width, height)
+    heat = np.asarray(smooth)[max(0, first_y - upper) : end_y - upper, max(0, first_x - left) : end_x - left]
+    upper, lower, left, right = max(first_y, upper), min(end_y, lower), max(first_x, left), min(end_x, right)
+    lower, right = upper + heat.shape[0], left + heat.shape[1]
     # Without colours of its own, which would read as heat; ITU-R BT.601 luma.
     seen = (photo[upper:lower, left:right] @ np.array([0.299, 0.587, 0.114], np.float32))[..., np.newaxis]
     places = np.linspace(0, 1, len(_INFERNO))

@@ -14,7 +14,8 @@ from ..errors import InvalidParameter, ModelError
 from .contract import Contract
 from .decode_budget import DecodeBudget
 from .frame_cache import CameraCache
-from .imaging import load
+from .imaging import WHOLE, Crop, load
+from .light import Light, light
 from .model import Model, Scored
 from .ranking import Groups, shown, top_k
 
@@ -50,6 +51,7 @@ class Result:
     and "" where the model has none.
     ``unknown`` says that, by the model's own threshold, the photo shows none of its classes.
     ``cached`` says that the scores are those of an earlier, near-identical frame of the same camera.
+    ``light`` is of what the model saw of the photo.
     """
 
     contract: Contract
@@ -58,6 +60,7 @@ class Result:
     cached: bool
     decode_s: float
     infer_s: float
+    light: Light
     groups: tuple[Group, ...] = ()
     group: str = ""
     labels: tuple[str, ...] = ()
@@ -108,6 +111,7 @@ class Classifier:
         exclusive: bool = False,
         camera: CameraCache | None = None,
         by_group: bool = False,
+        crop: Crop = WHOLE,
     ) -> Result:
         """Classifies one encoded photo.
 
@@ -118,12 +122,14 @@ class Classifier:
             exclusive: no other photo is being worked on, so this one may use all CPUs.
             camera: where the photo comes from, if a near-identical one from there need not be computed again.
             by_group: of the classes, only those of the best group, where the model has groups.
+            crop: the part of the photo that is classified; ``camera`` remembers frames of this part alone.
 
         Raises:
             NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
         """
         started = time.perf_counter()
-        pixels = load(data, self.contract.resize, self.decode_budget)
+        pixels = load(data, self.contract.resize, self.decode_budget, crop)
+        seen = light(pixels)
         decoded = time.perf_counter()
         model = self.multithreaded if exclusive else self.model
         if camera is None:
@@ -150,6 +156,7 @@ class Classifier:
             cached=cached,
             decode_s=decoded - started,
             infer_s=inferred - decoded,
+            light=seen,
             groups=groups,
             group=group,
             labels=self.labels(scored),

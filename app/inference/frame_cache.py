@@ -10,7 +10,7 @@ they are seen.
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,7 @@ from .model import Scored
 
 #: Cells in a row and in a column.
 CELLS: Final = 16
-#: Cameras remembered at once; the one that was not heard of for longest is forgotten first.
+#: Cameras, or parts of what they see, remembered at once; the one that was not heard of for longest is forgotten first.
 _MAX_CAMERAS: Final = 256
 
 
@@ -35,7 +35,7 @@ class _Frame:
 
 
 class CameraCache:
-    """The last frame of one camera that was scored; safe to ask from several threads at once."""
+    """The last frame of one camera, or of a part of what it sees, that was scored; several threads may ask at once."""
 
     __slots__ = ("_last", "_max_age_s", "_max_difference")
 
@@ -78,10 +78,10 @@ class FrameCache:
         """
         self._max_age_s = max_age_s
         self._max_difference = max_difference
-        self._cameras: OrderedDict[str, CameraCache] = OrderedDict()
+        self._cameras: OrderedDict[Hashable, CameraCache] = OrderedDict()
 
-    def camera(self, name: str) -> CameraCache | None:
-        """What is remembered of a camera; None where remembering is off."""
+    def camera(self, name: Hashable) -> CameraCache | None:
+        """What is remembered of a camera, or of one part of what it sees; None where remembering is off."""
         if not self._max_age_s:
             return None
         camera = self._cameras.pop(name, None) or CameraCache(self._max_age_s, self._max_difference)

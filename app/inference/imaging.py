@@ -68,6 +68,8 @@ _MAX_SIDE: Final = 65_535
 #: Samples that a JPEG's scans may go through together, for each pixel that a photo may have. libjpeg's own progression
 #: goes through 14 for a pixel at full chroma, 8 at the usual one.
 _SCANNED: Final = 16
+#: Bytes of a decoded pixel, of which a part that is cut out is a copy.
+_CUT_BYTES: Final = 4
 #: Bytes of a BMP before its pixels: its headers and its palette of 256 colours.
 _MAX_BMP_HEADER: Final = 2048
 #: Tags of an EXIF block and bytes of an XMP packet that are looked at for the orientation; it stands among the first.
@@ -90,6 +92,9 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+#: Where an upright photo's left (after that, its top) lies at the right (at the bottom) of the stored pixels.
+_FROM_THE_RIGHT: Final = frozenset({2, 3, 7, 8})
+_FROM_BELOW: Final = frozenset({3, 4, 6, 7})
 _XMP_ORIENTATION: Final = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
@@ -157,7 +162,46 @@ class _Whole(Resize):
 Rule = Callable[[int, int], Resize]
 
 
-def load(data: bytes, resize: Resize, decode_budget: DecodeBudget) -> NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A part of an upright photo, as shares of its sides: 0 <= left < right <= 1, 0 <= upper < lower <= 1.
+
+    It is taken as if it had been cut out, to the nearest pixel and at least one, and sent by itself.
+    """
+
+    left: float
+    upper: float
+    right: float
+    lower: float
+
+    def stored(self, orientation: int) -> "Crop":
+        """The same part of the pixels as they are stored, if ``orientation`` (EXIF's) still has to be done to them."""
+        edges = (self.left, self.upper, self.right, self.lower)
+        if orientation in _SIDEWAYS:
+            edges = (edges[1], edges[0], edges[3], edges[2])
+        left, upper, right, lower = edges
+        if orientation in _FROM_THE_RIGHT:
+            left, right = 1 - right, 1 - left
+        if orientation in _FROM_BELOW:
+            upper, lower = 1 - lower, 1 - upper
+        return Crop(left, upper, right, lower)
+
+    def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Its edges in a picture of this size: left, upper, right, lower."""
+        left, right = _nearest(self.left, self.right, width)
+        upper, lower = _nearest(self.upper, self.lower, height)
+        return left, upper, right, lower
+
+
+WHOLE: Final = Crop(0.0, 0.0, 1.0, 1.0)
+
+
+def _nearest(begin: float, end: float, side: int) -> tuple[int, int]:
+    first = min(round(begin * side), side - 1)
+    return first, max(round(end * side), first + 1)
+
+
+def load(data: bytes, resize: Resize, decode_budget: DecodeBudget, crop: Crop = WHOLE) -> NDArray[np.uint8]:
     """Decodes one photo into the model's input.
 
     EXIF orientation is honoured where it can be read, transparency is composited on white (an alpha channel that is 0
@@ -170,6 +214,7 @@ def load(data: bytes, resize: Resize, decode_budget: DecodeBudget) -> NDArray[np
         data: an encoded image in one of ``FORMATS``.
         resize: the model's resize rule.
         decode_budget: how large it may be; compared with its header before anything is decoded.
+        crop: the part that ``resize`` is applied to; nothing beside it is looked at.
 
     Returns:
         ``uint8 [resize.height, resize.width, 3]``, RGB, 0 to 255.
@@ -180,7 +225,7 @@ def load(data: bytes, resize: Resize, decode_budget: DecodeBudget) -> NDArray[np
         TooManyPixels: the header announces more than there is room for.
         TooComplex: it has more scans, chunks or other parts than a picture of its size needs.
     """
-    return _decode(data, lambda _width, _height: resize, decode_budget)
+    return _decode(data, lambda _width, _height: resize, decode_budget, crop)
 
 
 def preview(data: bytes, longest: int, decode_budget: DecodeBudget) -> NDArray[np.uint8]:
@@ -202,7 +247,7 @@ def preview(data: bytes, longest: int, decode_budget: DecodeBudget) -> NDArray[n
         scale = min(1.0, longest / max(width, height))
         return _Whole(max(1, round(height * scale)), max(1, round(width * scale)), 1.0, "bilinear")
 
-    return _decode(data, whole, decode_budget)
+    return _decode(data, whole, decode_budget, WHOLE)
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -216,15 +261,16 @@ def size(data: bytes) -> tuple[int, int]:
     return opened.width, opened.height
 
 
-def crop_box(data: bytes, resize: Resize) -> tuple[float, float, float, float]:
+def crop_box(data: bytes, resize: Resize, crop: Crop = WHOLE) -> tuple[float, float, float, float]:
     """The part of a photo that the model sees: left, upper, right, lower, as fractions of the upright photo's sides.
 
-    Below 0 or above 1 is the grey that a photo is padded with. Only the header is read. Raises NotAnImage, BrokenImage
-    or TooComplex, as ``load`` does.
+    Outside of ``crop`` is the grey that it is padded with. Only the header is read. Raises NotAnImage, BrokenImage or
+    TooComplex, as ``load`` does.
     """
     width, height = size(data)
-    left, upper, right, lower = resize.box(width, height)
-    return (left / width, upper / height, right / width, lower / height)
+    x, y, right, lower = crop.pixels(width, height)
+    box = resize.box(right - x, lower - y)
+    return ((x + box[0]) / width, (y + box[1]) / height, (x + box[2]) / width, (y + box[3]) / height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +297,19 @@ class _Opened:
         """A picture that Pillow has opened."""
         return cls(str(image.format), image.mode, image.width, image.height, image, orientation)
 
-    def rule(self, rule: Rule) -> Resize:
+    def rule(self, rule: Rule, crop: Crop) -> Resize:
         """The resize rule for the pixels as they are stored."""
+        left, upper, right, lower = self.part(crop, self.width, self.height)
         if self.orientation in _SIDEWAYS:
-            return rule(self.height, self.width).turned()
-        return rule(self.width, self.height)
+            return rule(lower - upper, right - left).turned()
+        return rule(right - left, lower - upper)
+
+    def part(self, crop: Crop, width: int, height: int) -> tuple[int, int, int, int]:
+        """Where a part of the upright photo lies in the pixels as they are stored, at this size of them."""
+        return crop.stored(self.orientation).pixels(width, height)
 
 
-def _decode(data: bytes, rule: Rule, decode_budget: DecodeBudget) -> NDArray[np.uint8]:
+def _decode(data: bytes, rule: Rule, decode_budget: DecodeBudget, crop: Crop) -> NDArray[np.uint8]:
     opened = _open(data)
     width, height, source = opened.width, opened.height, opened.source
     pixels = width * height
@@ -283,18 +334,21 @@ def _decode(data: bytes, rule: Rule, decode_budget: DecodeBudget) -> NDArray[np.
                 f"The JPEG image has {len(source.scans)} scans of up to {width} x {height} pixels, which takes more "
                 "time than a photo at the limit. Save it as an ordinary JPEG, or smaller."
             )
-        scale = _scale(opened, rule)
+        scale = _scale(opened, rule, crop)
     needed += -(-width // scale) * -(-height // scale) * _picture_bytes(opened)
+    if crop != WHOLE:
+        left, upper, right, lower = opened.part(crop, -(-width // scale), -(-height // scale))
+        needed += (right - left) * (lower - upper) * _CUT_BYTES
     try:
         with decode_budget.reserve(needed, f"this {width} x {height} {opened.format}"):
             if isinstance(source, Jpeg):
-                return _fitted(jpeg.decode(source, scale), opened, rule)
+                return _fitted(jpeg.decode(source, scale), opened, rule, crop)
             # All of it is in memory: one call of the decoder instead of one for each 64 KiB.
             source.decodermaxblock = len(data)
             source.load()
             # Only now is the size known of what Pillow turns by itself.
             turned = replace(opened, width=source.width, height=source.height)
-            return _fitted(_without_empty_alpha(_eight_bit(source)), turned, rule)
+            return _fitted(_without_empty_alpha(_eight_bit(source)), turned, rule, crop)
     except RequestError:
         raise
     except Exception as error:
@@ -305,9 +359,12 @@ def _decode(data: bytes, rule: Rule, decode_budget: DecodeBudget) -> NDArray[np.
         ) from error
 
 
-def _fitted(picture: Image.Image, opened: _Opened, rule: Rule) -> NDArray[np.uint8]:
+def _fitted(picture: Image.Image, opened: _Opened, rule: Rule, crop: Crop) -> NDArray[np.uint8]:
     """Decoded pixels as the model's input."""
-    resize = opened.rule(rule)
+    resize = opened.rule(rule, crop)
+    if crop != WHOLE:
+        # The filter reaches beyond the box that it is given; what is cut away it does not see.
+        picture = picture.crop(opened.part(crop, picture.width, picture.height))
     box, (width, height) = resize.seen(picture.width, picture.height)
     picture = picture.resize((width, height), FILTERS[resize.filter], box=box, reducing_gap=2.0)
     picture = _rgb_on_white(picture)
@@ -411,10 +468,11 @@ def _run_lengths(source: Jpeg | ImageFile.ImageFile) -> bool:
     return isinstance(source, BmpImagePlugin.BmpImageFile) and source.tile[0].codec_name == "bmp_rle"
 
 
-def _scale(opened: _Opened, rule: Rule) -> int:
+def _scale(opened: _Opened, rule: Rule, crop: Crop) -> int:
     """How many times smaller a JPEG may be decoded, if its box then still has the pixels that the input needs."""
-    resize = opened.rule(rule)
-    box, (width, height) = resize.seen(opened.width, opened.height)
+    resize = opened.rule(rule, crop)
+    left, upper, right, lower = opened.part(crop, opened.width, opened.height)
+    box, (width, height) = resize.seen(right - left, lower - upper)
     scale = min((box[2] - box[0]) / width, (box[3] - box[1]) / height)
     return next((by for by in (8, 4, 2) if scale >= by), 1)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from app.errors import BrokenImage, NotAnImage, TooComplex, TooManyPixels
 from app.inference import imaging
 from app.inference.decode_budget import DecodeBudget
-from app.inference.imaging import Resize, load
+from app.inference.imaging import Crop, Resize, load
 from tests.conftest import ROOT
 from tests.photos import CORNERS, close, corners, encode, heic, png_bomb, quarters
 
@@ -583,3 +583,73 @@ def test_without_the_extra_a_heic_is_told_what_is_missing():
 
 def test_the_extra_is_loaded_by_the_first_heic_only():
     assert run(LAZY, HEIC).strip() == "lazy"
+
+
+#: Some parts of a picture of 320 x 240 that begin and end with whole pixels.
+PARTS = [(0, 0, 160, 120), (160, 120, 320, 240), (40, 24, 41, 25), (8, 16, 312, 40), (240, 0, 320, 240)]
+
+
+def shares(part, width=320, height=240) -> Crop:
+    return Crop(part[0] / width, part[1] / height, part[2] / width, part[3] / height)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("fit", imaging.FITS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_crop_is_as_if_it_had_been_cut_out_and_sent(part, fit, orientation):
+    """Bit for bit: nothing beside it is looked at, not even by the filter."""
+    rule = replace(RULE, fit=fit)
+    upright = Image.fromarray(np.random.default_rng(3).integers(0, 256, (240, 320, 3), np.uint8))
+    back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    turn = back.get(orientation, imaging._UPRIGHT.get(orientation))
+
+    def stored(picture):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        return encode(picture.transpose(turn) if turn is not None else picture, "PNG", exif=exif)
+
+    found = load(stored(upright), rule, LIMIT, shares(part))
+    assert (found == pixels(stored(upright.crop(part)), rule)).all()
+    assert found.shape == (96, 96, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "GIF"])
+def test_a_crop_of_a_large_picture_shows_its_corner(kind):
+    photo = encode(quarters(1600, 1200), kind)
+    whole = load(photo, RULE, LIMIT)
+    for corner, (x, y) in zip(CORNERS, [(0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5)], strict=True):
+        found = load(photo, RULE, LIMIT, Crop(x + 0.02, y + 0.02, x + 0.48, y + 0.48))
+        assert close(found.reshape(-1, 3), [corner] * 96 * 96, 14)
+    assert (load(photo, RULE, LIMIT, imaging.WHOLE) == whole).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (7, 3)])
+@pytest.mark.parametrize(
+    "crop", [Crop(0.0, 0.0, 1e-9, 1e-9), Crop(1 - 1e-9, 1 - 1e-9, 1.0, 1.0), Crop(0.3, 0, 0.31, 1)]
+)
+def test_a_crop_has_at_least_a_pixel(size, crop):
+    for kind in ("PNG", "JPEG"):
+        assert load(encode(Image.new("RGB", size, (200, 10, 10)), kind), RULE, LIMIT, crop).shape == (96, 96, 3)
+    left, upper, right, lower = crop.pixels(*size)
+    assert 0 <= left < right <= size[0]
+    assert 0 <= upper < lower <= size[1]
+
+
+def test_a_small_crop_of_a_large_jpeg_is_decoded_at_the_size_that_it_needs():
+    """Not at the reduced one that is enough for the whole."""
+    fine = np.indices((1600, 1600)).sum(axis=0) % 2 * 255
+    photo = encode(Image.fromarray(fine.astype(np.uint8)), "PNG")
+    jpeg = encode(Image.fromarray(fine.astype(np.uint8)), "JPEG", quality=98)
+    crop = Crop(0.5, 0.5, 0.56, 0.56)
+    assert load(jpeg, RULE, LIMIT).std() < 20
+    assert load(jpeg, replace(RULE, crop=1.0), LIMIT, crop).std() > 100
+    assert load(photo, replace(RULE, crop=1.0), LIMIT, crop).std() > 100
+
+
+def test_the_copy_of_a_crop_counts_as_memory():
+    budget = DecodeBudget(50_000_000)
+    budget.memory = 4 * 320 * 240
+    photo = encode(quarters(), "PNG")
+    load(photo, RULE, budget)
+    with pytest.raises(TooManyPixels):
+        load(photo, RULE, budget, Crop(0, 0, 1, 0.9))

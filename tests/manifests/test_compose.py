@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from app import __version__
+from app.cameras.config import load
+from app.cli.commands import parse_args
 from app.settings import Settings
 from tests.conftest import ROOT
 from tests.manifests.memory import needed_bytes
@@ -38,6 +40,17 @@ def test_the_service_fits():
     assert int(service["mem_limit"].rstrip("m")) * 2**20 >= needed_bytes(12)
     longest = settings.drain_seconds + settings.body_timeout_seconds + settings.queue_budget_ms / 1e3
     assert int(service["stop_grace_period"].rstrip("s")) > longest
+
+
+def test_the_cameras_are_asked_for_by_name_and_their_file_is_right():
+    service = SERVICES["cameras"]
+    assert service["profiles"] == ["cameras"]
+    assert service["image"] == f"edge-classifier-cameras:{__version__}"
+    (source, target, _), *_ = (mount.split(":") for mount in service["volumes"])
+    assert str(parse_args(service["command"]).file) == target
+    found = load(ROOT / source)
+    assert found.service.url == f"http://classifier:{Settings().port}"
+    assert f"127.0.0.1:{found.metrics.port}/health/live" in str(service["healthcheck"]["test"])
 
 
 def test_the_parts_know_each_other():

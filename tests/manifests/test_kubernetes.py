@@ -10,6 +10,7 @@ import yaml
 from kubernetes_validate.utils import all_versions
 
 from app import __version__
+from app.cli.commands import parse_args
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import ROOT
@@ -19,6 +20,7 @@ from tests.manifests.tools import tool
 K8S = ROOT / "k8s"
 COMPONENTS = {
     "api-keys": K8S / "components/api-keys",
+    "cameras": K8S / "components/cameras",
     "scale-on-queue": K8S / "components/scale-on-queue",
     "monitoring": ROOT / "monitoring",
 }
@@ -113,8 +115,8 @@ def test_all_components_at_once(tmp_path):
     (scaler,) = of_kind(documents, "HorizontalPodAutoscaler")
     assert [metric["type"] for metric in scaler["spec"]["metrics"]] == ["Resource", "Pods"]
     assert len(of_kind(documents, "ServiceMonitor", "PrometheusRule")) == 2
-    (secret,) = [volume["secret"]["secretName"] for volume in pod_of(documents)["volumes"]]
-    assert secret == "edge-classifier-api-keys"
+    secrets = {volume["secret"]["secretName"] for volume in pod_of(documents)["volumes"] if "secret" in volume}
+    assert secrets == {"edge-classifier-api-keys", "edge-classifier-cameras"}
 
 
 def test_a_misspelt_field_is_found(tmp_path):
@@ -213,6 +215,25 @@ def test_keys_are_read_from_the_secret(tmp_path):
     # Readable for the service's group, and for nobody else.
     assert pod["securityContext"]["fsGroup"] == 10001
     assert pod["volumes"][0]["secret"]["defaultMode"] == 0o440
+
+
+def test_cameras_are_watched_beside_the_service(overlay, tmp_path):
+    documents = render(K8S / "overlays/edge", tmp_path, [COMPONENTS["cameras"]])
+    containers = {container["name"]: container for container in pod_of(documents)["containers"]}
+    service, cameras = containers["edge-classifier"], containers["cameras"]
+    # The service is as it was.
+    (alone,) = pod_of(render(K8S / "overlays/edge", tmp_path))["containers"]
+    assert service == alone
+    assert cameras["image"] == service["image"]
+    assert cameras["securityContext"] == service["securityContext"]
+    assert size(cameras["resources"]["limits"]["memory"]) >= 256 * 2**20
+    options = parse_args(cameras["args"])
+    mounts = {mount["name"]: mount for mount in cameras["volumeMounts"]}
+    assert str(options.file) == f"{mounts['cameras']['mountPath']}/cameras.yaml"
+    assert all(mount["readOnly"] for mount in mounts.values())
+    (policy,) = of_kind(documents, "NetworkPolicy")
+    assert policy["spec"]["egress"] == [{}]
+    assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
 
 
 def test_photos_come_in_and_nothing_goes_out(overlay):

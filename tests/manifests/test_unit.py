@@ -21,9 +21,9 @@ from tests.processes import free_port, start
 PATH = ROOT / "systemd/edge-classifier.service"
 
 
-def directives() -> dict[str, list[str]]:
+def directives(path: Path = PATH) -> dict[str, list[str]]:
     found = defaultdict(list)
-    for line in PATH.read_text().splitlines():
+    for line in path.read_text().splitlines():
         if line and line[0] not in "#[":
             name, value = line.split("=", 1)
             found[name].append(value)
@@ -68,7 +68,7 @@ def test_systemd_finds_little_exposed(unit):
     assert analyze("security", "--offline=true", "--threshold=5", str(unit)).returncode != 0
 
 
-def allowed_calls() -> set[str]:
+def allowed_calls(unit: dict[str, list[str]]) -> set[str]:
     """What SystemCallFilter= leaves, its groups resolved."""
 
     def resolve(name: str) -> set[str]:
@@ -79,7 +79,7 @@ def allowed_calls() -> set[str]:
         return set().union(*map(resolve, members))
 
     allowed: set[str] = set()
-    for line in UNIT["SystemCallFilter"]:
+    for line in unit["SystemCallFilter"]:
         calls = set().union(*map(resolve, line.removeprefix("~").split()))
         allowed = allowed - calls if line.startswith("~") else allowed | calls
     return allowed
@@ -87,7 +87,7 @@ def allowed_calls() -> set[str]:
 
 def test_the_service_calls_only_what_the_unit_allows(tiny, tmp_path):
     """Under strace: start, a photo, metrics, drain."""
-    allowed = allowed_calls()
+    allowed = allowed_calls(UNIT)
     assert {"read", "sendto", "accept4"} <= allowed
     assert not {"connect", "setuid", "mount"} & allowed
     trace = tmp_path / "trace"

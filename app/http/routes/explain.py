@@ -15,7 +15,7 @@ from ..body_reader import Body
 from ..schemas.common import ModelRef, PredictionOut, timing
 from ..schemas.explain import Box, ExplainQuery, ExplainResponse
 from ..service import Service
-from .predict import ERRORS, PHOTO
+from .predict import ERRORS, PHOTO, asked_crop
 
 router = APIRouter(tags=["explain"])
 
@@ -55,6 +55,7 @@ async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> 
     """
     service, record = Service.of(request), RequestRecord.of(request.scope)
     classifier = service.classifier_for(query.model)
+    crop = asked_crop(request, query.crop)
     classifier.model.check_explainable()
     index = None if query.label is None else class_activation_map.class_of(classifier.contract, query.label)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
@@ -63,13 +64,15 @@ async def explain(request: Request, query: Annotated[ExplainQuery, Query()]) -> 
 
     def work(body: Body) -> tuple[Explanation, bytes, float]:
         photo = body.image()
-        explained = class_activation_map.explain(classifier, photo, index, exclusive=service.workers.exclusive)
+        explained = class_activation_map.explain(
+            classifier, photo, index, exclusive=service.workers.exclusive, crop=crop
+        )
         if query.format == "json":
             return explained, b"", 0.0
         started = perf_counter()
         return (
             explained,
-            class_activation_map.overlay(photo, explained, classifier.decode_budget),
+            class_activation_map.overlay(photo, explained, classifier.decode_budget, crop),
             perf_counter() - started,
         )
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ... import errors
+from ...inference.imaging import WHOLE, Crop
 from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..body_reader import FIELD
@@ -77,6 +78,19 @@ ERRORS: Final = (
 )
 
 
+def asked_crop(request: Request, crop: Crop | None) -> Crop:
+    """The part of the photo that is asked for.
+
+    Raises:
+        InvalidParameter: several parts are; the framework would take the last one.
+    """
+    if crop is None:
+        return WHOLE
+    if len(request.query_params.getlist("crop")) > 1:
+        raise errors.InvalidParameter("There are several crops. Send a request for each.")
+    return crop
+
+
 @router.post(
     "/predict",
     summary="Classify one photo",
@@ -94,12 +108,15 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     """
     service, record = Service.of(request), RequestRecord.of(request.scope)
     classifier = service.classifier_for(query.model)
+    crop = asked_crop(request, query.crop)
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
     client = service.client_of(request)
     service.workers.admit(client)
-    camera = service.frame_cache.camera(query.camera or (request.client.host if request.client else ""))
+    # What one part of the photo shows says nothing about another.
+    seen = (query.camera or (request.client.host if request.client else ""), crop)
+    camera = service.frame_cache.camera(seen)
     started = perf_counter()
     async with service.body_reader.read(request) as body:
         record.timings_s["read"] = perf_counter() - started
@@ -111,6 +128,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
                 exclusive=service.workers.exclusive,
                 camera=camera,
                 by_group=query.view == "groups",
+                crop=crop,
             ),
             client,
         )
@@ -137,6 +155,7 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     """
     service, record = Service.of(request), RequestRecord.of(request.scope)
     classifier = service.classifier_for(query.model)
+    crop = asked_crop(request, query.crop)
     if "top_k" in query.model_fields_set:
         classifier.check_k(query.top_k)
     # Before the body is read: what arrives of a refused photo is thrown away unseen.
@@ -146,7 +165,8 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     async def one(image: bytes) -> BatchResult | BatchProblem:
         try:
             result, queued_s = await service.workers.submit(
-                lambda: classifier(image, query.top_k, query.min_score, by_group=query.view == "groups"), client
+                lambda: classifier(image, query.top_k, query.min_score, by_group=query.view == "groups", crop=crop),
+                client,
             )
         except (errors.Overloaded, errors.Draining):
             raise

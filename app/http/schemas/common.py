@@ -1,11 +1,13 @@
 """What several routes share."""
 
-from typing import Final
+import math
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from ...inference.class_activation_map import Explanation
 from ...inference.classifier import Result
+from ...inference.imaging import Crop
 
 #: An example of a photo: a 2 x 2 grey PNG, as base64.
 TINY_PNG: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNsYGBiYAAAApIAhPd8o1gAAAAASUVORK5CYII="
@@ -13,12 +15,46 @@ TINY_PNG: Final = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNsY
 #: What ``unknown`` says, wherever it is said.
 UNKNOWN: Final = "By the model's own threshold, the photo shows none of its classes."
 
-
 #: What ``labels`` says, likewise.
 LABELS: Final = (
     "What the photo shows, by the model's own threshold: the best class, or of a model that is `multi_label` every "
     "class from the threshold on, best first; empty where it is `unknown`. `top_k`, `min_score` and `view` change "
     "nothing about it."
+)
+
+#: Longest text that is read as a crop: four numbers with all their digits.
+_MAX_CROP: Final = 100
+#: By how much a crop may reach over the photo's edge, because shares that are rounded may add up to more than 1.
+_ROUNDING: Final = 1e-6
+
+
+def _crop(given: Any) -> Crop | None:
+    """Reads ``x,y,w,h``; raises ValueError, with what is meant."""
+    if given is None or isinstance(given, Crop):
+        return given
+    parts = str(given).split(",")
+    if len(str(given)) > _MAX_CROP or len(parts) != 4:
+        raise ValueError("a crop is four numbers: left edge, upper edge, width, height, e.g. 0.25,0.5,0.2,0.3")
+    numbers = [float(part) for part in parts if part.isascii() and "_" not in part]
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise ValueError("a crop's four numbers are shares of the photo's sides, from 0 to 1")
+    left, upper, width, height = numbers
+    if min(left, upper) < 0 or max(left + width, upper + height) > 1 + _ROUNDING:
+        raise ValueError("the crop reaches over the photo's edge; its numbers are shares of the upright photo's sides")
+    if min(width, height) <= 0:
+        raise ValueError("the crop's width and height have to be more than 0")
+    return Crop(left, upper, min(1.0, left + width), min(1.0, upper + height))
+
+
+#: A part of a photo, as a parameter: ``crop=x,y,w,h``.
+CropParameter = Annotated[
+    Crop | None,
+    BeforeValidator(_crop),
+    WithJsonSchema({"type": "string", "maxLength": _MAX_CROP, "examples": ["0.25,0.5,0.2,0.3"]}),
+]
+CROP: Final = (
+    "Classify this part of the upright photo alone, as if it had been cut out and sent by itself: left edge, upper "
+    "edge, width and height, as shares of the photo's sides, e.g. `0.25,0.5,0.2,0.3`. One a request."
 )
 
 

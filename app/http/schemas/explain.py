@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .common import UNKNOWN, ModelRef, PredictionOut, Timing
+from .common import CROP, UNKNOWN, CropParameter, ModelRef, PredictionOut, Timing
 
 
 class ExplainQuery(BaseModel):
@@ -21,12 +21,13 @@ class ExplainQuery(BaseModel):
     )
     format: Literal["json", "png"] = Field("json", description="Numbers, or the photo with the evidence drawn on it.")
     model: str | None = Field(None, description="Name of the model to ask. Unset: the default one.")
+    crop: CropParameter = Field(None, description=CROP)
 
 
 class Box(BaseModel):
     """The part of the photo that the model sees, as fractions of the upright photo's width and height.
 
-    Below 0 and above 1 is the grey that a model pads photos with.
+    Outside of the photo, or of the part of it that was asked for, is the grey that a model pads photos with.
     """
 
     left: float = Field(examples=[0.172])

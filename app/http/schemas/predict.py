@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from ...inference.classifier import Result
-from .common import LABELS, UNKNOWN, GroupOut, ModelQuery, ModelRef, PredictionOut, Timing
+from .common import CROP, LABELS, UNKNOWN, CropParameter, GroupOut, ModelQuery, ModelRef, PredictionOut, Timing
 from .problem import Problem
 
 _PREDICTIONS = [
@@ -43,6 +43,16 @@ class PredictQuery(ModelQuery):
         description="Whose earlier frames the photo may be like, where such frames are remembered; default: the "
         "client's address.",
     )
+    crop: CropParameter = Field(None, description=CROP)
+
+
+class Light(BaseModel):
+    """How bright what the model saw of the photo is, and how much it varies."""
+
+    brightness: float = Field(examples=[0.4519], description="Mean luma, 0 (black) to 1 (white).")
+    contrast: float = Field(
+        examples=[0.2268], description="Standard deviation of the luma, 0 (one flat tone, as of a covered lens) to 0.5."
+    )
 
 
 class PredictResponse(BaseModel):
@@ -54,6 +64,7 @@ class PredictResponse(BaseModel):
     labels: list[str] = Field(examples=[["school bus"]], description=LABELS)
     unknown: bool = Field(examples=[False], description=UNKNOWN)
     cached: bool = Field(examples=[False], description=_CACHED)
+    light: Light
     timing_ms: Timing
     request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
 
@@ -73,6 +84,7 @@ class PredictResponse(BaseModel):
                 "labels": result.labels,
                 "unknown": result.unknown,
                 "cached": result.cached,
+                "light": result.light,
                 "timing_ms": {
                     "queue": round(queued_s * 1e3, 3),
                     "decode": round(result.decode_s * 1e3, 3),

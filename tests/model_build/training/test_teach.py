@@ -189,31 +189,6 @@ def test_what_is_wrong_in_the_cross_validation_is_named(base, bins, tmp_path, ca
     assert (found["doubts"][0]["label"], found["doubts"][0]["likely"]) == ("blue bin", "red bin")
 
 
-def test_a_program_reads_progress_and_result(base, bins, tmp_path, capsys):
-    assert main(["teach", str(base), str(bins), "--output", str(tmp_path), "--json", "--progress", "json"]) == 0
-    said = capsys.readouterr()
-    steps = [json.loads(line) for line in said.err.splitlines() if line.startswith("{")]
-    assert {"step": "Computing features", "done": 61, "of": 61} in steps
-    assert all(0 <= step["done"] <= step["of"] for step in steps)
-    found = json.loads(said.out)
-    assert found["labels"] == ["blue bin", "green bin", "red bin", "yellow bin"]
-    assert found["measured"] == Model(Path(found["path"])).contract.measured
-    assert found["left_out"][0].startswith("red_bin/broken.jpg")
-    assert found["doubts"] == []
-
-
-def test_what_is_wrong_in_the_cross_validation_is_named(base, bins, tmp_path, capsys):
-    """A photo in the wrong folder: as many as the figure says, with their paths."""
-    folder = tmp_path / "bins"
-    shutil.copytree(bins, folder)
-    wrong = folder / "blue_bin" / "wrong.png"
-    (folder / "red_bin" / "03.png").rename(wrong)
-    assert main(["teach", str(base), str(folder), "--output", str(tmp_path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["doubts"][0]["path"] == str(wrong)
-    assert (found["doubts"][0]["label"], found["doubts"][0]["likely"]) == ("blue bin", "red bin")
-
-
 def test_folders_in_folders_are_groups(base, tmp_path):
     folder = tmp_path / "bins"
     for k, (name, colour) in enumerate(COLOURS.items()):

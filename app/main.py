@@ -26,7 +26,14 @@ from .http.encodings import bound_numbers
 from .http.headers import security_headers
 from .http.limits import Limits
 from .http.paths import Paths
-from .http.protocols import custom_vision, deepstack, open_inference, tensorflow_serving
+from .http.protocols import (
+    codeproject_ai,
+    custom_vision,
+    deepstack,
+    edge_impulse,
+    open_inference,
+    tensorflow_serving,
+)
 from .http.routes import admin, explain, health, metrics, model, models, openapi, page, predict
 from .http.server import Server
 from .http.service import Service
@@ -230,7 +237,8 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.trials = trials
-    protocols = (open_inference, deepstack, tensorflow_serving, custom_vision)
+    # Edge Impulse's /api/image would be Custom Vision's /{project}/image.
+    protocols = (open_inference, deepstack, codeproject_ai, tensorflow_serving, edge_impulse, custom_vision)
     error_formats = tuple(protocol.ERROR_FORMAT for protocol in protocols)
     problems.register(app, error_formats)
     ours = (

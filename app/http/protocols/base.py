@@ -52,6 +52,7 @@ class Asked(Protocol):
 
 
 A = TypeVar("A", bound=Asked)
+T = TypeVar("T")
 
 
 def model(request: Request) -> Classifier:
@@ -74,15 +75,20 @@ def model(request: Request) -> Classifier:
     return classifier
 
 
-async def classify(request: Request, classifier: Classifier, field: str, k: int, started: float) -> Result:
+async def classify(
+    request: Request, classifier: Classifier, read: Callable[[Body], tuple[bytes, T]], k: int, started: float
+) -> tuple[Result, T]:
     """Reads a request's one photo and classifies it, as ``/predict`` does.
 
     Args:
         request: its body is not read where no worker would be free in time.
         classifier: the model.
-        field: of a form, the part that carries the photo.
+        read: from the body to the photo, and to what else the answer needs of it; runs in a worker.
         k: how many classes and groups, at most.
         started: when reading began, by ``perf_counter``.
+
+    Returns:
+        What the model says, and what ``read`` returned beside the photo.
 
     Raises:
         RequestError: the request is refused, or its photo is.
@@ -93,13 +99,16 @@ async def classify(request: Request, classifier: Classifier, field: str, k: int,
     service.workers.admit(client)
     async with service.body_reader.read(request) as body:
         record.timings_s["read"] = perf_counter() - started
-        result, queued_s = await service.workers.submit(
-            lambda: classifier(body.image(field), k, exclusive=service.workers.exclusive), client
-        )
+
+        def work() -> tuple[Result, T]:
+            photo, more = read(body)
+            return classifier(photo, k, exclusive=service.workers.exclusive), more
+
+        (result, more), queued_s = await service.workers.submit(work, client)
     record.images = 1
     record.answers.append((result.group, result.unknown))
     record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
-    return result
+    return result, more
 
 
 async def score(request: Request, classifier: Classifier, read: Callable[[Body], A]) -> tuple[A, NDArray[np.float32]]:

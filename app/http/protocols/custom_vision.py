@@ -2,13 +2,14 @@
 
 The routes and the form of the answer are those of the Docker export's ``app.py`` and ``predict.py``
 (https://github.com/Azure-Samples/customvision-export-samples); errors have the form of the cloud's
-``CustomVisionError``.
+``CustomVisionError``. The cloud has ``/customvision/v3.0/prediction`` before its paths, which its SDKs add themselves.
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -24,7 +25,7 @@ _FIELD: Final = "imageData"
 #: What Custom Vision calls the tag of photos that show none of the others.
 _NEGATIVE: Final = "Negative"
 ERROR_FORMAT: Final = problems.ErrorFormat(
-    re.compile(r"(/[^/]+)?(/classify/iterations/[^/]+)?/(image|url)(/nostore)?/?$"),
+    re.compile(r"((/[^/]+)?|.*/(classify|detect)/iterations/[^/]+)/(image|url)(/nostore)?/?$"),
     # The one code of the published list that says nothing about photos of the cloud's own.
     lambda message, _ms: {"code": "ErrorUnknown", "message": message},
     {errors.NotAnImage: 400, errors.BrokenImage: 400, errors.UnsupportedBody: 400},
@@ -55,6 +56,8 @@ class ImagePrediction(BaseModel):
     )
 
 
+#: A project may have the cloud's own prefix before it.
+_ITERATION: Final = "/{project:path}/classify/iterations/{name}"
 _PROJECT: Final[dict[str, Any]] = {**NAME, "name": "project"}
 _BINARY: Final = {"type": "string", "format": "binary"}
 _PHOTO: Final[dict[str, Any]] = {
@@ -64,34 +67,35 @@ _PHOTO: Final[dict[str, Any]] = {
         "multipart/form-data": {"schema": {"type": "object", "required": [_FIELD], "properties": {_FIELD: _BINARY}}},
     },
 }
-_ERRORS: Final = ERROR_FORMAT.responses(errors.UnsupportedBody, errors.UnknownModel, *REFUSALS)
-_SUMMARY: Final = "Classify one photo, as Azure Custom Vision does"
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-@router.post("/image", summary=_SUMMARY, responses=_ERRORS, openapi_extra={"requestBody": _PHOTO})
-@router.post(
+def _post(*paths: str, body: dict[str, Any] | None = None, **more: Any) -> Callable[[F], F]:
+    """Makes a function the route of all these paths."""
+
+    def add(function: F) -> F:
+        for path in paths:
+            parameters = [one for one in (_PROJECT, NAME) if f"{{{one['name']}" in path]
+            described = {
+                **({"parameters": parameters} if parameters else {}),
+                **({"requestBody": body} if body else {}),
+            }
+            router.post(path, openapi_extra=described, **more)(function)
+        return function
+
+    return add
+
+
+@_post(
+    "/image",
     "/{project}/image",
-    summary=_SUMMARY,
-    responses=_ERRORS,
-    openapi_extra={"parameters": [_PROJECT], "requestBody": _PHOTO},
-)
-@router.post(
     "/{project}/image/nostore",
-    summary=_SUMMARY,
-    responses=_ERRORS,
-    openapi_extra={"parameters": [_PROJECT], "requestBody": _PHOTO},
-)
-@router.post(
-    "/{project}/classify/iterations/{name}/image",
-    summary=_SUMMARY,
-    responses=_ERRORS,
-    openapi_extra={"parameters": [_PROJECT, NAME], "requestBody": _PHOTO},
-)
-@router.post(
-    "/{project}/classify/iterations/{name}/image/nostore",
-    summary=_SUMMARY,
-    responses=_ERRORS,
-    openapi_extra={"parameters": [_PROJECT, NAME], "requestBody": _PHOTO},
+    f"{_ITERATION}/image",
+    f"{_ITERATION}/image/nostore",
+    body=_PHOTO,
+    summary="Classify one photo, as Azure Custom Vision does",
+    responses=ERROR_FORMAT.responses(errors.UnsupportedBody, errors.UnknownModel, *REFUSALS),
 )
 async def image(request: Request) -> ImagePrediction:
     """The photo as the raw body or as multipart field `imageData`; no photo is ever stored.
@@ -101,36 +105,30 @@ async def image(request: Request) -> ImagePrediction:
     service, record = Service.of(request), RequestRecord.of(request.scope)
     name = request.path_params.get("name")
     classifier = service.classifier_for(name if name in service.names() else None)
-    result = await classify(request, classifier, _FIELD, len(classifier.contract.labels), perf_counter())
+    result, _ = await classify(
+        request, classifier, lambda body: (body.image(_FIELD), None), len(classifier.contract.labels), perf_counter()
+    )
     tags = [TagPrediction(tagName=one.label, probability=one.score) for one in result.predictions]
     if result.unknown:
         tags.insert(0, TagPrediction(tagName=_NEGATIVE, probability=1.0))
     return ImagePrediction(
         id=record.request_id,
-        project=request.path_params.get("project", ""),
+        project=request.path_params.get("project", "").rpartition("/")[2],
         iteration=classifier.contract.name,
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         predictions=tags,
     )
 
 
-_NOT_OFFERED: Final = ERROR_FORMAT.responses(errors.NotOffered)
-
-
-@router.post("/url", summary="Classify a photo elsewhere: not offered", responses=_NOT_OFFERED, status_code=403)
-@router.post(
+@_post(
+    "/url",
     "/{project}/url",
+    "/{project}/url/nostore",
+    f"{_ITERATION}/url",
+    f"{_ITERATION}/url/nostore",
     summary="Classify a photo elsewhere: not offered",
-    responses=_NOT_OFFERED,
+    responses=ERROR_FORMAT.responses(errors.NotOffered),
     status_code=403,
-    openapi_extra={"parameters": [_PROJECT]},
-)
-@router.post(
-    "/{project}/classify/iterations/{name}/url",
-    summary="Classify a photo elsewhere: not offered",
-    responses=_NOT_OFFERED,
-    status_code=403,
-    openapi_extra={"parameters": [_PROJECT, NAME]},
 )
 async def url() -> None:
     """Refused: a service that fetches what a stranger names reaches what the stranger cannot."""

@@ -17,6 +17,8 @@ PATHS = (
     "/8e61ef93/image/nostore",
     "/8e61ef93/classify/iterations/tiny/image",
     "/8e61ef93/classify/iterations/Iteration5/image/nostore",
+    "/customvision/v3.0/prediction/8e61ef93/classify/iterations/tiny/image",
+    "/customvision/v3.0/prediction/8e61ef93/classify/iterations/tiny/image/nostore",
 )
 # predict.py of the Docker export; ImagePrediction of the cloud's Prediction API 3.0.
 PREDICTION = {
@@ -92,6 +94,13 @@ def test_unknown_is_the_tag_that_custom_vision_has_for_it(tmp_path):
         ("/url", {"json": {"url": "http://169.254.169.254/"}}, 403, "POST /image"),
         ("/p/url", {"json": {"url": "x"}}, 403, "POST /image"),
         ("/p/classify/iterations/i/url", {"json": {"url": "x"}}, 403, "POST /image"),
+        (
+            "/customvision/v3.0/prediction/p/classify/iterations/i/url/nostore",
+            {"json": {"url": "x"}},
+            403,
+            "POST /image",
+        ),
+        ("/customvision/v3.0/prediction/p/detect/iterations/i/image", {"content": RED}, 404, "There is no"),
         ("/p/classify/iterations/i/image", {"content": b""}, 400, "empty"),
     ],
 )

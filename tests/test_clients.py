@@ -48,12 +48,12 @@ def test_the_curl_examples_answer(box, folder):
         "curl ", "curl -sS --fail-with-body "
     )
     commands = re.split(r"\n(?=curl|echo)", script.strip())
-    assert len(commands) == 7
+    assert len(commands) == 9
     for command in commands:
         shell = ["bash", "-c", f"set -o pipefail; {command}"]
         ran = subprocess.run(shell, check=False, cwd=folder, capture_output=True, text=True)
         assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
-        assert set(json.loads(ran.stdout)) & {"predictions", "label", "outputs"}
+        assert set(json.loads(ran.stdout)) & {"predictions", "label", "outputs", "result"}
 
 
 @pytest.mark.parametrize("name", ["tritonclient", "httpx"])

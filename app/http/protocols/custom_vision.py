@@ -8,8 +8,10 @@ The routes and the form of the answer are those of the Docker export's ``app.py`
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final, TypeVar
+from uuid import UUID, uuid5
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -22,10 +24,12 @@ from .base import NAME, REFUSALS, classify
 
 #: Name of the multipart field that carries the photo.
 _FIELD: Final = "imageData"
+#: Of the UUIDs of tags and iterations; chosen at random once.
+_NAMESPACE: Final = UUID("5b7f2b0e-6d0c-4d3a-9a52-0c3f1f6d9c84")
 #: What Custom Vision calls the tag of photos that show none of the others.
 _NEGATIVE: Final = "Negative"
 ERROR_FORMAT: Final = problems.ErrorFormat(
-    re.compile(r"((/[^/]+)?|.*/(classify|detect)/iterations/[^/]+)/(image|url)(/nostore)?/?$"),
+    re.compile(r"((/[^/]+)?|(?s:.*)/(classify|detect)/iterations/[^/]+)/(image|url)(/nostore)?/?$"),
     # The one code of the published list that says nothing about photos of the cloud's own.
     lambda message, _ms: {"code": "ErrorUnknown", "message": message},
     {errors.NotAnImage: 400, errors.BrokenImage: 400, errors.UnsupportedBody: 400},
@@ -37,7 +41,9 @@ router = APIRouter(tags=["custom-vision"])
 class TagPrediction(BaseModel):
     """One class."""
 
-    tagId: str = ""  # noqa: N815 - the protocol's name
+    tagId: str = Field(  # noqa: N815 - the protocol's name
+        examples=["4a22f3f6-3c5f-5d0e-9a0b-9d2a3e1c7b11"], description="A UUID that follows from the name."
+    )
     tagName: str = Field(examples=["school bus"])  # noqa: N815 - likewise
     probability: float = Field(examples=[0.9312], description="Its score, 0 to 1.")
     boundingBox: None = Field(None, description="Always null: whole photos are labelled.")  # noqa: N815 - likewise
@@ -48,7 +54,10 @@ class ImagePrediction(BaseModel):
 
     id: str = Field(examples=["42545466aa335c21efa9a461bf6826ef"], description="The request's id.")
     project: str = Field("", description="As the path has it.")
-    iteration: str = Field(examples=["mobilenet_v2_1.0_224"], description="The model's name.")
+    iteration: str = Field(
+        examples=["0f0c7a52-5e4d-5b0c-8a8e-6b0f6e1d2c33"],
+        description="A UUID that follows from the model and its version.",
+    )
     created: str = Field(examples=["2026-11-27T07:30:00+00:00"])
     predictions: list[TagPrediction] = Field(
         description=f"Where the photo shows none of the classes (`/predict`: `unknown`), `{_NEGATIVE}` comes first, "
@@ -108,16 +117,23 @@ async def image(request: Request) -> ImagePrediction:
     result, _ = await classify(
         request, classifier, lambda body: (body.image(_FIELD), None), len(classifier.contract.labels), perf_counter()
     )
-    tags = [TagPrediction(tagName=one.label, probability=one.score) for one in result.predictions]
+    ids = _ids(classifier.contract.labels)
+    tags = [TagPrediction(tagId=ids[one.index], tagName=one.label, probability=one.score) for one in result.predictions]
     if result.unknown:
-        tags.insert(0, TagPrediction(tagName=_NEGATIVE, probability=1.0))
+        tags.insert(0, TagPrediction(tagId=_ids((_NEGATIVE,))[0], tagName=_NEGATIVE, probability=1.0))
     return ImagePrediction(
         id=record.request_id,
         project=request.path_params.get("project", "").rpartition("/")[2],
-        iteration=classifier.contract.name,
+        iteration=_ids((f"{classifier.contract.name} {classifier.contract.version}",))[0],
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         predictions=tags,
     )
+
+
+@lru_cache(maxsize=32)
+def _ids(names: tuple[str, ...]) -> list[str]:
+    """UUIDs for names: SDKs in languages with types read no other text where the cloud has one."""
+    return [str(uuid5(_NAMESPACE, name)) for name in names]
 
 
 @_post(

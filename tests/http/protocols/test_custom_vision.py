@@ -1,5 +1,7 @@
 """Azure Custom Vision's prediction API as its clients use it, over a real socket."""
 
+from uuid import UUID
+
 import jsonschema
 import pytest
 
@@ -75,6 +77,9 @@ def test_a_photo(client, path, form):
     ]
     assert answer["project"] == ("8e61ef93" if "8e61ef93" in path else "")
     assert answer["id"] == response.headers["x-request-id"]
+    for text in (answer["id"], answer["iteration"], *(tag["tagId"] for tag in answer["predictions"])):
+        UUID(text)
+    assert len({tag["tagId"] for tag in answer["predictions"]}) == 3
 
 
 def test_unknown_is_the_tag_that_custom_vision_has_for_it(tmp_path):

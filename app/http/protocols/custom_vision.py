@@ -24,6 +24,8 @@ from .base import NAME, REFUSALS, classify
 
 #: Name of the multipart field that carries the photo.
 _FIELD: Final = "imageData"
+#: Characters of a path that go back; a project is called by a UUID.
+_MOST_ECHO: Final = 100
 #: Of the UUIDs of tags and iterations; chosen at random once.
 _NAMESPACE: Final = UUID("5b7f2b0e-6d0c-4d3a-9a52-0c3f1f6d9c84")
 #: What Custom Vision calls the tag of photos that show none of the others.
@@ -123,7 +125,7 @@ async def image(request: Request) -> ImagePrediction:
         tags.insert(0, TagPrediction(tagId=_ids((_NEGATIVE,))[0], tagName=_NEGATIVE, probability=1.0))
     return ImagePrediction(
         id=record.request_id,
-        project=request.path_params.get("project", "").rpartition("/")[2],
+        project=request.path_params.get("project", "").rpartition("/")[2][:_MOST_ECHO],
         iteration=_ids((f"{classifier.contract.name} {classifier.contract.version}",))[0],
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         predictions=tags,

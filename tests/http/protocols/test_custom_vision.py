@@ -82,6 +82,11 @@ def test_a_photo(client, path, form):
     assert len({tag["tagId"] for tag in answer["predictions"]}) == 3
 
 
+def test_little_of_a_path_goes_back(client):
+    answer = client.post(f"/{'p' * 10_000}/image", content=RED).json()
+    assert answer["project"] == "p" * 100
+
+
 def test_unknown_is_the_tag_that_custom_vision_has_for_it(tmp_path):
     with serving(write(tmp_path / "m.onnx", contract(unknown_below=1.0))) as client:
         tags = client.post("/image", content=RED).json()["predictions"]

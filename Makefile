@@ -16,7 +16,7 @@ EXPORT ?=
 
 # Packages that `make wheels` has fetched elsewhere, for a machine without a network: make serve WHEELS=wheels
 WHEELS ?=
-.PHONY: help serve wheels model test lint bench load format image image-test screenshots docs lock version clean
+.PHONY: help serve wheels model test recipes lint bench load format image image-test screenshots docs lock version clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -33,6 +33,9 @@ model: .venv/build  ## export Keras's MobileNetV2 to models/, fp32 and int8
 test: .venv/all  ## all tests
 	@# In the order of tests/conftest.py: what takes longest comes first.
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+
+recipes: .venv/all  ## Home Assistant and Node-RED with what docs/clients has for them; needs root and the network
+	@.ci/recipes
 
 lint: .venv/all  ## style and types
 	$(BIN)/ruff check .

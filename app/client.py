@@ -102,11 +102,16 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Light:
-    """Mean and standard deviation of a photo's luma: 0 to 1, and 0 (one flat tone, as of a covered lens) to 0.5."""
+class Appearance:
+    """What the model saw of a photo.
+
+    Mean and standard deviation of the luma (0 to 1, and 0, one flat tone as of a covered lens, to 0.5), and how much
+    neighbouring pixels differ (0 to 1; fog and blur lower it).
+    """
 
     brightness: float
     contrast: float
+    sharpness: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,8 @@ class Result:
 
     ``labels`` is what the photo shows: the best class, or of a model with independent scores (``Model.multi_label``)
     every class from its threshold on. ``unknown`` says that it shows none of the model's classes. ``groups`` is empty
-    where the model, or a service that is older than this client, has none; ``light`` is None for such a service, and
-    for the photos of a batch.
+    where the model, or a service that is older than this client, has none. ``appearance`` is None of such a service,
+    and for the photos of a batch.
     """
 
     model: ModelRef
@@ -126,7 +131,7 @@ class Result:
     request_id: str
     groups: tuple[Group, ...] = ()
     labels: tuple[str, ...] = ()
-    light: Light | None = None
+    appearance: Appearance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,8 +490,12 @@ def _result(body: Mapping[str, Any]) -> Result:
         request_id=body["request_id"],
         groups=tuple(Group(group["label"], group["score"]) for group in body.get("groups", ())),
         labels=tuple(body.get("labels", () if body["unknown"] else (p.label for p in predictions[:1]))),
-        light=Light(body["light"]["brightness"], body["light"]["contrast"]) if "light" in body else None,
+        appearance=_appearance(body["appearance"]) if "appearance" in body else None,
     )
+
+
+def _appearance(body: Mapping[str, Any]) -> Appearance:
+    return Appearance(*(body[name] for name in ("brightness", "contrast", "sharpness")))
 
 
 def _results(body: Mapping[str, Any]) -> list[Result | ProblemError]:

@@ -27,13 +27,22 @@ from .http.encodings import bound_numbers
 from .http.headers import security_headers
 from .http.limits import Limits
 from .http.paths import Paths
-from .http.protocols import custom_vision, deepstack, open_inference, tensorflow_serving
+from .http.protocols import (
+    codeproject_ai,
+    custom_vision,
+    deepstack,
+    edge_impulse,
+    open_inference,
+    tensorflow_serving,
+)
 from .http.routes import admin, explain, health, metrics, model, models, openapi, page, predict
 from .http.server import Server
 from .http.service import Service
+from .inference.classifier import Classifier
 from .inference.decode_budget import DecodeBudget
 from .inference.frame_cache import FrameCache
 from .inference.model_file import public_key
+from .inference.shadow import Shadow
 from .registry import loader as loading
 from .registry.loader import Loader
 from .registry.repository import LoadedModel, Repository
@@ -61,6 +70,8 @@ _MOST_BUFFERED: Final = 64_000_000
 _MOST_DECODING: Final = 256 << 20
 #: And in any case: a Full HD PNG, which takes 4 a pixel.
 _LEAST_DECODING: Final = 8_400_000
+#: Bytes for decoding a photo once more, for a shadow whose input differs.
+_SHADOW_DECODING: Final = 16 << 20
 
 
 def __getattr__(name: str) -> FastAPI:
@@ -143,7 +154,7 @@ def create_app(settings: Settings) -> FastAPI:
         SettingsError: the API keys or the models' public key cannot be used, or traces are on and cannot be made.
     """
     known = (*problems.PROBLEM_TYPES.values(), problems.INTERNAL, *problems.BELOW)
-    counted = Metrics((kind.slug for kind in known), OUTCOMES)
+    counted = Metrics((kind.slug for kind in known), OUTCOMES, settings.watched_cameras or ())
     keys = _keys(settings)
     _check_public_key(settings)
     trials = Trials(settings.max_pixels)
@@ -167,6 +178,7 @@ def create_app(settings: Settings) -> FastAPI:
         served, left_out = await asyncio.to_thread(
             loading.start, source, settings.precision, settings.default_model, settings.max_models, decode_budget
         )
+        shadow_model = await asyncio.to_thread(_shadow_model, settings, trials) if settings.shadow else None
         free = free_bytes()
         tune_malloc(free)
         limits = request_limits(settings, free)
@@ -176,6 +188,17 @@ def create_app(settings: Settings) -> FastAPI:
         workers = WorkerPool(cpus.count, settings.queue_budget_ms / 1e3)
         # Through a worker, as every photo goes. This also gives the queue its first service time.
         await workers.submit(classifier.check_golden)
+        shadow = None
+        if shadow_model is not None:
+            await workers.submit(shadow_model.check_golden)
+            shadow = Shadow(
+                shadow_model,
+                settings.shadow_share,
+                lambda: workers.idle,
+                counted.count_shadow,
+                counted.count_shadow_dropped,
+            )
+            counted.name_shadow(shadow.contract.name, shadow.contract.version)
         body_reader = BodyReader(limits)
         frame_cache = FrameCache(settings.cache_seconds, settings.cache_difference)
         loader = Loader(decode_budget, cpus.count, settings.queue_budget_ms / 1e3, settings.max_slowdown)
@@ -191,7 +214,7 @@ def create_app(settings: Settings) -> FastAPI:
             logs.dropped,
         )
         app.state.service = Service(
-            repository, updates, workers, body_reader, frame_cache, limits, cpus, counted, monotonic(), keys
+            repository, updates, workers, body_reader, frame_cache, limits, cpus, counted, monotonic(), keys, shadow
         )
         if teaching is not None:
             app.state.service.lately = teaching.lately
@@ -207,6 +230,7 @@ def create_app(settings: Settings) -> FastAPI:
                     "source": repository.default.source,
                     "path": str(repository.default.path),
                     "models": repository.names(),
+                    "shadow": shadow and f"{shadow.contract.name} {shadow.contract.version}",
                     "workers": cpus.count,
                     "workers_reason": cpus.reason,
                     "buffered_bytes": limits.buffered_bytes,
@@ -221,6 +245,8 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.to_thread(teaching.close)
         await background
         await updates.close()
+        if shadow is not None:
+            await asyncio.to_thread(shadow.close)
         # The server has waited for every request; a job that still runs has lost its client.
         await workers.drain(settings.drain_seconds)
         if traces is not None:
@@ -241,7 +267,8 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.trials = trials
-    protocols = (open_inference, deepstack, tensorflow_serving, custom_vision)
+    # Edge Impulse's /api/image would be Custom Vision's /{project}/image.
+    protocols = (open_inference, deepstack, codeproject_ai, tensorflow_serving, edge_impulse, custom_vision)
     error_formats = tuple(protocol.ERROR_FORMAT for protocol in protocols)
     problems.register(app, error_formats)
     ours = (
@@ -333,6 +360,23 @@ def _teaching(folder: Path, settings: Settings) -> "Teaching":
             f"CLASSIFIER_TEACH: {folder} cannot be written to: {error.strerror}. Make it the service's own, or mount a "
             "volume there."
         ) from error
+
+
+def _shadow_model(settings: Settings, trials: Trials) -> Classifier:
+    """The model that is compared with the default one, loaded; blocks.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
+    verify = public_key(settings.model_public_key) if settings.model_public_key else None
+    source = Source.configured(settings.shadow, None, verify, trials, settings.max_model_bytes)
+    # Of its own: what the shadow decodes takes no photo's turn.
+    budget = DecodeBudget(settings.max_pixels, _SHADOW_DECODING)
+    try:
+        served, _ = loading.start(source, None, None, 1, budget)
+    except ModelError as error:
+        raise ModelError(f"CLASSIFIER_SHADOW: {error}") from error
+    return served[0].classifier
 
 
 def planned_cpus(settings: Settings) -> Cpus:

@@ -153,6 +153,18 @@ class Settings(BaseSettings):
         "unset: half of the memory that is free at the start, 268 MB at most",
     )
     max_batch_images: int = Field(16, ge=1, le=1024, description="most photos in one batch request (413 above)")
+    shadow: Path | None = Field(
+        None, description="ONNX file of a second model that is compared with the default one; unset: none"
+    )
+    shadow_share: float = Field(
+        0.1, gt=0, le=1, description="share of the photos that the second model sees too, where no other photo waits"
+    )
+    watched_cameras: Several | None = Field(
+        None,
+        max_length=64,
+        description="names of cameras, as `?camera=` has them, that get metrics of their own, separated by commas; at "
+        "most 64; unset: none",
+    )
     cache_seconds: float = Field(
         0.0,
         ge=0,

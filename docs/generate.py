@@ -50,6 +50,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "body_timeout_seconds",
         "send_timeout_seconds",
     ),
+    "Shadow and drift": ("shadow", "shadow_share", "watched_cameras"),
     "Frame cache": ("cache_seconds", "cache_difference"),
     "Access": (
         "api_keys",
@@ -72,6 +73,7 @@ _INTRODUCTIONS: Final = {
     "Address": "A path prefix is explained in [Behind a proxy](deployment/proxies.md#a-path-prefix).",
     "Capacity": "[Capacity](capacity.md) explains how many photos a machine can answer.",
     "Limits on requests": "[Reliability](reliability.md#memory) explains how the service plans its memory.",
+    "Shadow and drift": "[Shadow and drift](models/shadow.md) explains what is compared and counted.",
     "Frame cache": "[Frame cache](frame-cache.md) explains what counts as near-identical.",
     "Access": "[Security](security.md) explains what each of these protects against.",
     "Teaching": "[Teach in the browser](models/teach-in-the-browser.md) explains the page and the folder.",

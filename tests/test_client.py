@@ -58,7 +58,7 @@ def test_every_form_of_a_photo(kind, client, tmp_path):
             assert result.predictions[0].score == pytest.approx(scores_of(240, 30, 9)[0], abs=1e-3)
             assert result.timing_ms.infer > 0
             assert result.request_id
-            assert result.light.contrast == 0
+            assert result.appearance.contrast == 0
         assert len(classifier.predict(RED).predictions) == len(LABELS)
         assert classifier.predict(RED, min_score=1).predictions == ()
 
@@ -68,7 +68,7 @@ def test_a_part_of_a_photo(kind, client):
     photo = encode(quarters(), "PNG")
     with kind(str(client.base_url)) as classifier:
         assert classifier.predict(photo, crop=(0.5, 0, 0.5, 0.5)).predictions[0].label == "green"
-        assert classifier.predict(photo, crop=(1 / 3, 1 / 3, 1 / 7, 1e-7)).light.contrast == 0
+        assert classifier.predict(photo, crop=(1 / 3, 1 / 3, 1 / 7, 1e-7)).appearance.contrast == 0
         with pytest.raises(ProblemError, match="over the photo's edge"):
             classifier.predict(photo, crop=(0.5, 0, 0.6, 0.5))
 

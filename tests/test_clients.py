@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import subprocess
 
 import pytest
@@ -48,12 +47,12 @@ def test_the_curl_examples_answer(box, folder):
         "curl ", "curl -sS --fail-with-body "
     )
     commands = re.split(r"\n(?=curl|echo)", script.strip())
-    assert len(commands) == 7
+    assert len(commands) == 9
     for command in commands:
         shell = ["bash", "-c", f"set -o pipefail; {command}"]
         ran = subprocess.run(shell, check=False, cwd=folder, capture_output=True, text=True)
         assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
-        assert set(json.loads(ran.stdout)) & {"predictions", "label", "outputs"}
+        assert set(json.loads(ran.stdout)) & {"predictions", "label", "outputs", "result"}
 
 
 @pytest.mark.parametrize("name", ["tritonclient", "httpx"])
@@ -64,28 +63,32 @@ def test_the_python_examples_run(box, folder, monkeypatch, capsys, name):
     assert capsys.readouterr().out
 
 
-def test_the_home_assistant_configuration(box, folder):
-    """The command is run as it stands; the templates are read by nobody but Home Assistant."""
-    (text,) = blocks("yaml")
-    document = yaml.safe_load(text)
-    assert set(document) == {"homeassistant", "command_line", "binary_sensor", "automation"}
-    (allowed,) = document["homeassistant"]["allowlist_external_dirs"]
-    sensor = document["command_line"][0]["sensor"]
-    (automation,) = document["automation"]
-    snapshot, update = automation["actions"]
-    assert snapshot["action"] == "camera.snapshot"
-    path = snapshot["data"]["filename"]
-    assert path.startswith(f"{allowed}/")
-    assert update["action"] == "homeassistant.update_entity"
-    assert update["data"]["entity_id"] == [f"sensor.{sensor['name'].lower().replace(' ', '_')}"]
-    command = sensor["command"].replace(path, "photo.jpg")
-    command = command.replace("edge-classifier.local:8000", f"localhost:{box.base_url.port}")
-    answer = json.loads(subprocess.run(shlex.split(command), cwd=folder, capture_output=True, check=True).stdout)
-    assert {"predictions", "unknown", "model"} <= set(answer)
-    assert {"predictions", "model"} <= set(sensor["json_attributes"])
-    (ready,) = document["binary_sensor"]
-    assert ready["platform"] == "rest"
-    assert box.get(ready["resource"].partition(":8000")[2]).json()["status"] == "ready"
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_home_assistant_configuration(box, folder, number):
+    """The command that asks is run as it stands; ``make recipes`` starts Home Assistant with all of it."""
+    document = yaml.safe_load(blocks("yaml")[number])
+    (command,) = document["shell_command"].values()
+    asks = command.partition("&& ")[2] or command
+    for file in ("/tmp/front_door.jpg", "/config/snapshots/front_door.jpg"):
+        asks = asks.replace(file, "photo.jpg")
+    asks = asks.replace("edge-classifier.local:8000", f"localhost:{box.base_url.port}")
+    ran = subprocess.run(["sh", "-c", asks], check=True, cwd=folder, capture_output=True, text=True)
+    assert {"predictions", "unknown"} <= set(json.loads(ran.stdout))
+    gone = subprocess.run(["sh", "-c", asks.replace("photo.jpg", "absent.jpg")], check=False, cwd=folder)
+    assert gone.returncode != 0
+    (template,) = document["template"]
+    (name,) = document["shell_command"]
+    assert template["actions"][-1] == {"action": f"shell_command.{name}", "response_variable": "answer"}
+    (sensor,) = template["sensor"]
+    assert sensor["availability"] == "{{ answer.returncode == 0 }}"
+    if number:
+        (allowed,) = document["homeassistant"]["allowlist_external_dirs"]
+        assert template["actions"][0]["data"]["filename"].startswith(f"{allowed}/")
+        # The picture that was looked at is gone.
+        assert not (folder / "photo.jpg").exists()
+    else:
+        (ready,) = document["binary_sensor"]
+        assert box.get(ready["resource"].partition(":8000")[2]).json()["status"] == "ready"
 
 
 def test_the_node_red_flow():
@@ -102,5 +105,6 @@ def test_the_node_red_flow():
     assert (snapshot["method"], snapshot["ret"]) == ("GET", "bin")
     assert (classify["method"], classify["ret"]) == ("POST", "obj")
     assert classify["headers"][0]["valueValue"] == "application/octet-stream"
-    (switch,) = (node for node in FLOW if node["type"] == "switch")
-    assert switch["outputs"] == len(switch["wires"]) == len(switch["rules"]) == 2
+    for switch in (node for node in FLOW if node["type"] == "switch"):
+        assert switch["outputs"] == len(switch["wires"]) == len(switch["rules"]) == 2
+        assert switch["property"] == "statusCode"

@@ -141,9 +141,10 @@ class _Region:
         Raises:
             Fault: what was looked at is one flat tone.
         """
-        if result.light is not None and result.light.contrast < self.settings.flat_below:
-            light = f"brightness {result.light.brightness:.2f}, contrast {result.light.contrast:.3f}"
-            raise Fault("flat", f"{light}; flat_below is {self.settings.flat_below:g}")
+        seen = result.appearance
+        if seen is not None and seen.contrast < self.settings.flat_below:
+            tone = f"brightness {seen.brightness:.2f}, contrast {seen.contrast:.3f}"
+            raise Fault("flat", f"{tone}; flat_below is {self.settings.flat_below:g}")
         best = (result.groups if self.settings.answer == "groups" else result.predictions)[:1]
         if result.unknown or not best:
             return Seen(unknown=True)

@@ -28,7 +28,7 @@ _PROBES: Final = re.compile(r"/health(/.*)?|/v2/health/.*")
 #: What the web page and the documentation consist of: the same for everybody.
 _STATIC: Final = re.compile(r"/|/docs|/teach|/openapi\.json|/page/.*")
 #: DeepStack's clients send their key in the form, with the photo: these routes ask ``Service.let_in_by_form``.
-_KEY_IN_FORM: Final = frozenset({"/v1/vision/scene"})
+_KEY_IN_FORM: Final = re.compile(r"/v1/vision/(scene|custom/(?!list$)[^/]+)")
 #: Where a request's scope has the digest of the key that it was let in with.
 _SHOWN: Final = "classifier.key"
 _HOW: Final = "Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
@@ -127,7 +127,7 @@ class Access:
         if self._keys is None or needs_no_key(path) or (path == "/metrics" and self._metrics_without_key):
             return
         sent = keys_in_headers(scope)
-        if sent or path not in _KEY_IN_FORM:
+        if sent or not _KEY_IN_FORM.fullmatch(path):
             self._keys.check(scope, sent)
 
 

@@ -122,6 +122,15 @@ class Body:
             raise forms.no_part(field, [part.name for part in found])
         return [_photo(part) for part in images]
 
+    def text(self, field: str) -> str | None:
+        """What a form's field says, of which 100 bytes are read; None where the body is no form that has one.
+
+        Raises:
+            MalformedBody: it does not parse.
+        """
+        found = self._parts() if self._is_multipart() else iter(())
+        return next((part.beginning[:100].decode(errors="replace") for part in found if part.name == field), None)
+
     def _is_multipart(self) -> bool:
         said = self.content_type.startswith("multipart/")
         return looks_like_multipart(self.data) or (said and not _OBJECT.match(self.data))

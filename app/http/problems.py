@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from .. import errors
 from ..telemetry.request_record import MORE_CAME, RequestRecord
@@ -134,12 +134,12 @@ class ErrorFormat:
 
     Attributes:
         paths: a regular expression for the beginning of the paths that are its own.
-        body: from the message and the milliseconds since the request began to the answer's JSON.
+        body: from the message and the milliseconds since the request began to the answer's JSON, or its plain text.
         statuses: status codes that differ from those of our own API.
     """
 
     paths: re.Pattern[str]
-    body: Callable[[str, float], dict[str, Any]]
+    body: Callable[[str, float], dict[str, Any] | str]
     statuses: Mapping[type[errors.RequestError], int] = field(default_factory=dict)
 
     def speaks(self, path: str) -> bool:
@@ -155,24 +155,25 @@ class ErrorFormat:
         documented: dict[int | str, dict[str, Any]] = {}
         for kind in kinds:
             example = self.body((kind.__doc__ or "").partition("\n")[0], 0.2)
-            schema = {
-                "type": "object",
-                "required": list(example),
-                "properties": {key: {"type": _JSON_TYPES[type(value)]} for key, value in example.items()},
-            }
+            media_type, schema = "text/plain", _TEXT
+            if isinstance(example, dict):
+                properties = {key: {"type": _JSON_TYPES[type(value)]} for key, value in example.items()}
+                media_type = "application/json"
+                schema = {"type": "object", "required": list(example), "properties": properties}
             title = PROBLEM_TYPES[kind].title
             entry = documented.setdefault(
                 self.status(kind),
-                {"description": title, "content": {"application/json": {"schema": schema, "examples": {}}}},
+                {"description": title, "content": {media_type: {"schema": schema, "examples": {}}}},
             )
             if title not in entry["description"]:
                 entry["description"] += f"; {title.lower()}"
-            entry["content"]["application/json"]["examples"][PROBLEM_TYPES[kind].slug] = {"value": example}
+            entry["content"][media_type]["examples"][PROBLEM_TYPES[kind].slug] = {"value": example}
             if kind in {errors.Overloaded, errors.Draining}:
                 entry["headers"] = RETRY_AFTER
         return documented
 
 
+_TEXT: Final[dict[str, Any]] = {"type": "string"}
 _JSON_TYPES: Final = {str: "string", bool: "boolean", float: "number"}
 
 
@@ -257,4 +258,5 @@ def _response(
     if form is None:
         return Response(problem(kind, detail, record.request_id).model_dump_json(), kind.status, headers, MEDIA_TYPE)
     status = kind.status if error is None else form.status(error)
-    return JSONResponse(form.body(_short(detail), (perf_counter() - record.started_at) * 1e3), status, headers)
+    body = form.body(_short(detail), (perf_counter() - record.started_at) * 1e3)
+    return PlainTextResponse(body, status, headers) if isinstance(body, str) else JSONResponse(body, status, headers)

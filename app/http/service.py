@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, cast
 from fastapi import Request
 
 from ..errors import BodyTimeout, Unauthorized
-from ..inference.classifier import Classifier
+from ..inference.classifier import Classifier, Sight
 from ..inference.frame_cache import FrameCache
+from ..inference.shadow import Shadow
 from ..registry.repository import Repository
 from ..registry.updates import ModelUpdater
 from ..runtime.cpus import Cpus
 from ..runtime.worker_pool import WorkerPool
 from ..telemetry.metrics import Metrics
+from ..telemetry.request_record import Answer, RequestRecord
 from . import form_key
 from .access import Keys, client_of, is_let_in
 from .body_reader import BodyReader
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
 class Service:
     """What a request needs; read ``classifier_for`` once a request.
 
-    ``keys`` are the API keys of which clients have to show one; None where nobody has to. ``lately`` keeps some photos
-    of named cameras; None where none are kept.
+    ``keys`` are the API keys of which clients have to show one; None where nobody has to. ``shadow`` compares the
+    default model with another one; None: with none. ``lately`` keeps some photos of named cameras; None where none are
+    kept.
     """
 
     repository: Repository
@@ -42,6 +45,7 @@ class Service:
     metrics: Metrics
     started_at: float
     keys: Keys | None = None
+    shadow: Shadow | None = None
     leaving: bool = False
     lately: "Lately | None" = None
 
@@ -71,6 +75,22 @@ class Service:
     def client_of(request: Request) -> Hashable:
         """Whose request it is, for the workers: what is shared is shared between clients."""
         return client_of(request.scope)
+
+    def note(self, record: RequestRecord, classifier: Classifier, sight: Sight, group: str) -> None:
+        """Notes what was said about a photo, for the metrics and for the shadow; ``group`` is its best one."""
+        scored, appearance = sight.scored, sight.appearance
+        record.answers.append(
+            Answer(
+                classifier.contract.name,
+                group,
+                scored.unknown,
+                float(scored.scores.max()),
+                appearance.brightness,
+                appearance.sharpness,
+            )
+        )
+        if self.shadow is not None and classifier is self.classifier:
+            self.shadow.offer(classifier, sight)
 
     async def let_in_by_form(self, request: Request, field: str) -> Request:
         """For a route whose clients send their API key in the form (``access`` lists them): checks it.

@@ -4,18 +4,18 @@ Every way to ask (HTTP routes, command line, evaluation, benchmarks) goes throug
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidParameter, ModelError
+from .appearance import Appearance
 from .contract import Contract
 from .decode_budget import DecodeBudget
 from .frame_cache import CameraCache
 from .imaging import WHOLE, Crop, load
-from .light import Light, light
 from .model import Model, Scored
 from .ranking import Groups, shown, top_k
 
@@ -41,6 +41,23 @@ class Group:
     score: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """A picture as the model saw it, and what it said.
+
+    Attributes:
+        picture: as it came: an image file's bytes, or pixels of the model's own size.
+        pixels: ``uint8 [H, W, 3]`` RGB, the model's input.
+        appearance: what these look like.
+        scored: the scores; of an earlier frame, where that was near-identical.
+    """
+
+    picture: bytes | NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
+    appearance: Appearance
+    scored: Scored
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What the model says about one photo, and how long each step took, in seconds.
@@ -51,16 +68,16 @@ class Result:
     and "" where the model has none.
     ``unknown`` says that, by the model's own threshold, the photo shows none of its classes.
     ``cached`` says that the scores are those of an earlier, near-identical frame of the same camera.
-    ``light`` is of what the model saw of the photo.
+    ``sight`` has what the model saw of the photo.
     """
 
+    sight: Sight = field(repr=False, compare=False)
     contract: Contract
     predictions: tuple[Prediction, ...]
     unknown: bool
     cached: bool
     decode_s: float
     infer_s: float
-    light: Light
     groups: tuple[Group, ...] = ()
     group: str = ""
     labels: tuple[str, ...] = ()
@@ -129,7 +146,6 @@ class Classifier:
         """
         started = time.perf_counter()
         pixels = load(data, self.contract.resize, self.decode_budget, crop)
-        seen = light(pixels)
         decoded = time.perf_counter()
         model = self.multithreaded if exclusive else self.model
         if camera is None:
@@ -147,16 +163,17 @@ class Classifier:
             groups = tuple(Group(names[i], score) for i, score in top_k(by_name, k, min_score))
             if by_group:
                 ranked = self.groups.members(scores, best, k, min_score)
+        sight = Sight(data, pixels, Appearance.of(pixels), scored)
         inferred = time.perf_counter()
         labels, ids = self.contract.labels, self.contract.ids
         return Result(
+            sight=sight,
             contract=self.contract,
             predictions=tuple(Prediction(labels[i], i, ids[i], score) for i, score in ranked),
             unknown=scored.unknown,
             cached=cached,
             decode_s=decoded - started,
             infer_s=inferred - decoded,
-            light=seen,
             groups=groups,
             group=group,
             labels=self.labels(scored),
@@ -172,7 +189,7 @@ class Classifier:
             found = [int(scored.scores.argmax())]
         return tuple(self.contract.labels[index] for index in found)
 
-    def scores(self, picture: bytes | NDArray[np.uint8], *, exclusive: bool = False) -> tuple[Scored, float, float]:
+    def scores(self, picture: bytes | NDArray[np.uint8], *, exclusive: bool = False) -> tuple[Sight, float, float]:
         """The scores of all classes for one picture, and whether it shows none of them.
 
         Args:
@@ -189,11 +206,16 @@ class Classifier:
         pixels = load(picture, self.contract.resize, self.decode_budget) if isinstance(picture, bytes) else picture
         decoded = time.perf_counter()
         scored = (self.multithreaded if exclusive else self.model).judge(pixels)
-        return scored, decoded - started, time.perf_counter() - decoded
+        sight = Sight(picture, pixels, Appearance.of(pixels), scored)
+        return sight, decoded - started, time.perf_counter() - decoded
 
     def best_group(self, scores: NDArray[np.float32]) -> str:
         """The name of the best group, by ``float32 [C]`` scores; "" where the model has no groups."""
         return "" if self.groups is None else self.groups.names[int(self.groups.scores(scores).argmax())]
+
+    def name_of(self, scored: Scored, *, by_group: bool) -> str:
+        """What a picture is called: its best group, or its best class."""
+        return self.best_group(scored.scores) if by_group else self.contract.labels[int(scored.scores.argmax())]
 
     def check_k(self, k: int) -> None:
         """Raises InvalidParameter if ``k`` is more than the model has classes."""
@@ -209,7 +231,7 @@ class Classifier:
         """
         golden = self.contract.golden
         try:
-            scores = self.scores(golden.photo)[0].scores
+            scores = self.scores(golden.photo)[0].scored.scores
         except Exception as error:
             raise ModelError(f"the model cannot classify its own golden photo: {error}") from error
         worst = max(abs(float(scores[index]) - score) for index, score in golden.scores.items())

@@ -4,6 +4,7 @@ The host's core count is what Python and ONNX Runtime see; a container's quota a
 grants. Threads beyond that only make each other wait.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -34,6 +35,12 @@ def usable_cpus(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup
     if quota is not None and math.ceil(quota) < affinity:
         return Cpus(max(1, math.ceil(quota)), f"cgroup quota of {quota:g} CPUs, {affinity} in the affinity mask")
     return Cpus(affinity, f"{affinity} CPUs in the affinity mask, {'no' if quota is None else 'a larger'} cgroup quota")
+
+
+def yield_to_everybody() -> None:
+    """Lets the calling thread run only where a CPU is idle (sched(7), SCHED_IDLE), as far as the system allows it."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def cgroup_quota(proc: Path, cgroups: Path) -> float | None:

@@ -143,6 +143,11 @@ class WorkerPool:
         return self._pending <= 1
 
     @property
+    def idle(self) -> bool:
+        """Whether there is no job at all."""
+        return self._pending == 0
+
+    @property
     def draining(self) -> bool:
         """Whether no new jobs are taken any more."""
         return self._draining

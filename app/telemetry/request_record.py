@@ -25,6 +25,27 @@ def new_request_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was said about one photo.
+
+    Attributes:
+        model: the model's name.
+        group: the best group's; "" where the model has none.
+        unknown: whether the photo shows none of the model's classes.
+        score: the best class's, 0 to 1.
+        brightness: of the photo, 0 to 1; see ``Appearance``.
+        sharpness: likewise.
+    """
+
+    model: str
+    group: str
+    unknown: bool
+    score: float
+    brightness: float
+    sharpness: float
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """One request as the log and the metrics see it.
@@ -36,8 +57,8 @@ class RequestRecord:
         bytes_out: size of the answer's body.
         route: the pattern that matched, for the metrics.
         images: photos answered.
-        answers: of each photo that was given labels or scores, its best group ("" where the model has none), and
-            whether it is unknown.
+        answers: one for each photo that was given labels or scores.
+        camera: whose photos these are, as the client calls it.
         timings_s: seconds by stage (read, queue, decode, infer, draw).
         cached: whether an earlier frame's scores were given; None where frames are not remembered.
         problem: kind of problem that was answered with, if any.
@@ -52,7 +73,8 @@ class RequestRecord:
     bytes_out: int = 0
     route: str = ""
     images: int = 0
-    answers: list[tuple[str, bool]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    camera: str = ""
     timings_s: dict[str, float] = field(default_factory=dict)
     problem: str | None = None
     unexpected: BaseException | None = None

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from app.errors import SettingsError
 from app.http import access, form_key
 from app.http.headers import ALWAYS
-from app.http.protocols import custom_vision
+from app.http.protocols import custom_vision, edge_impulse
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import assert_problem, serving
@@ -96,7 +96,9 @@ def test_nothing_but_what_is_listed_is_open(locked):
             else:
                 assert response.status_code == 401
                 assert response.headers["www-authenticate"] == "Bearer"
-                if custom_vision.ERROR_FORMAT.speaks(path):
+                if edge_impulse.ERROR_FORMAT.speaks(path):
+                    assert response.text.startswith("No API key")
+                elif custom_vision.ERROR_FORMAT.speaks(path):
                     assert set(response.json()) == {"code", "message"}
                 elif not path.startswith(("/v1", "/v2")):
                     assert_problem(response, 401, "unauthorized")
@@ -106,12 +108,18 @@ def test_nothing_but_what_is_listed_is_open(locked):
     assert locked.get("/page/../predict").status_code in (401, 404)
 
 
-def test_deepstacks_clients_send_their_key_in_the_form(locked):
-    answers = [locked.post("/v1/vision/scene", files={"image": RED}, data=form) for form in ({"api_key": KEY}, {})]
+@pytest.mark.parametrize("path", ["/v1/vision/scene", "/v1/vision/custom/tiny"])
+def test_deepstacks_clients_send_their_key_in_the_form(locked, path):
+    answers = [locked.post(path, files={"image": RED}, data=form) for form in ({"api_key": KEY}, {})]
     assert [answer.status_code for answer in answers] == [200, 401]
-    assert answers[0].json()["label"] == "red"
-    wrong = locked.post("/v1/vision/scene", files={"image": RED}, data={"api_key": KEY[:-1]})
+    wrong = locked.post(path, files={"image": RED}, data={"api_key": KEY[:-1]})
     assert (wrong.status_code, wrong.json()["success"]) == (401, False)
+
+
+def test_without_a_key_nobody_learns_which_models_there_are(locked):
+    for name in ("tiny", "absent", "list", "list/x"):
+        assert locked.post(f"/v1/vision/custom/{name}", files={"image": RED}).status_code == 401
+    assert locked.post("/v1/vision/custom/list", data={"api_key": KEY}).status_code == 401
 
 
 def test_a_refused_body_is_not_waited_for(locked):
@@ -442,6 +450,9 @@ ROUTES = {
     "/predict/batch": {"files": {"file": RED}},
     "/explain": {"content": RED},
     "/v1/vision/scene": {"files": {"image": RED}},
+    "/v1/vision/custom/tiny": {"files": {"image": RED}},
+    "/api/image": {"files": {"file": RED}},
+    "/image": {"content": RED},
     "/v1/models/tiny:predict": {"json": {"instances": [{"b64": base64.b64encode(RED).decode()}] * 2}},
     "/v2/models/tiny/infer": {
         "json": {

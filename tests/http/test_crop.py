@@ -38,7 +38,7 @@ def test_it_is_as_if_the_part_had_been_sent(client):
     cropped = client.post("/predict?crop=0.25,0.25,0.5,0.5", content=PHOTO).json()
     whole = client.post("/predict", content=part).json()
     assert cropped["predictions"] == whole["predictions"]
-    assert cropped["light"] == whole["light"]
+    assert cropped["appearance"] == whole["appearance"]
 
 
 def test_it_is_a_part_of_the_upright_photo(client):
@@ -133,15 +133,16 @@ def test_a_remembered_frame_answers_for_its_own_crop_alone(tiny):
         assert client.post("/predict?camera=gate&crop=0,0,.5,.5", content=PHOTO).json()["cached"] is False
 
 
-def test_the_light_of_a_photo(client):
-    def light(picture):
-        return client.post("/predict", content=encode(picture, "PNG")).json()["light"]
+def test_the_appearance_of_a_photo(client):
+    def appearance(picture):
+        return client.post("/predict", content=encode(picture, "PNG")).json()["appearance"]
 
-    assert light(solid((0, 0, 0))) == {"brightness": 0, "contrast": 0}
-    assert light(solid((128, 128, 128))) == {"brightness": pytest.approx(128 / 255, abs=1e-4), "contrast": 0}
+    assert appearance(solid((0, 0, 0))) == {"brightness": 0, "contrast": 0, "sharpness": 0}
+    grey = pytest.approx(128 / 255, abs=1e-4)
+    assert appearance(solid((128, 128, 128))) == {"brightness": grey, "contrast": 0, "sharpness": 0}
     halves = Image.new("L", (100, 100), 0)
     halves.paste(255, (50, 0, 100, 100))
-    found = light(halves)
+    found = appearance(halves)
     assert math.isclose(found["brightness"], 0.5, abs_tol=0.02)
     assert math.isclose(found["contrast"], 0.5, abs_tol=0.02)
 

@@ -10,7 +10,7 @@ import tritonclient.http as triton
 from app.client import Client, Group
 from app.http.schemas.predict import PredictResponse
 from app.telemetry.metrics import MOST_GROUPS, Metrics
-from app.telemetry.request_record import RequestRecord
+from app.telemetry.request_record import Answer, RequestRecord
 from tests import tiny_model
 from tests.conftest import assert_problem, serving
 from tests.photos import encode, solid
@@ -151,7 +151,8 @@ def test_the_open_inference_protocol_has_an_output_for_them(grouped, client):
 def counted(client: httpx.Client) -> dict[str, float]:
     lines = client.get("/metrics").text.splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("classifier_predictions_total{"))
-    return {name.removeprefix("classifier_predictions_total"): float(value) for name, value in pairs}
+    named = ((name.removeprefix("classifier_predictions_total"), value) for name, value in pairs)
+    return {name.replace('model="tiny",', ""): float(value) for name, value in named}
 
 
 def test_every_photo_is_counted_once(model):
@@ -178,11 +179,11 @@ def test_names_are_bounded():
     metrics = Metrics((), ())
     record = RequestRecord("id", status=200, route="/predict", images=1)
     for number in range(MOST_GROUPS + 50):
-        record.answers = [(f"group {number}", False)]
+        record.answers = [Answer("m", f"group {number}", False, 0.5, 0.5, 0.05)]
         metrics.observe({}, record, 0.1)
-    record.answers = [("group 0", False)]
+    record.answers = [Answer("m", "group 0", False, 0.5, 0.5, 0.05)]
     metrics.observe({}, record, 0.1)
     lines = [line for line in metrics.text().decode().splitlines() if line.startswith("classifier_predictions_total{")]
     assert len(lines) == MOST_GROUPS + 1
-    assert 'classifier_predictions_total{group="",unknown="false"} 50.0' in lines
-    assert 'classifier_predictions_total{group="group 0",unknown="false"} 2.0' in lines
+    assert 'classifier_predictions_total{group="",model="m",unknown="false"} 50.0' in lines
+    assert 'classifier_predictions_total{group="group 0",model="m",unknown="false"} 2.0' in lines

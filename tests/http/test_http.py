@@ -40,13 +40,14 @@ def test_every_form_gives_the_same_answer(client):
 def test_the_answer(client):
     body = client.post("/predict?top_k=2", content=GREEN, headers={"x-request-id": "abc-1"}).json()
     assert set(body) == {
-        "model", "groups", "predictions", "labels", "unknown", "cached", "light", "timing_ms", "request_id"
+        "model", "groups", "predictions", "labels", "unknown", "cached", "appearance", "timing_ms", "request_id"
     }  # fmt: skip
     assert body["groups"] == []
     assert body["model"] == {"name": "tiny", "version": "1"}
     assert [set(p) for p in body["predictions"]] == [{"label", "index", "id", "score"}] * 2
     assert body["predictions"][0] == {"label": "green", "index": 1, "id": None, "score": pytest.approx(1, abs=0.01)}
-    assert body["light"] == {"brightness": pytest.approx((0.587 * 240 + 0.413 * 9) / 255, abs=0.01), "contrast": 0}
+    brightness = pytest.approx((0.587 * 240 + 0.413 * 9) / 255, abs=0.01)
+    assert body["appearance"] == {"brightness": brightness, "contrast": 0, "sharpness": 0}
     assert set(body["timing_ms"]) == {"queue", "decode", "infer"}
     assert body["request_id"] == "abc-1"
     assert PredictResponse.model_validate(body, extra="forbid").model_dump() == body

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.http.protocols import custom_vision
+from app.http.protocols import custom_vision, edge_impulse
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import serving
@@ -119,5 +119,8 @@ def test_other_methods_are_refused(client, operation):
         response = client.request(method, operation.path)
         assert response.status_code == 405, method
         assert set(response.headers["allow"].split(", ")) == known
-        problem = not (operation.path.startswith(("/v1", "/v2")) or custom_vision.ERROR_FORMAT.speaks(operation.path))
+        problem = not (
+            operation.path.startswith(("/v1", "/v2"))
+            or any(one.ERROR_FORMAT.speaks(operation.path) for one in (custom_vision, edge_impulse))
+        )
         assert (response.headers["content-type"] == "application/problem+json") == problem

@@ -7,7 +7,7 @@ import pytest
 
 from app.http import access
 from app.http.headers import ALWAYS
-from app.http.protocols import custom_vision
+from app.http.protocols import custom_vision, edge_impulse
 from app.http.routes import predict as predict_route
 from tests.conftest import serving
 from tests.internals import service_of
@@ -19,6 +19,7 @@ KEY = "the-kitchen-camera-1"
 VALUES = {
     "{name}": "tiny",
     "{project}": "bins",
+    "{project:path}": "customvision/v3.0/prediction/bins",
     "{version}": "1",
     "{name:path}": "page.js",
     "{number}": "1",
@@ -59,6 +60,9 @@ def operations(client):
 
 
 def form_of(response) -> str:
+    if response.headers["content-type"].startswith("text/plain"):
+        assert response.text.strip()
+        return "text"
     body = response.json()
     if response.headers["content-type"] == "application/problem+json":
         assert body["status"] == response.status_code
@@ -77,6 +81,8 @@ def form_of(response) -> str:
 def expected_form(path: str) -> str:
     if path.startswith(("/v1/vision", "/v1/status", "/v1/server")):
         return "deepstack"
+    if edge_impulse.ERROR_FORMAT.speaks(path):
+        return "text"
     if custom_vision.ERROR_FORMAT.speaks(path):
         return "custom vision"
     return "error" if path.startswith(("/v1", "/v2")) else "problem"
@@ -134,7 +140,14 @@ def test_a_fault_before_any_route(tiny, monkeypatch):
 def test_errors_of_all_kinds_have_the_protocols_form(tiny):
     """Also those that no route of the protocol has a hand in."""
     with serving(tiny, api_keys=KEY, allowed_hosts="127.0.0.1", max_body_bytes=100_000) as client:
-        for path in ("/predict", "/v2/models/tiny/infer", "/v1/models/tiny:predict", "/v1/vision/scene"):
+        for path in (
+            "/predict",
+            "/v2/models/tiny/infer",
+            "/v1/models/tiny:predict",
+            "/v1/vision/scene",
+            "/v1/vision/custom/tiny",
+            "/api/image",
+        ):
             key = {"X-API-Key": KEY}
             # DeepStack's clients have their key in the form.
             locked = client.post(path, files={"image": RED})

@@ -67,7 +67,7 @@ def test_every_way_to_ask_agrees(novel):
     camera = CameraCache(60, 3)
     for photo, unknown in ((LIT, False), (DARK, True)):
         assert classifier(photo).unknown is unknown
-        assert classifier.scores(photo)[0].unknown is unknown
+        assert classifier.scores(photo)[0].scored.unknown is unknown
         assert class_activation_map.explain(classifier, photo).unknown is unknown
         found = [classifier(photo, camera=camera) for _ in range(2)]
         assert [(result.unknown, result.cached) for result in found] == [(unknown, False), (unknown, True)]

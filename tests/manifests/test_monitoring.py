@@ -9,7 +9,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.settings import Settings
-from tests.conftest import ROOT, serving
+from tests import tiny_model
+from tests.conftest import ROOT, serving, wait_until
 from tests.manifests.tools import tool
 from tests.photos import encode, solid
 
@@ -34,10 +35,17 @@ def queries() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def reported(tiny) -> dict[str, list[dict[str, str]]]:
+def reported(tmp_path_factory) -> dict[str, list[dict[str, str]]]:
     """The label sets of every series of a service that has answered a photo, by name."""
-    with serving(tiny) as client:
-        assert client.post("/predict", content=encode(solid((250, 9, 9)), "JPEG")).status_code == 200
+    folder = tmp_path_factory.mktemp("models")
+    model = tiny_model.write(folder / "tiny.onnx", tiny_model.contract(unknown_below=0.6))
+    shadow = tiny_model.write(folder / "shadow.onnx", tiny_model.contract(labels=("blue", "green", "red")))
+    with serving(model, shadow=shadow, shadow_share=1, watched_cameras="yard") as client:
+        for colour in ((250, 9, 9), (9, 250, 9), (120, 120, 118)):
+            seen = sum(counted(client.get("/metrics").text))
+            photo = encode(solid(colour), "JPEG")
+            assert client.post("/predict?camera=yard", content=photo).status_code == 200
+            wait_until(lambda seen=seen: sum(counted(client.get("/metrics").text)) > seen)
         assert client.post("/predict", content=b"rubbish").status_code == 415
         assert client.get("/health/ready").status_code == 200
         text = client.get("/metrics").text
@@ -46,6 +54,12 @@ def reported(tiny) -> dict[str, list[dict[str, str]]]:
         for sample in family.samples:
             series.setdefault(sample.name, []).append(sample.labels)
     return series
+
+
+def counted(text: str) -> list[float]:
+    """How many photos the shadow has compared, or missed."""
+    lines = [line for line in text.splitlines() if re.match(r"classifier_shadow_(photos|dropped)_total", line)]
+    return [float(line.rpartition(" ")[2]) for line in lines]
 
 
 def unknown_in(query: str, reported) -> list[str]:

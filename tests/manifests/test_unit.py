@@ -94,7 +94,7 @@ def test_the_service_calls_only_what_the_unit_allows(tiny, tmp_path):
     port = free_port()
     environment = ["env", f"NOTIFY_SOCKET={tmp_path / 'nobody'}"]
     command = [tool("strace"), "-f", "-o", str(trace), *environment, sys.executable, "-m", "app"]
-    process = start(command, model=tiny, host="127.0.0.1", port=port, drain_seconds=0.1)
+    process = start(command, model=tiny, shadow=tiny, host="127.0.0.1", port=port, drain_seconds=0.1)
     for line in process.stdout:
         if '"listening"' in line:
             break

@@ -10,8 +10,7 @@ from fastapi import Request
 from numpy.typing import NDArray
 
 from ... import errors
-from ...inference.classifier import Classifier, Result
-from ...inference.model import Scored
+from ...inference.classifier import Classifier, Result, Sight
 from ...telemetry.request_record import RequestRecord
 from ..body_reader import Body
 from ..service import Service
@@ -52,6 +51,7 @@ class Asked(Protocol):
 
 
 A = TypeVar("A", bound=Asked)
+T = TypeVar("T")
 
 
 def model(request: Request) -> Classifier:
@@ -74,15 +74,20 @@ def model(request: Request) -> Classifier:
     return classifier
 
 
-async def classify(request: Request, classifier: Classifier, field: str, k: int, started: float) -> Result:
+async def classify(
+    request: Request, classifier: Classifier, read: Callable[[Body], tuple[bytes, T]], k: int, started: float
+) -> tuple[Result, T]:
     """Reads a request's one photo and classifies it, as ``/predict`` does.
 
     Args:
         request: its body is not read where no worker would be free in time.
         classifier: the model.
-        field: of a form, the part that carries the photo.
+        read: from the body to the photo, and to what else the answer needs of it; runs in a worker.
         k: how many classes and groups, at most.
         started: when reading began, by ``perf_counter``.
+
+    Returns:
+        What the model says, and what ``read`` returned beside the photo.
 
     Raises:
         RequestError: the request is refused, or its photo is.
@@ -93,13 +98,16 @@ async def classify(request: Request, classifier: Classifier, field: str, k: int,
     service.workers.admit(client)
     async with service.body_reader.read(request) as body:
         record.timings_s["read"] = perf_counter() - started
-        result, queued_s = await service.workers.submit(
-            lambda: classifier(body.image(field), k, exclusive=service.workers.exclusive), client
-        )
+
+        def work() -> tuple[Result, T]:
+            photo, more = read(body)
+            return classifier(photo, k, exclusive=service.workers.exclusive), more
+
+        (result, more), queued_s = await service.workers.submit(work, client)
     record.images = 1
-    record.answers.append((result.group, result.unknown))
+    service.note(record, classifier, result.sight, result.group)
     record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
-    return result
+    return result, more
 
 
 async def score(request: Request, classifier: Classifier, read: Callable[[Body], A]) -> tuple[A, NDArray[np.float32]]:
@@ -128,23 +136,23 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
     async with service.body_reader.read(request) as body:
         record.timings_s["read"] = perf_counter() - started
 
-        def begin() -> tuple[A, tuple[Scored, float, float] | None]:
+        def begin() -> tuple[A, tuple[Sight, float, float] | None]:
             asked = read(body)
             return asked, classifier.scores(asked.pictures[0], exclusive=workers.exclusive) if len(
                 asked.pictures
             ) == 1 else None
 
-        async def one(picture: Picture) -> Scored:
-            (scored, _, _), _ = await workers.submit(
+        async def one(picture: Picture) -> Sight:
+            (sight, _, _), _ = await workers.submit(
                 lambda: classifier.scores(picture, exclusive=workers.exclusive), client
             )
-            return scored
+            return sight
 
         (asked, single), queued_s = await workers.submit(begin, client)
         if single is not None:
-            scored, decode_s, infer_s = single
+            sight, decode_s, infer_s = single
             record.timings_s |= {"queue": queued_s, "decode": decode_s, "infer": infer_s}
-            rows = [scored]
+            rows = [sight]
         else:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -153,5 +161,6 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
                 raise failed.exceptions[0] from None
             rows = [task.result() for task in tasks]
     record.images = len(rows)
-    record.answers += [(classifier.best_group(row.scores), row.unknown) for row in rows]
-    return asked, np.stack([row.scores for row in rows])
+    for row in rows:
+        service.note(record, classifier, row, classifier.best_group(row.scored.scores))
+    return asked, np.stack([row.scored.scores for row in rows])

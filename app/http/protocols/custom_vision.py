@@ -2,13 +2,16 @@
 
 The routes and the form of the answer are those of the Docker export's ``app.py`` and ``predict.py``
 (https://github.com/Azure-Samples/customvision-export-samples); errors have the form of the cloud's
-``CustomVisionError``.
+``CustomVisionError``. The cloud has ``/customvision/v3.0/prediction`` before its paths, which its SDKs add themselves.
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from uuid import UUID, uuid5
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -21,10 +24,14 @@ from .base import NAME, REFUSALS, classify
 
 #: Name of the multipart field that carries the photo.
 _FIELD: Final = "imageData"
+#: Characters of a path that go back; a project is called by a UUID.
+_MOST_ECHO: Final = 100
+#: Of the UUIDs of tags and iterations; chosen at random once.
+_NAMESPACE: Final = UUID("5b7f2b0e-6d0c-4d3a-9a52-0c3f1f6d9c84")
 #: What Custom Vision calls the tag of photos that show none of the others.
 _NEGATIVE: Final = "Negative"
 ERROR_FORMAT: Final = problems.ErrorFormat(
-    re.compile(r"(/[^/]+)?(/classify/iterations/[^/]+)?/(image|url)(/nostore)?/?$"),
+    re.compile(r"((/[^/]+)?|(?s:.*)/(classify|detect)/iterations/[^/]+)/(image|url)(/nostore)?/?$"),
     # The one code of the published list that says nothing about photos of the cloud's own.
     lambda message, _ms: {"code": "ErrorUnknown", "message": message},
     {errors.NotAnImage: 400, errors.BrokenImage: 400, errors.UnsupportedBody: 400},
@@ -36,7 +43,9 @@ router = APIRouter(tags=["custom-vision"])
 class TagPrediction(BaseModel):
     """One class."""
 
-    tagId: str = ""  # noqa: N815 - the protocol's name
+    tagId: str = Field(  # noqa: N815 - the protocol's name
+        examples=["4a22f3f6-3c5f-5d0e-9a0b-9d2a3e1c7b11"], description="A UUID that follows from the name."
+    )
     tagName: str = Field(examples=["school bus"])  # noqa: N815 - likewise
     probability: float = Field(examples=[0.9312], description="Its score, 0 to 1.")
     boundingBox: None = Field(None, description="Always null: whole photos are labelled.")  # noqa: N815 - likewise
@@ -47,7 +56,10 @@ class ImagePrediction(BaseModel):
 
     id: str = Field(examples=["42545466aa335c21efa9a461bf6826ef"], description="The request's id.")
     project: str = Field("", description="As the path has it.")
-    iteration: str = Field(examples=["mobilenet_v2_1.0_224"], description="The model's name.")
+    iteration: str = Field(
+        examples=["0f0c7a52-5e4d-5b0c-8a8e-6b0f6e1d2c33"],
+        description="A UUID that follows from the model and its version.",
+    )
     created: str = Field(examples=["2026-11-27T07:30:00+00:00"])
     predictions: list[TagPrediction] = Field(
         description=f"Where the photo shows none of the classes (`/predict`: `unknown`), `{_NEGATIVE}` comes first, "
@@ -55,6 +67,8 @@ class ImagePrediction(BaseModel):
     )
 
 
+#: A project may have the cloud's own prefix before it.
+_ITERATION: Final = "/{project:path}/classify/iterations/{name}"
 _PROJECT: Final[dict[str, Any]] = {**NAME, "name": "project"}
 _BINARY: Final = {"type": "string", "format": "binary"}
 _PHOTO: Final[dict[str, Any]] = {
@@ -64,34 +78,35 @@ _PHOTO: Final[dict[str, Any]] = {
         "multipart/form-data": {"schema": {"type": "object", "required": [_FIELD], "properties": {_FIELD: _BINARY}}},
     },
 }
-_ERRORS: Final = ERROR_FORMAT.responses(errors.UnsupportedBody, errors.UnknownModel, *REFUSALS)
-_SUMMARY: Final = "Classify one photo, as Azure Custom Vision does"
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-@router.post("/image", summary=_SUMMARY, responses=_ERRORS, openapi_extra={"requestBody": _PHOTO})
-@router.post(
+def _post(*paths: str, body: dict[str, Any] | None = None, **more: Any) -> Callable[[F], F]:
+    """Makes a function the route of all these paths."""
+
+    def add(function: F) -> F:
+        for path in paths:
+            parameters = [one for one in (_PROJECT, NAME) if f"{{{one['name']}" in path]
+            described = {
+                **({"parameters": parameters} if parameters else {}),
+                **({"requestBody": body} if body else {}),
+            }
+            router.post(path, openapi_extra=described, **more)(function)
+        return function
+
+    return add
+
+
+@_post(
+    "/image",
     "/{project}/image",
-    summary=_SUMMARY,
-    responses=_ERRORS,
-    openapi_extra={"parameters": [_PROJECT], "requestBody": _PHOTO},
-)
-@router.post(
     "/{project}/image/nostore",
-    summary=_SUMMARY,
-    responses=_ERRORS,
-    openapi_extra={"parameters": [_PROJECT], "requestBody": _PHOTO},
-)
-@router.post(
-    "/{project}/classify/iterations/{name}/image",
-    summary=_SUMMARY,
-    responses=_ERRORS,
-    openapi_extra={"parameters": [_PROJECT, NAME], "requestBody": _PHOTO},
-)
-@router.post(
-    "/{project}/classify/iterations/{name}/image/nostore",
-    summary=_SUMMARY,
-    responses=_ERRORS,
-    openapi_extra={"parameters": [_PROJECT, NAME], "requestBody": _PHOTO},
+    f"{_ITERATION}/image",
+    f"{_ITERATION}/image/nostore",
+    body=_PHOTO,
+    summary="Classify one photo, as Azure Custom Vision does",
+    responses=ERROR_FORMAT.responses(errors.UnsupportedBody, errors.UnknownModel, *REFUSALS),
 )
 async def image(request: Request) -> ImagePrediction:
     """The photo as the raw body or as multipart field `imageData`; no photo is ever stored.
@@ -101,36 +116,37 @@ async def image(request: Request) -> ImagePrediction:
     service, record = Service.of(request), RequestRecord.of(request.scope)
     name = request.path_params.get("name")
     classifier = service.classifier_for(name if name in service.names() else None)
-    result = await classify(request, classifier, _FIELD, len(classifier.contract.labels), perf_counter())
-    tags = [TagPrediction(tagName=one.label, probability=one.score) for one in result.predictions]
+    result, _ = await classify(
+        request, classifier, lambda body: (body.image(_FIELD), None), len(classifier.contract.labels), perf_counter()
+    )
+    ids = _ids(classifier.contract.labels)
+    tags = [TagPrediction(tagId=ids[one.index], tagName=one.label, probability=one.score) for one in result.predictions]
     if result.unknown:
-        tags.insert(0, TagPrediction(tagName=_NEGATIVE, probability=1.0))
+        tags.insert(0, TagPrediction(tagId=_ids((_NEGATIVE,))[0], tagName=_NEGATIVE, probability=1.0))
     return ImagePrediction(
         id=record.request_id,
-        project=request.path_params.get("project", ""),
-        iteration=classifier.contract.name,
+        project=request.path_params.get("project", "").rpartition("/")[2][:_MOST_ECHO],
+        iteration=_ids((f"{classifier.contract.name} {classifier.contract.version}",))[0],
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         predictions=tags,
     )
 
 
-_NOT_OFFERED: Final = ERROR_FORMAT.responses(errors.NotOffered)
+@lru_cache(maxsize=32)
+def _ids(names: tuple[str, ...]) -> list[str]:
+    """UUIDs for names: SDKs in languages with types read no other text where the cloud has one."""
+    return [str(uuid5(_NAMESPACE, name)) for name in names]
 
 
-@router.post("/url", summary="Classify a photo elsewhere: not offered", responses=_NOT_OFFERED, status_code=403)
-@router.post(
+@_post(
+    "/url",
     "/{project}/url",
+    "/{project}/url/nostore",
+    f"{_ITERATION}/url",
+    f"{_ITERATION}/url/nostore",
     summary="Classify a photo elsewhere: not offered",
-    responses=_NOT_OFFERED,
+    responses=ERROR_FORMAT.responses(errors.NotOffered),
     status_code=403,
-    openapi_extra={"parameters": [_PROJECT]},
-)
-@router.post(
-    "/{project}/classify/iterations/{name}/url",
-    summary="Classify a photo elsewhere: not offered",
-    responses=_NOT_OFFERED,
-    status_code=403,
-    openapi_extra={"parameters": [_PROJECT, NAME]},
 )
 async def url() -> None:
     """Refused: a service that fetches what a stranger names reaches what the stranger cannot."""

@@ -1,7 +1,8 @@
 """DeepStack's scene recognition, for what was built for it: cameras' software, Home Assistant, Node-RED.
 
 Its answers are those of https://github.com/johnolafenwa/DeepStack (server/response, server/middlewares,
-intelligencelayer/shared/scene.py); CodeProject.AI has taken over the routes, and added some that its clients ask first.
+intelligencelayer/shared/scene.py). CodeProject.AI has taken over its routes; ``codeproject_ai``
+has what is its own.
 """
 
 import re
@@ -11,14 +12,15 @@ from typing import Any, Final, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from ... import __version__, errors
+from ... import errors
+from ...inference.classifier import Group, Prediction, Result
 from .. import problems
 from ..service import Service
 from .base import NAME, REFUSALS, classify
 
 #: Names of the multipart fields that carry the photo and the API key.
-_FIELD: Final = "image"
-_KEY: Final = "api_key"
+FIELD: Final = "image"
+KEY: Final = "api_key"
 #: DeepStack has one status for everything that is wrong with a request, and its clients know only that one.
 _BAD_REQUEST: Final = (
     errors.InvalidParameter,
@@ -29,7 +31,7 @@ _BAD_REQUEST: Final = (
     errors.TooComplex,
 )
 ERROR_FORMAT: Final = problems.ErrorFormat(
-    re.compile(r"/v1/(vision|status|server)/"),
+    re.compile(r"/v1/vision/"),
     lambda message, ms: {"success": False, "error": message, "duration": round(ms, 3)},
     dict.fromkeys(_BAD_REQUEST, 400),
 )
@@ -50,7 +52,7 @@ class Scene(BaseModel):
     duration: float = Field(examples=[12.3], description="Milliseconds from the request's headers to its answer.")
 
 
-_VIEW: Final[dict[str, Any]] = {
+VIEW: Final[dict[str, Any]] = {
     "name": "view",
     "in": "query",
     "required": False,
@@ -64,17 +66,17 @@ _VIEW: Final[dict[str, Any]] = {
     summary="Classify one photo, as DeepStack does",
     responses=ERROR_FORMAT.responses(errors.UnsupportedBody, errors.InvalidParameter, *REFUSALS),
     openapi_extra={
-        "parameters": [_VIEW],
+        "parameters": [VIEW],
         "requestBody": {
             "required": True,
             "content": {
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
-                        "required": [_FIELD],
+                        "required": [FIELD],
                         "properties": {
-                            _FIELD: {"type": "string", "format": "binary"},
-                            _KEY: {
+                            FIELD: {"type": "string", "format": "binary"},
+                            KEY: {
                                 "type": "string",
                                 "description": "An API key, if keys are set; before the photo.",
                             },
@@ -91,46 +93,32 @@ async def scene(request: Request) -> Scene:
     DeepStack has no word for unknown: an empty label is no class's, and no failure that a client would try again.
     """
     started = perf_counter()
-    service = Service.of(request)
-    classifier = service.classifier
-    view = request.query_params.get("view", "classes")
-    if view not in _VIEW["schema"]["enum"]:
-        raise errors.InvalidParameter(f"view is {errors.quoted(view)}. Ask for classes or groups.")
-    request = await service.let_in_by_form(request, _KEY)
-    result = await classify(request, classifier, _FIELD, 1, started)
-    best = result.groups[0] if result.groups and view == "groups" else result.predictions[0]
+    classifier, view = Service.of(request).classifier, view_of(request)
+    request = await Service.of(request).let_in_by_form(request, KEY)
+    result, _ = await classify(request, classifier, lambda body: (body.image(FIELD), None), 1, started)
+    best = best_of(result, view)
     duration = round((perf_counter() - started) * 1e3, 3)
     return Scene(success=True, label="" if result.unknown else best.label, confidence=best.score, duration=duration)
 
 
-class Ping(BaseModel):
-    """The server is there."""
+def view_of(request: Request) -> str:
+    """Whether ``classes`` or ``groups`` are asked for.
 
-    success: Literal[True] = True
-    message: str = Field(examples=["edge-classifier 1.0.0"])
+    Raises:
+        InvalidParameter: it is neither.
+    """
+    view = request.query_params.get("view", "classes")
+    if view not in VIEW["schema"]["enum"]:
+        raise errors.InvalidParameter(f"view is {errors.quoted(view)}. Ask for classes or groups.")
+    return view
 
 
-class CustomModels(BaseModel):
-    """Models that detect objects, which this service has none of."""
-
-    success: Literal[True] = True
-    models: list[str] = Field([], max_length=0)
+def best_of(result: Result, view: str) -> Prediction | Group:
+    """The best class, or the best group where it is asked for and the model has groups."""
+    return result.groups[0] if result.groups and view == "groups" else result.predictions[0]
 
 
 _NOT_OFFERED: Final = ERROR_FORMAT.responses(errors.NotOffered)
-
-
-@router.get("/v1/status/ping", summary="Whether the server is there, as CodeProject.AI says it")
-@router.get("/v1/server/status/ping", summary="Whether the server is there, as CodeProject.AI says it")
-async def ping() -> Ping:
-    """Always `success`; `/health/ready` says more."""
-    return Ping(message=f"edge-classifier {__version__}")
-
-
-@router.post("/v1/vision/custom/list", summary="Custom detection models, as CodeProject.AI lists them")
-async def custom_models() -> CustomModels:
-    """None: they find objects, and this service labels whole photos."""
-    return CustomModels()
 
 
 def _not_offered(what: str) -> errors.NotOffered:
@@ -145,18 +133,6 @@ def _not_offered(what: str) -> errors.NotOffered:
 async def detection() -> None:
     """Refused as by a DeepStack that runs without it."""
     raise _not_offered("detection")
-
-
-@router.post(
-    "/v1/vision/custom/{name}",
-    summary="Custom detection: not offered",
-    responses=_NOT_OFFERED,
-    status_code=403,
-    openapi_extra={"parameters": [NAME]},
-)
-async def custom() -> None:
-    """Refused as by a DeepStack that runs without it."""
-    raise _not_offered("custom vision")
 
 
 @router.post("/v1/vision/face", summary="Face detection: not offered", responses=_NOT_OFFERED, status_code=403)

@@ -114,16 +114,26 @@ class _Predict:
 
 
 def _column(inputs: Any) -> Any:
-    """The one input's photos, without its name, which clients take from the model that they had before."""
-    if isinstance(inputs, dict) and len(inputs) == 1 and "b64" not in inputs:
-        (inputs,) = inputs.values()
+    """The one input's photos."""
+    inputs = _unnamed(inputs)
     return [inputs] if isinstance(inputs, dict | str) else inputs
+
+
+def _unnamed(value: Any) -> Any:
+    """What stands under the input's name, which clients take from the model that they had before.
+
+    AutoML's clients send a ``key`` beside it, for a batch whose answers come in another order.
+    """
+    if isinstance(value, dict) and "b64" not in value:
+        inputs = [name for name in value if name != "key"]
+        if len(inputs) == 1:
+            return value[inputs[0]]
+    return value
 
 
 def _picture(value: Any, size: tuple[int, int, int]) -> Picture:
     """One photo: pixels, or a file's bytes, under the input's name or beside what Vertex AI and AutoML put there."""
-    if isinstance(value, dict) and len(value) == 1 and "b64" not in value:
-        (value,) = value.values()
+    value = _unnamed(value)
     if isinstance(value, dict) and isinstance(value.get("b64"), str):
         return from_base64(value["b64"], '"b64"')
     if isinstance(value, list):

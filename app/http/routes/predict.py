@@ -135,7 +135,8 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
         if service.lately is not None and query.camera:
             service.lately.offer(query.camera, body.image, len(body.data), result)
     record.images = 1
-    record.answers.append((result.group, result.unknown))
+    record.camera = query.camera or ""
+    service.note(record, classifier, result.sight, result.group)
     record.cached = result.cached if camera else None
     record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
     return Response(PredictResponse.encode(result, queued_s, record.request_id), media_type="application/json")
@@ -172,7 +173,7 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
             raise
         except errors.RequestError as error:
             return BatchProblem(problem=problems.describe(error, record.request_id))
-        record.answers.append((result.group, result.unknown))
+        service.note(record, classifier, result.sight, result.group)
         return BatchResult(
             groups=groups(result),
             predictions=predictions(result),
@@ -192,6 +193,7 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
             # No room for the whole batch: the group has cancelled the rest, the first refusal answers for all.
             raise failed.exceptions[0] from None
     record.images = len(images)
+    record.camera = query.camera or ""
     model = ModelRef(name=classifier.contract.name, version=classifier.contract.version)
     answer = BatchResponse(model=model, results=[t.result() for t in tasks], request_id=record.request_id)
     return Response(answer.model_dump_json(), media_type="application/json")

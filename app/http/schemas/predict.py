@@ -46,12 +46,15 @@ class PredictQuery(ModelQuery):
     crop: CropParameter = Field(None, description=CROP)
 
 
-class Light(BaseModel):
-    """How bright what the model saw of the photo is, and how much it varies."""
+class Appearance(BaseModel):
+    """What the model saw of the photo: what changes when a camera is covered, goes dark or fogs up."""
 
     brightness: float = Field(examples=[0.4519], description="Mean luma, 0 (black) to 1 (white).")
     contrast: float = Field(
         examples=[0.2268], description="Standard deviation of the luma, 0 (one flat tone, as of a covered lens) to 0.5."
+    )
+    sharpness: float = Field(
+        examples=[0.0412], description="Mean difference of neighbouring pixels, 0 to 1; fog and blur lower it."
     )
 
 
@@ -64,7 +67,7 @@ class PredictResponse(BaseModel):
     labels: list[str] = Field(examples=[["school bus"]], description=LABELS)
     unknown: bool = Field(examples=[False], description=UNKNOWN)
     cached: bool = Field(examples=[False], description=_CACHED)
-    light: Light
+    appearance: Appearance
     timing_ms: Timing
     request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
 
@@ -84,7 +87,7 @@ class PredictResponse(BaseModel):
                 "labels": result.labels,
                 "unknown": result.unknown,
                 "cached": result.cached,
-                "light": result.light,
+                "appearance": result.sight.appearance,
                 "timing_ms": {
                     "queue": round(queued_s * 1e3, 3),
                     "decode": round(result.decode_s * 1e3, 3),

@@ -1,5 +1,7 @@
 """Azure Custom Vision's prediction API as its clients use it, over a real socket."""
 
+from uuid import UUID
+
 import jsonschema
 import pytest
 
@@ -17,6 +19,8 @@ PATHS = (
     "/8e61ef93/image/nostore",
     "/8e61ef93/classify/iterations/tiny/image",
     "/8e61ef93/classify/iterations/Iteration5/image/nostore",
+    "/customvision/v3.0/prediction/8e61ef93/classify/iterations/tiny/image",
+    "/customvision/v3.0/prediction/8e61ef93/classify/iterations/tiny/image/nostore",
 )
 # predict.py of the Docker export; ImagePrediction of the cloud's Prediction API 3.0.
 PREDICTION = {
@@ -73,6 +77,14 @@ def test_a_photo(client, path, form):
     ]
     assert answer["project"] == ("8e61ef93" if "8e61ef93" in path else "")
     assert answer["id"] == response.headers["x-request-id"]
+    for text in (answer["id"], answer["iteration"], *(tag["tagId"] for tag in answer["predictions"])):
+        UUID(text)
+    assert len({tag["tagId"] for tag in answer["predictions"]}) == 3
+
+
+def test_little_of_a_path_goes_back(client):
+    answer = client.post(f"/{'p' * 10_000}/image", content=RED).json()
+    assert answer["project"] == "p" * 100
 
 
 def test_unknown_is_the_tag_that_custom_vision_has_for_it(tmp_path):
@@ -92,6 +104,13 @@ def test_unknown_is_the_tag_that_custom_vision_has_for_it(tmp_path):
         ("/url", {"json": {"url": "http://169.254.169.254/"}}, 403, "POST /image"),
         ("/p/url", {"json": {"url": "x"}}, 403, "POST /image"),
         ("/p/classify/iterations/i/url", {"json": {"url": "x"}}, 403, "POST /image"),
+        (
+            "/customvision/v3.0/prediction/p/classify/iterations/i/url/nostore",
+            {"json": {"url": "x"}},
+            403,
+            "POST /image",
+        ),
+        ("/customvision/v3.0/prediction/p/detect/iterations/i/image", {"content": RED}, 404, "There is no"),
         ("/p/classify/iterations/i/image", {"content": b""}, 400, "empty"),
     ],
 )

@@ -85,7 +85,7 @@ def test_openapi_says_what_can_happen(client):
             jsonschema.validate(example["value"], ERROR)
 
 
-@pytest.mark.parametrize("path", ["detection", "face", "face/recognize", "face/list", "custom/plants"])
+@pytest.mark.parametrize("path", ["detection", "face", "face/recognize", "face/list"])
 @pytest.mark.parametrize("form", [{"files": {"image": RED}}, {"content": b""}])
 def test_what_is_not_offered_is_refused_as_deepstack_does_it(client, path, form):
     """An empty list of objects would be taken for "nobody there"."""
@@ -93,9 +93,3 @@ def test_what_is_not_offered_is_refused_as_deepstack_does_it(client, path, form)
     assert response.status_code == 403
     jsonschema.validate(response.json(), ERROR)
     assert response.json()["error"].endswith("endpoint not activated")
-
-
-def test_what_codeproject_ai_is_asked_first(client):
-    for path in ("/v1/status/ping", "/v1/server/status/ping"):
-        assert client.get(path).json()["success"] is True
-    assert client.post("/v1/vision/custom/list").json() == {"success": True, "models": []}

@@ -144,6 +144,28 @@ def test_rows_and_columns(client):
                 assert np.array(response.json()[answer]) == pytest.approx(np.array(scores))
 
 
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ({"instances": [{"image_bytes": b64(RED)}]}, "predictions"),
+        ({"instances": [{"image_bytes": b64(RED), "key": "1"}]}, "predictions"),
+        ({"instances": [{"image_bytes": b64(RED)["b64"]}]}, "predictions"),
+        ({"inputs": {"image_bytes": b64(RED)}}, "outputs"),
+        ({"inputs": {"image_bytes": [b64(RED)]}}, "outputs"),
+        ({"inputs": {"image_bytes": [b64(RED), b64(RED)], "key": ["1", "2"]}}, "outputs"),
+        ({"inputs": b64(RED)}, "outputs"),
+        ({"inputs": [b64(RED)]}, "outputs"),
+    ],
+)
+def test_an_encoded_photo_under_any_name(client, asked, answer):
+    """``image_bytes`` is what models exported for AutoML, Vertex AI and TensorFlow Serving call it."""
+    for path in (PREDICT, "/v1/models/default/versions/1:predict"):
+        response = client.post(path, json=asked)
+        assert response.status_code == 200, response.text
+        for row in response.json()[answer]:
+            assert row == scores_of(client, RED).tolist()
+
+
 def test_the_content_type_does_not_matter(client):
     """`curl -d` calls everything a form."""
     body = f'{{"instances": [{{"b64": "{b64(RED)["b64"]}"}}]}}'

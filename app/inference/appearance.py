@@ -1,0 +1,40 @@
+"""How bright, varied and sharp a picture is: what changes when a camera fogs up, slips, goes dark or is covered."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: ITU-R BT.601.
+_LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
+#: One of so many rows is looked at, and for luma one of so many columns: enough for a mean over a picture.
+_ROWS: Final = 4
+_CELLS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """What a picture looks like to the model, at the size of its input.
+
+    Attributes:
+        brightness: mean luma, 0 (black) to 1 (white).
+        contrast: standard deviation of luma, 0 (one flat tone) to 0.5.
+        sharpness: mean absolute difference of neighbouring levels of green in a row, 0 to 1: the absolute gradient
+            (GRA3 without a threshold in Pertuz, Puig and Garcia 2013, "Analysis of focus measure operators for
+            shape-from-focus"). Fog and blur lower it; noise raises it.
+    """
+
+    brightness: float
+    contrast: float
+    sharpness: float
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.uint8]) -> "Appearance":
+        """That of ``uint8 [H, W, 3]`` RGB pixels."""
+        green = pixels[::_ROWS, :, 1].astype(np.int16)
+        gradient = np.abs(green[:, 1:] - green[:, :-1])
+        luma = pixels[::_CELLS, ::_CELLS].astype(np.float32) @ _LUMA
+        # A sum of whole numbers costs half of what a mean does.
+        sharpness = int(gradient.sum()) / max(1, gradient.size)
+        return cls(*(round(float(level) / 255, 4) for level in (luma.mean(), luma.std(), sharpness)))

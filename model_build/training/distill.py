@@ -42,6 +42,9 @@ _LOOKS: Final = 15
 _PATIENCE: Final = 6
 #: The share of the steps in which the learning rate rises: Adam's first ones are as large as it is, in every weight.
 _WARM_UP: Final = 0.1
+#: What is kept of the mean of past weights at each step. A weight whose best value is half-way between two steps of its
+#: grid is moved from one to the other by every batch; the mean is not (Nagel et al. 2022, arXiv:2203.08086).
+_KEPT: Final = 0.99
 _TEMPERATURES: Final = (1.0, 2.0)
 #: Photos of one cluster of near-duplicates count as much as this many others at most.
 _CLUSTER: Final = 20
@@ -159,6 +162,7 @@ class Run:
         self._optimizer.build(self._student.variables)
         self._step = 0
         self._looks: list[float] = []
+        self._mean = [tf.Variable(variable) for variable in self._student.variables]
         self._best = self._values()
         self._update = tf.function(self._learn)
 
@@ -196,9 +200,7 @@ class Run:
 
     def best_graph(self) -> onnx.ModelProto:
         """The int8 graph with the best weights and biases that were found."""
-        for variable, value in zip(self._student.variables, self._best, strict=True):
-            variable.assign(value)
-        return self._student.write()
+        return self._graph(self._best)
 
     def _batch(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """The pictures of a step, the same whenever it is asked for, and fp32's scores of them."""
@@ -215,9 +217,14 @@ class Run:
             loss = tf.add_n([_divergence(logits, targets, temperature) for temperature in _TEMPERATURES])
         variables = self._student.variables
         self._optimizer.apply(tape.gradient(loss, variables), variables)
+        # At first the mean is of as many steps as there were.
+        steps = tf.cast(self._optimizer.iterations, tf.float32)
+        kept = tf.minimum(_KEPT, (1 + steps) / (10 + steps))
+        for mean, variable in zip(self._mean, variables, strict=True):
+            mean.assign_add((1 - kept) * (variable - mean))
 
     def _look(self, say: Say) -> None:
-        scores = _scores(session(self._student.write()), self._development)
+        scores = _scores(session(self._graph(self._values())), self._development)
         agreement = float((scores.argmax(axis=1) == self._expected.argmax(axis=1)).mean())
         ratio = np.log(np.maximum(self._expected, _TINY) / np.maximum(scores, _TINY))
         self._looks.append(float((self._expected * ratio).sum(axis=1).mean()))
@@ -229,14 +236,26 @@ class Run:
         )
 
     def _values(self) -> list[NDArray[np.float32]]:
-        return [variable.numpy() for variable in self._student.variables]
+        return [mean.numpy() for mean in self._mean]
+
+    def _graph(self, values: list[NDArray[np.float32]]) -> onnx.ModelProto:
+        """The int8 graph with these weights and biases; the student keeps its own."""
+        own = [variable.numpy() for variable in self._student.variables]
+        _assign(self._student.variables, values)
+        made = self._student.write()
+        _assign(self._student.variables, own)
+        return made
+
+    def _variables(self) -> dict[str, list[Any]]:
+        """What a checkpoint has, beside the best state."""
+        return {"optimizer": self._optimizer.variables, "student": self._student.variables, "mean": self._mean}
 
     def _save(self, file: Path) -> None:
         """Writes under another name, then renames: what is there is always complete."""
         partial = file.with_suffix(".partial")
         state: dict[str, Any] = {"step": self._step, "looks": self._looks}
-        state |= {f"optimizer_{i}": np.asarray(value) for i, value in enumerate(self._optimizer.variables)}
-        state |= {f"student_{i}": value for i, value in enumerate(self._values())}
+        for name, variables in self._variables().items():
+            state |= {f"{name}_{i}": np.asarray(variable) for i, variable in enumerate(variables)}
         state |= {f"best_{i}": value for i, value in enumerate(self._best)}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -250,13 +269,16 @@ class Run:
         try:
             with np.load(file) as state:
                 self._step, self._looks = int(state["step"]), state["looks"].tolist()
-                for i, variable in enumerate(self._optimizer.variables):
-                    variable.assign(state[f"optimizer_{i}"])
-                for i, variable in enumerate(self._student.variables):
-                    variable.assign(state[f"student_{i}"])
+                for name, variables in self._variables().items():
+                    _assign(variables, [state[f"{name}_{i}"] for i in range(len(variables))])
                 self._best = [state[f"best_{i}"] for i in range(len(self._best))]
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise InputError(f"{file} cannot be resumed from, delete it: {error}") from error
+
+
+def _assign(variables: list[tf.Variable], values: list[NDArray[np.float32]]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def _divergence(logits: tf.Tensor, targets: tf.Tensor, temperature: float) -> tf.Tensor:

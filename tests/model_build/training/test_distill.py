@@ -40,6 +40,8 @@ def new_run(fp32):
     # Something to learn: so small a network loses little by quantization.
     for layer in run._student.layers:
         layer.bias.assign_add(np.full(layer.bias.shape, 0.1, np.float32))
+    for mean, variable in zip(run._mean, run._student.variables, strict=True):
+        mean.assign(variable)
     return run
 
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 #: ITU-R BT.601.
 _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
 #: One of so many rows is looked at, and for luma one of so many columns: enough for a mean over a picture.
-_ROWS: Final = 4
 _CELLS: Final = 8
 
 
@@ -32,9 +31,11 @@ class Appearance:
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> "Appearance":
         """That of ``uint8 [H, W, 3]`` RGB pixels."""
-        green = pixels[::_ROWS, :, 1].astype(np.int16)
+        green = pixels[::_CELLS, :, 1].astype(np.int16)
         gradient = np.abs(green[:, 1:] - green[:, :-1])
-        luma = pixels[::_CELLS, ::_CELLS].astype(np.float32) @ _LUMA
+        # The middle of each cell; of a picture smaller than one, what there is.
+        rows, columns = (slice(min(_CELLS // 2, side - 1), None, _CELLS) for side in pixels.shape[:2])
+        luma = pixels[rows, columns].astype(np.float32) @ _LUMA
         # A sum of whole numbers costs half of what a mean does.
         sharpness = int(gradient.sum()) / max(1, gradient.size)
         return cls(*(round(float(level) / 255, 4) for level in (luma.mean(), luma.std(), sharpness)))

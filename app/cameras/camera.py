@@ -128,6 +128,7 @@ class _Region:
     settings: config.Region
     crop: Crop | None
     known: RegionState
+    told: str = ""
 
     @classmethod
     def of(cls, settings: config.Region, crop: Crop | None) -> "_Region":
@@ -177,7 +178,6 @@ class Camera:
         self._metrics = metrics
         self._regions = {region: _Region.of(given, settings.crop(given)) for region, given in settings.regions.items()}
         self._failures = 0
-        self._told_fault = ""
         self._same: tuple[int, int] | None = None
         self._same_since = 0.0
 
@@ -255,9 +255,7 @@ class Camera:
         if found:
             self._failed(found[0])
         else:
-            if self._told_fault:
-                log.info("camera %s: frames are answered again", self.name)
-            self._told_fault, self._failures = "", 0
+            self._failures = 0
 
     async def _ask(self, frame: Frame, name: str, region: _Region) -> Fault | None:
         result = None
@@ -274,11 +272,21 @@ class Camera:
 
     def _take(self, name: str, region: _Region, seen: Seen, result: Result | None, frame: bytes | None) -> None:
         before = region.known.state
-        if not region.known.take(seen, time.monotonic()):
-            return
+        changed = region.known.take(seen, time.monotonic())
         state = region.known.state
-        assert state is not None  # noqa: S101 - for mypy; it has just changed
-        self._tell(Event(self.name, name, before, state, seen, result, frame, datetime.now(UTC)))
+        if state is None:
+            return
+        # What comes and goes without becoming a state is counted, and no line each time.
+        if seen.fault is not None and state.fault == seen.fault.kind:
+            # How many bytes, or seconds, is no news.
+            told = re.sub(r"\d+", "", str(seen.fault))
+            if changed or told != region.told:
+                region.told = told
+                log.warning("camera %s, %s: %s", self.name, name, seen.fault)
+        elif changed and before is not None and before.fault is not None:
+            log.info("camera %s, %s: available again", self.name, name)
+        if changed:
+            self._tell(Event(self.name, name, before, state, seen, result, frame, datetime.now(UTC)))
 
     def _check_frozen(self, frame: Frame) -> None:
         limit_s = self.settings.frozen_after_seconds
@@ -295,11 +303,6 @@ class Camera:
         self._metrics.fault(self.name, fault.kind)
         # A camera whose pictures show nothing has answered.
         self._failures = 0 if fault.kind in ("flat", "frozen", "broken-picture") else self._failures + 1
-        # How many bytes, or seconds, is no news.
-        told = re.sub(r"\d+", "", str(fault))
-        if self._told_fault != told:
-            self._told_fault = told
-            log.warning("camera %s: %s", self.name, fault)
 
     def _pause_s(self) -> float:
         interval_s = self.settings.interval_seconds

@@ -138,10 +138,8 @@ def measure(port: int, seconds: float) -> None:
         shares = [now[f'cameras_judged_age_seconds_bucket{{le="{age}"}}'] / judged for age in ("0.1", "0.5", "2.0")]
         memory_mb = now["process_resident_memory_bytes"] / 1e6
         in_time = "".join(f"{share:10.2%}" for share in shares)
-        print(
-            f"{time.monotonic() - began:8.0f}{memory_mb:11.1f}{busy:15.1%}{judged:8.0f}{in_time}{os.getloadavg()[0]:14.1f}",
-            flush=True,
-        )
+        passed_s, load = time.monotonic() - began, os.getloadavg()[0]
+        print(f"{passed_s:8.0f}{memory_mb:11.1f}{busy:15.1%}{judged:8.0f}{in_time}{load:14.1f}", flush=True)
         before = now
 
 

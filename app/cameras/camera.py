@@ -200,7 +200,7 @@ class Camera:
                 except Exception as error:
                     # The other cameras go on, and so does this one.
                     log.exception("camera %s: a mistake of this program", self.name)
-                    self._failed(Fault("mistake", f"{type(error).__name__}: {error}"))
+                    self._failed_for_all(Fault("mistake", f"{type(error).__name__}: {error}"), None)
                 await asyncio.sleep(max(0.0, began + self._pause_s() - time.monotonic()))
 
     async def once(self) -> dict[str, Result | Fault | None]:
@@ -246,9 +246,7 @@ class Camera:
             self._metrics.frame(self.name)
             self._check_frozen(frame)
         except Fault as fault:
-            self._failed(fault)
-            for name, region in self._regions.items():
-                self._take(name, region, Seen(fault=fault), None, None if frame is None else frame.data)
+            self._failed_for_all(fault, frame)
             return
         faults = await asyncio.gather(*(self._ask(frame, name, region) for name, region in self._regions.items()))
         found = [fault for fault in faults if fault is not None]
@@ -298,6 +296,11 @@ class Camera:
             since_s = frame.taken_at - self._same_since
             if since_s > limit_s:
                 raise Fault("frozen", f"the same {len(frame.data)} bytes for {since_s:.0f} s")
+
+    def _failed_for_all(self, fault: Fault, frame: Frame | None) -> None:
+        self._failed(fault)
+        for name, region in self._regions.items():
+            self._take(name, region, Seen(fault=fault), None, None if frame is None else frame.data)
 
     def _failed(self, fault: Fault) -> None:
         self._metrics.fault(self.name, fault.kind)

@@ -244,7 +244,7 @@ class Camera(_Section):
     source: Source
     interval_seconds: float = Field(1.0, ge=0.1, le=86_400, allow_inf_nan=False)
     #: For a whole frame to come.
-    timeout_seconds: Seconds = 10.0
+    timeout_seconds: Seconds = 5.0
     #: A frame for which there is no answer by then gets none.
     max_age_seconds: Seconds = 2.0
     max_frame_bytes: int = Field(4_000_000, ge=1000, le=50_000_000)

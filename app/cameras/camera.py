@@ -181,10 +181,6 @@ class Camera:
         self._same: tuple[int, int] | None = None
         self._same_since = 0.0
 
-    def state(self, region: str) -> State | None:
-        """What is known of a region; None: nothing yet."""
-        return self._regions[region].known.state
-
     async def run(self, delay_s: float) -> None:
         """Goes on until it is cancelled.
 

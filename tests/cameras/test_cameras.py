@@ -270,7 +270,7 @@ def test_the_service_goes_and_comes(tiny, path):
         assert process.end() == 0
 
 
-@pytest.mark.parametrize("status", ["503 Service Unavailable", "302 Found"])
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "429 Too Many Requests"])
 def test_a_service_that_refuses_is_a_fault(path, status):
     with fake_camera(Scene(RED)) as camera, fake_camera(
         lambda r: r.answer(b"", "text/plain", status, "Retry-After: 60\r\nLocation: /x\r\n")

@@ -128,6 +128,7 @@ class _Region:
     settings: config.Region
     crop: Crop | None
     known: RegionState
+    told: str = ""
 
     @classmethod
     def of(cls, settings: config.Region, crop: Crop | None) -> "_Region":
@@ -178,13 +179,8 @@ class Camera:
         self._metrics = metrics
         self._regions = {region: _Region.of(given, settings.crop(given)) for region, given in settings.regions.items()}
         self._failures = 0
-        self._told_fault = ""
         self._same: tuple[int, int] | None = None
         self._same_since = 0.0
-
-    def state(self, region: str) -> State | None:
-        """What is known of a region; None: nothing yet."""
-        return self._regions[region].known.state
 
     async def run(self, delay_s: float) -> None:
         """Goes on until it is cancelled.
@@ -201,7 +197,7 @@ class Camera:
                 except Exception as error:
                     # The other cameras go on, and so does this one.
                     log.exception("camera %s: a mistake of this program", self.name)
-                    self._failed(Fault("mistake", f"{type(error).__name__}: {error}"))
+                    self._failed_for_all(Fault("mistake", f"{type(error).__name__}: {error}"), None)
                 await asyncio.sleep(max(0.0, began + self._pause_s() - time.monotonic()))
 
     async def once(self) -> dict[str, Result | Fault | None]:
@@ -247,18 +243,14 @@ class Camera:
             self._metrics.frame(self.name)
             self._check_frozen(frame)
         except Fault as fault:
-            self._failed(fault)
-            for name, region in self._regions.items():
-                self._take(name, region, Seen(fault=fault), None, None if frame is None else frame.data)
+            self._failed_for_all(fault, frame)
             return
         faults = await asyncio.gather(*(self._ask(frame, name, region) for name, region in self._regions.items()))
         found = [fault for fault in faults if fault is not None]
         if found:
             self._failed(found[0])
         else:
-            if self._told_fault:
-                log.info("camera %s: frames are answered again", self.name)
-            self._told_fault, self._failures = "", 0
+            self._failures = 0
 
     async def _ask(self, frame: Frame, name: str, region: _Region) -> Fault | None:
         result = None
@@ -275,11 +267,21 @@ class Camera:
 
     def _take(self, name: str, region: _Region, seen: Seen, result: Result | None, frame: bytes | None) -> None:
         before = region.known.state
-        if not region.known.take(seen, time.monotonic()):
-            return
+        changed = region.known.take(seen, time.monotonic())
         state = region.known.state
-        assert state is not None  # noqa: S101 - for mypy; it has just changed
-        self._tell(Event(self.name, name, before, state, seen, result, frame, datetime.now(UTC)))
+        if state is None:
+            return
+        # What comes and goes without becoming a state is counted, and no line each time.
+        if seen.fault is not None and state.fault == seen.fault.kind:
+            # How many bytes, or seconds, is no news.
+            told = re.sub(r"\d+", "", str(seen.fault))
+            if changed or told != region.told:
+                region.told = told
+                log.warning("camera %s, %s: %s", self.name, name, seen.fault)
+        elif changed and before is not None and before.fault is not None:
+            log.info("camera %s, %s: available again", self.name, name)
+        if changed:
+            self._tell(Event(self.name, name, before, state, seen, result, frame, datetime.now(UTC)))
 
     def _check_frozen(self, frame: Frame) -> None:
         limit_s = self.settings.frozen_after_seconds
@@ -292,15 +294,15 @@ class Camera:
             if since_s > limit_s:
                 raise Fault("frozen", f"the same {len(frame.data)} bytes for {since_s:.0f} s")
 
+    def _failed_for_all(self, fault: Fault, frame: Frame | None) -> None:
+        self._failed(fault)
+        for name, region in self._regions.items():
+            self._take(name, region, Seen(fault=fault), None, None if frame is None else frame.data)
+
     def _failed(self, fault: Fault) -> None:
         self._metrics.fault(self.name, fault.kind)
         # A camera whose pictures show nothing has answered.
         self._failures = 0 if fault.kind in ("flat", "frozen", "broken-picture") else self._failures + 1
-        # How many bytes, or seconds, is no news.
-        told = re.sub(r"\d+", "", str(fault))
-        if self._told_fault != told:
-            self._told_fault = told
-            log.warning("camera %s: %s", self.name, fault)
 
     def _pause_s(self) -> float:
         interval_s = self.settings.interval_seconds

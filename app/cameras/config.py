@@ -94,25 +94,27 @@ def _topic(topic: str) -> str:
     return topic
 
 
+# The numbers of characters are bounded beside the patterns: a pattern that counts to 200 takes megabytes.
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 HeaderSecret = Annotated[SecretStr, BeforeValidator(_secret), AfterValidator(_header)]
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,100}$")]
+HeaderName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9-]+$")]
 HttpUrl = Annotated[str, Field(max_length=2000), AfterValidator(_http_url)]
 RtspUrl = Annotated[str, Field(max_length=2000), AfterValidator(_rtsp_url)]
 FilePath = Annotated[Path, Strict(False)]
 #: Part of topics, of entities' ids and of file names.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+Name = Annotated[str, StringConstraints(max_length=40, pattern=r"^[A-Za-z0-9_-]+$")]
 Title = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Topic = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_topic)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
-Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:_-]{1,255}$")]
+Host = Annotated[str, StringConstraints(max_length=255, pattern=r"^[A-Za-z0-9.:_-]+$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # Each would build a validator of its own, of which only the whole file's is needed.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class Service(_Section):
@@ -183,7 +185,7 @@ class V4l2(_Section):
     """A camera of this machine, which ffmpeg reads."""
 
     kind: Literal["v4l2"]
-    device: Annotated[str, StringConstraints(pattern=r"^/dev/[\w./-]{1,200}$")] = "/dev/video0"
+    device: Annotated[str, StringConstraints(max_length=200, pattern=r"^/dev/[A-Za-z0-9_./-]+$")] = "/dev/video0"
 
 
 class Folder(_Section):
@@ -242,7 +244,7 @@ class Camera(_Section):
     source: Source
     interval_seconds: float = Field(1.0, ge=0.1, le=86_400, allow_inf_nan=False)
     #: For a whole frame to come.
-    timeout_seconds: Seconds = 10.0
+    timeout_seconds: Seconds = 5.0
     #: A frame for which there is no answer by then gets none.
     max_age_seconds: Seconds = 2.0
     max_frame_bytes: int = Field(4_000_000, ge=1000, le=50_000_000)

@@ -123,4 +123,4 @@ def _key(label: str) -> str:
 
 def _quoted(label: str) -> str:
     """A label as a text in a template, whatever it has in it."""
-    return json.dumps(label).replace("{", "\\u007b").replace("}", "\\u007d").replace("%", "\\u0025")
+    return json.dumps(label, ensure_ascii=False).replace("{", "\\u007b").replace("}", "\\u007d").replace("%", "\\u0025")

@@ -105,6 +105,7 @@ class Mqtt:
     async def close(self) -> None:
         """Says that nothing is known any more, and leaves."""
         self._publish(f"{self._settings.topic}/status", b"offline")
+        self._there = False
         await asyncio.to_thread(self._leave)
         self._connected(False)
 

@@ -19,6 +19,8 @@ _MAX_HEAD: Final = 8192
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _LENGTH: Final = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*(\d{1,12})[ \t]*\r?$")
 _BOUNDARY: Final = re.compile(r'boundary[ \t]*=[ \t]*(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
+#: What ffmpeg says where an account is refused.
+_REFUSED: Final = re.compile(r"\b40[13] (?:Unauthorized|Forbidden)")
 #: What ffmpeg puts between two pictures.
 _FFMPEG_BOUNDARY: Final = "ffmpeg"
 _CHUNK: Final = 65_536
@@ -109,7 +111,8 @@ class Stream:
             raise Fault("unreachable", f"no whole picture within {self._timeout_s:g} s{said}")
         ended, self._reader = self._reader, None
         ended.result()
-        raise Fault("unreachable", f"the stream has ended{self._said()}")
+        said = self._said()
+        raise Fault("login" if _REFUSED.search(said) else "unreachable", f"the stream has ended{said}")
 
     async def close(self) -> None:
         """Ends the stream."""

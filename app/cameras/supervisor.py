@@ -140,16 +140,17 @@ class Supervisor:
         """Starts what is new, ends what is gone, and leaves alone what is as it was.
 
         Raises:
-            OSError: the metrics' address cannot be bound; what ran before still runs.
+            OSError: the metrics' address cannot be bound; all else is as before.
         """
-        before, self._now = self._now, found
+        before = self._now
         if before is None or before.metrics != found.metrics:
-            end_server = self._end_server
-            # The address may be the same, with another port.
-            end_server()
+            self._end_server()
             self._end_server = lambda: None
+            # If the new address cannot be had, there is none, until the file is read again.
+            self._now = before and before.model_copy(update={"metrics": None})
             if found.metrics is not None:
                 self._end_server = await metrics.serve(self._metrics, found.metrics.host, found.metrics.port)
+        self._now = found
         all_new = before is None or before.service != found.service
         gone = [
             name for name, (camera, _) in self._cameras.items() if all_new or found.cameras.get(name) != camera.settings

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -12,6 +13,9 @@ from .. import __version__
 from ..errors import ClassifierError
 from .photos import STDIN
 from .results import ResultsFileError
+
+_NEEDS_CLIENT: Final = "this needs the extra 'client': pip install 'edge-classifier[client]'"
+_NEEDS_CAMERAS: Final = "this needs the extra 'cameras': pip install 'edge-classifier[cameras]'"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,9 +34,7 @@ def run(arguments: Sequence[str]) -> int:
 
         said = "\n".join(wrong_settings(error))
     except ModuleNotFoundError as error:
-        said = f"{error.name} is not installed; this needs the extra 'client': pip install 'edge-classifier[client]'"
-        if options.run is _cameras:
-            said = said.replace("client", "cameras")
+        said = f"{error.name} is not installed; {_NEEDS_CAMERAS if options.run is _cameras else _NEEDS_CLIENT}"
     except (ClassifierError, ResultsFileError, OSError) as error:
         said = str(error)
     print(f"edge-classifier: {said}", file=sys.stderr)

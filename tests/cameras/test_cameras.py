@@ -31,8 +31,8 @@ class Scene:
         shown = self.shown
         if shown == "page":
             request.answer(b"<html><title>login</title>", "text/html")
-        elif isinstance(shown, bytes):
-            request.answer(shown)
+        elif callable(shown):
+            request.answer(shown())
         else:
             request.answer(covered() if shown == "covered" else picture(shown))
 
@@ -186,7 +186,7 @@ def test_what_home_assistant_is_told(client, path, tmp_path):
                 lambda: "homeassistant/image/home_gw_1/yard_bin_image/config" not in retained(port, "homeassistant/#")
             )
             assert "homeassistant/image/home_gw_1/yard_gate_image/config" in retained(port, "homeassistant/#")
-            assert set(retained(port, "home/#")) == {"home/gw 1/status", "home/gw 1/yard/gate/availability"}
+            assert not [topic for topic in retained(port, "home/#") if "/bin/" in topic]
         stale.close()
 
 
@@ -270,7 +270,7 @@ def test_the_service_goes_and_comes(tiny, path):
         assert process.end() == 0
 
 
-@pytest.mark.parametrize("status", ["503 Service Unavailable", "302 Found"])
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "429 Too Many Requests"])
 def test_a_service_that_refuses_is_a_fault(path, status):
     with fake_camera(Scene(RED)) as camera, fake_camera(
         lambda r: r.answer(b"", "text/plain", status, "Retry-After: 60\r\nLocation: /x\r\n")
@@ -289,21 +289,20 @@ def test_faults_have_names_and_unknown_is_none_of_them(path, tmp_path):
         with running(path, given) as process:
             expected = ["login"]
             process.until(*expected)
-            whole = picture(RED)
             for shown, state in (
                 ("covered", "flat"),
                 (RED, "red"),
                 ((128, 128, 128), "unknown"),
-                (whole[: len(whole) // 2], "broken-picture"),
-                (b"GIF87 or so", "not-a-picture"),
+                (lambda: picture(RED)[:1500], "broken-picture"),
+                (lambda: b"GIF87 or so" + picture(RED)[100:], "not-a-picture"),
                 (RED, "red"),
             ):
                 scene.shown = shown
                 expected.append(state)
                 process.until(*expected)
-            # The very same bytes are a picture at first.
-            scene.shown = picture(BLUE)
-            process.until(*expected, "blue", "frozen")
+            same = picture(RED)
+            scene.shown = lambda: same
+            process.until(*expected, "frozen")
             assert process.end() == 0
 
 

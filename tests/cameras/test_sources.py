@@ -379,6 +379,15 @@ def test_ffmpegs_last_words_are_told_without_the_password():
     assert children() == 0
 
 
+def test_an_account_that_ffmpeg_is_refused_with():
+    with fake_camera(
+        lambda r: r.answer(b"", status="401 Unauthorized", headers="WWW-Authenticate: Basic\r\n")
+    ) as camera:
+        found = fault(lambda: ffmpeg(["-i", camera.url]))
+    assert found.kind == "login"
+    assert "401 Unauthorized" in found.detail
+
+
 def test_ffmpeg_that_gives_nothing_is_ended():
     read, write = os.pipe()
     try:

@@ -42,13 +42,13 @@ _MOST_SAID: Final = 4000
 _MOST_RESULT: Final = 100_000_000
 #: How many times the model that it begins with a training may take on the disk.
 _TIMES_MODEL: Final = 3
-#: Which share of the time each part takes, as measured with 40 to 2000 photos; for the guess of the time that is left.
+#: Which share of the time each part takes, as measured with 1000 photos; for the guess of the time that is left.
 _PARTS: Final = {
-    ("check", "Looking at the pictures"): (0.02, 0.38),
-    ("check", "Cross-validating"): (0.38, 0.45),
-    ("teach", "Computing features"): (0.45, 0.72),
-    ("teach", "Cross-validating"): (0.72, 0.85),
-    ("compare", "Asking the served model"): (0.85, 1.0),
+    ("check", "Looking at the pictures"): (0.01, 0.30),
+    ("check", "Cross-validating"): (0.30, 0.34),
+    ("teach", "Computing features"): (0.34, 0.74),
+    ("teach", "Cross-validating"): (0.74, 0.84),
+    ("compare", "Asking the served model"): (0.84, 1.0),
 }
 #: Doubtful photos, and photos of a confusion, that are told.
 _MOST_DOUBTS: Final = 200

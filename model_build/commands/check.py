@@ -124,6 +124,7 @@ def _lists(found: "Findings", root: Path) -> list[tuple[str, list[str]]]:
         ("Near-duplicates in a class", together(found.within)),
         ("Too dark", names(found.dark)),
         ("Nearly of one colour", names(found.flat)),
+        ("Blurred", names(found.blurred)),
     ]
 
 
@@ -152,6 +153,7 @@ def _write_report(path: Path, root: Path, found: "Findings") -> None:
         ("Near-duplicates in a class", shown(one for group in found.within for one in group)),
         ("Too dark", shown(found.dark)),
         ("Nearly of one colour", shown(found.flat)),
+        ("Blurred", shown(found.blurred)),
     ]
     sections = [report.table("Classes", *_counts(found))]
     sections.append(report.table("What to do", ["note"], [[note] for note in found.notes]))

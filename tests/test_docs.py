@@ -95,10 +95,13 @@ def test_every_problem_is_documented():
     assert documented == {kind.slug: str(kind.status) for kind in kinds}
 
 
-def test_every_route_is_documented():
-    section = PAGES[DOCS / "api.md"].split("## Routes\n", 1)[1].split("\n##", 1)[0]
-    documented = set(re.findall(r"`(?:GET|POST) (/[^`]*)`", section))
-    assert documented == set(routes())
+def test_every_route_is_documented(tmp_path):
+    documented = [
+        set(re.findall(r"`(?:GET|POST) (/[^`]*)`", section.partition("\n##")[0]))
+        for section in re.split("## (?:Routes|Teaching)\n", PAGES[DOCS / "api.md"])[1:]
+    ]
+    teaching = create_app(Settings(teach=tmp_path)).openapi()["paths"]
+    assert documented == [set(routes()), {*teaching, "/teach"} - set(routes())]
 
 
 def test_every_metric_is_documented(tiny):

@@ -7,6 +7,7 @@ photos are kept, for how long, and the quota of the whole folder.
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 Reason = Literal["unknown", "uncertain", "changed"]
 #: A best score below this is an uncertain one.
 _SURE: Final = 0.6
-#: Seconds between two photos of a camera for the same reason: doubled each time that nothing else comes in between, so
-#: that a camera which stares at one strange thing does not fill the folder with it.
+#: Seconds between two photos of a camera: doubled each time that nothing is new, so that a camera which stares at one
+#: strange thing does not fill the folder with it.
 _FIRST_WAIT_S: Final = 10.0
 _LONGEST_WAIT_S: Final = 3600.0
 #: Cameras that are remembered; the one that was not heard of for longest is forgotten first.
@@ -40,7 +41,7 @@ _MOST_WAITING: Final = 12_000_000
 class _Camera:
     label: str = ""
     reason: Reason | None = None
-    due: float = 0.0
+    kept_at: float = -math.inf
     wait_s: float = _FIRST_WAIT_S
 
 
@@ -100,20 +101,19 @@ class Lately:
             reason = "uncertain"
         elif changed:
             reason = "changed"
-        now = time.monotonic()
         if reason is None:
             return None
-        if changed or reason != seen.reason:
+        if new := changed or reason != seen.reason:
             seen.wait_s = _FIRST_WAIT_S
-            seen.due = min(seen.due, now + 1.0 if seen.reason is not None else now)
-        if now < seen.due:
+        now = time.monotonic()
+        if now - seen.kept_at < seen.wait_s:
             return None
         with self._lock:
             if self._waiting + size > _MOST_WAITING:
                 return None
             self._waiting += size
-        seen.reason, seen.due = reason, now + seen.wait_s
-        seen.wait_s = min(2 * seen.wait_s, _LONGEST_WAIT_S)
+        seen.wait_s = seen.wait_s if new else min(2 * seen.wait_s, _LONGEST_WAIT_S)
+        seen.reason, seen.kept_at = reason, now
         said = f"{reason}: {best.label} {best.score:.0%}" if best else reason
         self._queue.put(_Kept(camera, photo, size, reason, said))
         return reason

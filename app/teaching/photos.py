@@ -71,11 +71,11 @@ class Moved:
 
 @dataclass(slots=True)
 class _Listing:
-    """What was in a folder when its time was ``mtime_ns``."""
+    """What was in a folder, read at ``read_ns``, when its time was ``mtime_ns``."""
 
     mtime_ns: int
     read_ns: int
-    files: list[tuple[str, os.stat_result]]
+    photos: list[Photo]
 
 
 class Photos:
@@ -99,6 +99,8 @@ class Photos:
         self._lock = threading.RLock()
         self._listings: dict[Path, _Listing] = {}
         self._used: int | None = None
+        self._indexed: list[list[Photo]] = []
+        self._index_of_them: dict[str, Photo] = {}
         for name in ("photos", REMOVED, LATELY, "thumbnails", "runs"):
             (root / name).mkdir(parents=True, exist_ok=True)
         # What a kill left half written.
@@ -114,7 +116,7 @@ class Photos:
     def classes(self) -> dict[str, int]:
         """The number of photos by class, in the order of their names."""
         with self._lock:
-            return {path.name: len(self._list(path).files) for path in self._folders(self.folder)}
+            return {path.name: len(self._photos_in(path, "photos", path.name)) for path in self._folders(self.folder)}
 
     def of_class(self, name: str) -> list[Photo]:
         """A class's photos, the newest first.
@@ -375,40 +377,45 @@ class Photos:
             if path.name != but and key(path.name) == key(name):
                 raise Conflict(f"There is a class {quoted(path.name)} already. Choose another name.")
 
-    def _list(self, folder: Path) -> _Listing:
-        """The pictures in a folder, read again if it has changed."""
+    def _photos_in(self, folder: Path, place: Place, label: str) -> list[Photo]:
+        """The photos in a folder, read again if it has changed; the same list where they are the same."""
         stamp = folder.stat().st_mtime_ns
         known = self._listings.get(folder)
         if known is not None and known.mtime_ns == stamp and known.read_ns - stamp > _GRAIN_NS:
-            return known
+            return known.photos
         now = time.time_ns()
         with os.scandir(folder) as found:
-            files = [
-                (entry.name, entry.stat())
+            photos = [
+                _photo(entry, place, label)
                 for entry in found
                 if not entry.name.startswith(".") and Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file()
             ]
-        if known is not None and len(known.files) != len(files):
+        if known is not None and known.photos == photos:
+            photos = known.photos
+        elif known is not None:
             self._used = None
-        self._listings[folder] = _Listing(stamp, now, files)
-        return self._listings[folder]
-
-    def _photos_in(self, folder: Path, place: Place, label: str) -> list[Photo]:
-        return [
-            Photo(_id(name, stat), folder / name, place, label, stat.st_size, stat.st_ctime)
-            for name, stat in self._list(folder).files
-        ]
+        self._listings[folder] = _Listing(stamp, now, photos)
+        return photos
 
     def _index(self) -> dict[str, Photo]:
-        index: dict[str, Photo] = {}
-        # The same file in two classes, with its time: the first one has the id.
-        for photo in [
-            *(p for path in self._folders(self.folder) for p in self._photos_in(path, "photos", path.name)),
-            *self.removed(),
-            *self.lately(),
-        ]:
-            index.setdefault(photo.id, photo)
-        return index
+        """All photos by their ids."""
+        places: tuple[tuple[Path, Place], ...] = (
+            (self.folder, "photos"),
+            (self.root / REMOVED, "removed"),
+            (self.root / LATELY, "lately"),
+        )
+        lists = [
+            self._photos_in(path, place, "" if place == "lately" else path.name)
+            for root, place in places
+            for path in self._folders(root)
+        ]
+        if list(map(id, lists)) != list(map(id, self._indexed)):
+            self._indexed = lists
+            self._index_of_them = {}
+            # The same file in two classes, with its time: the first one has the id.
+            for photo in (photo for photos in lists for photo in photos):
+                self._index_of_them.setdefault(photo.id, photo)
+        return self._index_of_them
 
     @staticmethod
     def _newest(photos: Iterable[Photo]) -> list[Photo]:
@@ -527,9 +534,12 @@ def _free(folder: Path, name: str) -> Path:
     return path
 
 
-def _id(name: str, stat: os.stat_result) -> str:
-    """What differs between photos and stays when one is moved."""
-    return sha256(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape")).hexdigest()[:32]
+def _photo(entry: os.DirEntry[str], place: Place, label: str) -> Photo:
+    """What a file is called by clients differs between photos, and stays when one is moved."""
+    stat = entry.stat()
+    named = f"{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape")
+    id_ = sha256(named).hexdigest()[:32]
+    return Photo(id_, Path(entry.path), place, label, stat.st_size, stat.st_ctime)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, int]]:

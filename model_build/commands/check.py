@@ -123,6 +123,7 @@ def _lists(found: "Findings", root: Path) -> list[tuple[str, list[str]]]:
         ("Near-duplicates in a class", together(found.within)),
         ("Too dark", names(found.dark)),
         ("Nearly of one colour", names(found.flat)),
+        ("Blurred", names(found.blurred)),
     ]
 
 
@@ -157,6 +158,7 @@ def sections(found: "Findings", root: Path) -> "list[Section]":
         ("Near-duplicates in a class", shown(one for group in found.within for one in group)),
         ("Too dark", shown(found.dark)),
         ("Nearly of one colour", shown(found.flat)),
+        ("Blurred", shown(found.blurred)),
     ]
     return [
         report.table("Pictures", *_counts(found)),

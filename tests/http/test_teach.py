@@ -504,7 +504,7 @@ def test_a_model_that_cannot_be_served_changes_nothing(tiny, tmp_path):
         assert (client.get("/health").json()["model"]["name"], state(client)["can_go_back"]) == ("tiny", False)
         model.write_bytes(whole)
         assert client.post("/teach/use", json={"training": 1}).status_code == 200
-    # Damaged while the service was off: what is configured is served, and the choice is not forgotten.
+    # Overwritten while the service was off: what is configured is served, and the choice is not forgotten.
     model.write_bytes(b"rubbish")
     with serving(tiny, teach=tmp_path) as client:
         assert client.get("/health").json()["model"]["name"] == "tiny"

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from model_build.__main__ import main
 from model_build.dataset import photos
@@ -35,6 +35,8 @@ def found(tmp_path_factory):
     with Image.open(root / "train/green/5.jpg") as seen:
         seen.point(lambda value: value // 16).save(root / "train/green/dark.jpg")
     Image.new("RGB", (400, 100), (120, 130, 140)).save(root / "train/green/flat.jpg")
+    with Image.open(root / "valid/red/2.jpg") as seen:
+        seen.filter(ImageFilter.GaussianBlur(4)).save(root / "valid/red/2.jpg")
     (root / "train/red/broken.jpg").write_bytes((root / "train/red/1.jpg").read_bytes()[:2000])
     return root
 
@@ -59,6 +61,7 @@ def test_everything_that_is_wrong_is_found(found, capsys, tmp_path):
     assert said["across"] == named("train/blue/4.jpg", "train/red/both.jpg")
     assert said["dark"] == [str(found / "train/green/dark.jpg")]
     assert said["flat"] == [str(found / "train/green/flat.jpg")]
+    assert said["blurred"] == [str(found / "valid/red/2.jpg")]
     assert said["wide"] == 1
     assert said["sides"] == [100, 180, 180]
     assert [line for line in said["left_out"] if "broken.jpg" in line]

@@ -142,17 +142,22 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
                 asked.pictures
             ) == 1 else None
 
-        async def one(picture: Picture) -> Sight:
+        def scores_of(sight: Sight) -> NDArray[np.float32]:
+            # Nothing else of a picture is kept until the last one is done.
+            service.note(record, classifier, sight, classifier.best_group(sight.scored.scores))
+            return sight.scored.scores
+
+        async def one(picture: Picture) -> NDArray[np.float32]:
             (sight, _, _), _ = await workers.submit(
                 lambda: classifier.scores(picture, exclusive=workers.exclusive), client
             )
-            return sight
+            return scores_of(sight)
 
         (asked, single), queued_s = await workers.submit(begin, client)
         if single is not None:
             sight, decode_s, infer_s = single
             record.timings_s |= {"queue": queued_s, "decode": decode_s, "infer": infer_s}
-            rows = [sight]
+            rows = [scores_of(sight)]
         else:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -161,6 +166,4 @@ async def score(request: Request, classifier: Classifier, read: Callable[[Body],
                 raise failed.exceptions[0] from None
             rows = [task.result() for task in tasks]
     record.images = len(rows)
-    for row in rows:
-        service.note(record, classifier, row, classifier.best_group(row.scored.scores))
-    return asked, np.stack([row.scored.scores for row in rows])
+    return asked, np.stack(rows)

@@ -98,7 +98,7 @@ def read(path: Path) -> Labels:
         rows = _from_csv(path, stripped)
     else:
         rows = _from_lines(path, stripped)
-    pairs = [(row[0], row[1]) if len(row) == 2 else (None, row[0]) for row in rows]
+    pairs = [_pair(row) for row in rows]
     if not pairs:
         raise InputError(f"--labels: {path} has no labels")
     keys = [wnid or label for wnid, label in pairs]
@@ -108,6 +108,13 @@ def read(path: Path) -> Labels:
 
 
 _Row = tuple[str, ...]
+
+
+def _pair(row: _Row) -> tuple[str | None, str]:
+    if len(row) < 2:
+        return None, row[0]
+    # Keras's class index writes "great_white_shark".
+    return row[0], row[1].replace("_", " ") if _WORDNET.fullmatch(row[0]) else row[1]
 
 
 def _decoded(path: Path, data: bytes) -> str:

@@ -24,6 +24,7 @@ from model_build.export.preprocessing import (
     remove_preprocessing,
 )
 from model_build.network.onnx_model import OPSET, OnnxModel
+from model_build.network.tflite import TfliteModel
 from model_build.network.weights import Classifier
 
 
@@ -170,6 +171,9 @@ def convert(
 
 def _stated(model: Classifier) -> Pixels | None:
     """What the file itself says, in its metadata or by what it takes."""
+    if isinstance(model, TfliteModel) and model.grid is not None:
+        scale, zero = model.grid
+        return Pixels(Affine.per_channel(scale, -zero * scale), f"(0..255 - {zero:g}) * {scale:g}, as the file says")
     if not isinstance(model, OnnxModel) or (model.range_255 is None and model.bgr is None):
         whole = getattr(model, "takes_bytes", False)
         return Pixels(PIXEL_RANGES["0..255"], "0..255, as its uint8 input says") if whole else None

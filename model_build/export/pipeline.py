@@ -32,11 +32,14 @@ from model_build.export.preprocessing import PIXEL_RANGES, Affine
 from model_build.network import keras_file
 from model_build.network.architecture import LAYOUTS
 from model_build.network.onnx_model import OnnxModel
+from model_build.network.tflite import TfliteModel
 from model_build.network.weights import Source
 
 #: Photos that calibrate at most; each costs about a tenth of a second, twice.
 CALIBRATION_PHOTOS: Final = 200
 _GENERATED_PHOTOS: Final = 64
+#: Pictures that TensorFlow Lite's interpreter is asked about; it takes one at a time.
+_COMPARED_PHOTOS: Final = 24
 #: Labelled photos that ranges of pixels are tried on at most.
 _TRIED_PHOTOS: Final = 100
 _TOOLS: Final = ("keras", "tensorflow-cpu", "tf2onnx", "onnx", "onnxruntime", "numpy", "pillow")
@@ -173,6 +176,8 @@ def export(request: Request, quantization: Quantization, track: Track, say: Say)
         request.pixels or _known_pixels(source),
         multi_label=request.multi_label,
     )
+    if isinstance(source.model, TfliteModel):
+        _say_difference(source.model, converted, resize, say)
     several = converted.output.independent
     if several:
         say(f"The scores are independent (multi-label): a photo shows every class from {request.threshold:g} on")
@@ -365,6 +370,22 @@ def _propose_pixels(source: Source, converted: Converted, pictures: Photos, say:
         )
 
 
+def _say_difference(model: TfliteModel, converted: Converted, resize: Resize, say: Callable[[str], None]) -> None:
+    """How far what is computed here is from what TensorFlow Lite's own interpreter computes."""
+    prepared = converted.pixels.map.apply(photos.generated(_COMPARED_PHOTOS, resize).pixels)
+    own, theirs = model(prepared), model.by_interpreter(prepared)
+    if converted.output.kind == "logits":
+        own, theirs = converted.output.scores(own), converted.output.scores(theirs)
+    largest, same = np.abs(own - theirs).max(), int((own.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+    if not model.quantized and largest > parity.MAX_DIFFERENCE:
+        raise InputError(f"TensorFlow Lite's own interpreter gives other scores, by up to {largest:.2g}")
+    steps = "; the file's rounding between layers is undone" if model.quantized else ""
+    say(
+        f"Beside TensorFlow Lite's interpreter, on {_COMPARED_PHOTOS} generated pictures: scores within {largest:.1e}, "
+        f"top-1 the same on {same}{steps}"
+    )
+
+
 def _precision(wanted: str, converted: Converted, say: Callable[[str], None]) -> str:
     """What can be made of what is wanted."""
     reason = quantize.unsupported(converted.fp32) if wanted != "fp32" else None
@@ -425,7 +446,7 @@ def _default_name(request: Request, source: Source, size: int) -> str:
     if source.origin in ("imagenet", "none"):
         layout = f"_{source.architecture}" if source.architecture in LAYOUTS else ""
         return f"mobilenet_v2{layout}_{request.alpha}_{size}"
-    return re.sub(r"(?i)(\.weights\.h5|\.(h5|hdf5|keras|onnx|zip))$", "", source.origin)
+    return re.sub(r"(?i)(\.weights\.h5|\.(h5|hdf5|keras|onnx|tflite|zip))$", "", source.origin)
 
 
 def _initial_contract(

@@ -31,7 +31,8 @@ _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
 
 def kind_of(path: Path) -> str:
-    """What a file or folder is: ``zip``, ``h5`` (a whole model), ``weights`` (HDF5 without one) or ``saved_model``.
+    """What a file or folder is: ``zip``, ``h5`` (a whole model), ``weights`` (HDF5 without one), ``saved_model`` or
+    ``tflite``.
 
     Raises:
         InputError: something else, which it names.
@@ -50,9 +51,7 @@ def kind_of(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         return _kind_of_zip(path)
     if head[4:8] == b"TFL3":
-        raise InputError(
-            f"{path} is a TensorFlow Lite model; export the Keras model or SavedModel that it was made from"
-        )
+        return "tflite"
     if head.startswith(b"\x80") and b"." in head:
         raise InputError(f"{path} is a pickle, of PyTorch or scikit-learn; write it as ONNX there and use --onnx")
     if _is_onnx(head):

@@ -38,7 +38,14 @@ class OnnxModel:
             ``Image.NominalPixelRange``); None where there are none.
     """
 
-    def __init__(self, path: Path, head: str | None, layout: str, input_size: int | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        head: str | None,
+        layout: str,
+        input_size: int | None,
+        proto: onnx.ModelProto | None = None,
+    ) -> None:
         """Loads a file.
 
         Args:
@@ -46,11 +53,12 @@ class OnnxModel:
             head: the output that is wanted, where there are several.
             layout: ``nchw``, ``nhwc``, or ``auto``: what the shape says.
             input_size: side of the input in pixels, where the file leaves it open.
+            proto: what was made of the file, where it is of another kind.
 
         Raises:
             InputError: it cannot be read or run, or is no classifier of pictures.
         """
-        self.proto = _read(path)
+        self.proto = _with_one_input(path, _read(path) if proto is None else proto)
         metadata = {item.key: item.value for item in self.proto.metadata_props}
         if "schema" in metadata and "golden" in metadata:
             raise InputError(f"{path} is a model file of this project already; serve it as it is")
@@ -137,6 +145,10 @@ def _read(path: Path) -> onnx.ModelProto:
         raise InputError(f"--onnx: {path} or a file with its weights is not there: {reason(error)}") from error
     except Exception as error:
         raise InputError(f"--onnx: {path} is not a complete ONNX file: {reason(error)}") from error
+    return proto
+
+
+def _with_one_input(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
     known = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in known]
     if len(inputs) != 1:

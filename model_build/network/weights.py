@@ -71,8 +71,8 @@ def load(
 
     Args:
         weights: ``imagenet``, ``none`` or a path: a whole model (``.keras``, ``.h5``, also of Keras 2, or a SavedModel
-            folder), or bare weights (``.weights.h5``, or an ``.h5`` without a model in it) for the MobileNetV2 that
-            the other arguments describe.
+            folder, or ``.tflite``), or bare weights (``.weights.h5``, or an ``.h5`` without a model in it) for the
+            MobileNetV2 that the other arguments describe.
         alpha: width multiplier; for everything but a whole model.
         input_size: side of the input in pixels; None means 224, or a whole model's own.
         classes: number of classes; None means 1000, or a whole model's own.
@@ -101,7 +101,7 @@ def load(
     model = _whole_model(path, form, input_size, head)
     if classes and model.output_shape[-1] not in (classes, 1):
         raise InputError(f"{path} has {model.output_shape[-1]} classes; --classes says {classes}")
-    return Source(model, path.absolute().name, sha256(path), "file")
+    return Source(model, path.absolute().name, sha256(path), "file", framework="ONNX" if form == "tflite" else "Keras")
 
 
 def cache() -> Path:
@@ -184,7 +184,11 @@ def _bare_weights(path: Path, architecture: str, alpha: float, size: int, classe
 
 def _whole_model(path: Path, kind: str, input_size: int | None, head: str | None) -> Classifier:
     model: Classifier
-    if kind == "saved_model":
+    if kind == "tflite":
+        from model_build.network.tflite import TfliteModel
+
+        model = TfliteModel(path, head, input_size)
+    elif kind == "saved_model":
         from model_build.network.saved_model import SavedModel
 
         model = SavedModel(path, head)

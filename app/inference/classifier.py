@@ -50,12 +50,14 @@ class Sight:
         pixels: ``uint8 [H, W, 3]`` RGB, the model's input.
         appearance: what these look like.
         scored: the scores; of an earlier frame, where that was near-identical.
+        crop: the part of the picture that the pixels are of.
     """
 
     picture: bytes | NDArray[np.uint8]
     pixels: NDArray[np.uint8]
     appearance: Appearance
     scored: Scored
+    crop: Crop = WHOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ class Classifier:
             groups = tuple(Group(names[i], score) for i, score in top_k(by_name, k, min_score))
             if by_group:
                 ranked = self.groups.members(scores, best, k, min_score)
-        sight = Sight(data, pixels, Appearance.of(pixels), scored)
+        sight = Sight(data, pixels, Appearance.of(pixels), scored, crop)
         inferred = time.perf_counter()
         labels, ids = self.contract.labels, self.contract.ids
         return Result(

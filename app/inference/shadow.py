@@ -100,7 +100,7 @@ class Shadow:
     def _compare(self, answered: Classifier, sight: Sight) -> tuple[str, bool, bool]:
         pixels = sight.pixels
         if answered.contract.resize != self.contract.resize and isinstance(sight.picture, bytes):
-            pixels = load(sight.picture, self.contract.resize, self._classifier.decode_budget)
+            pixels = load(sight.picture, self.contract.resize, self._classifier.decode_budget, sight.crop)
         scored = self._classifier.model.judge(pixels)
         by_group = answered.groups is not None and self._classifier.groups is not None
         said = answered.name_of(sight.scored, by_group=by_group)

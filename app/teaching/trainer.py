@@ -44,10 +44,8 @@ _MOST_RESULT: Final = 100_000_000
 _TIMES_MODEL: Final = 3
 #: Which share of the time each part takes, as measured with 1000 photos; for the guess of the time that is left.
 _PARTS: Final = {
-    ("teach", "Computing features"): (0.01, 0.40),
-    ("teach", "Cross-validating"): (0.40, 0.50),
-    ("check", "Looking at the pictures"): (0.50, 0.80),
-    ("check", "Cross-validating"): (0.80, 0.84),
+    ("teach", "Computing features"): (0.01, 0.65),
+    ("teach", "Cross-validating"): (0.65, 0.84),
     ("compare", "Asking the served model"): (0.84, 1.0),
 }
 #: Doubtful photos, and photos of a confusion, that are told.
@@ -238,11 +236,7 @@ class Trainer:
         as_json = ("--json", "--progress", "json")
         arguments = [_BUILDER, "teach", str(base), photos, "--output", str(folder), "--name", self._name]
         taught = self._ask("teach", number, [*arguments, *as_json])
-        # Where `teach` has looked through the folder itself, once is enough.
-        checked = taught.get("check") or self._ask(
-            "check", number, [_BUILDER, "check", photos, "--model", str(base), *as_json]
-        )
-        found = _told(checked, taught, ids)
+        found = _told(taught, ids)
         try:
             rows = self._rows(number, photos, served.path)
         except _Failed as error:
@@ -357,8 +351,9 @@ def _why(command: str, code: int, said: bytes) -> str:
     return last or f"{command} ended with {code}."
 
 
-def _told(checked: dict[str, Any], taught: dict[str, Any], ids: dict[tuple[str, str], str]) -> dict[str, Any]:
-    """What a page shows of the two commands' results; photos by their ids."""
+def _told(taught: dict[str, Any], ids: dict[tuple[str, str], str]) -> dict[str, Any]:
+    """What a page shows of the command's result; photos by their ids."""
+    checked = taught["check"]
 
     def id_of(path: str) -> str | None:
         return ids.get((Path(path).parent.name, Path(path).name))

@@ -1,8 +1,11 @@
 """Which photos that came in are kept, and how often; ``tests/http/test_teach.py`` has what becomes of them."""
 
+import numpy as np
 import pytest
 
-from app.inference.classifier import Prediction, Result
+from app.inference.appearance import Appearance
+from app.inference.classifier import Prediction, Result, Sight
+from app.inference.model import Scored
 from app.teaching import lately as lately_module
 from app.teaching.lately import Lately
 from app.teaching.photos import Photos
@@ -11,6 +14,9 @@ from tests.photos import encode, solid
 
 PHOTO = encode(solid((9, 9, 9)), "PNG")
 CONTRACT = tiny_model.contract()
+SIGHT = Sight(
+    PHOTO, np.zeros((32, 32, 3), np.uint8), Appearance(0, 0, 0), Scored(np.zeros(3, np.float32), unknown=False)
+)
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def offered(tmp_path, monkeypatch):
         clock[0] = at
         predictions = () if score is None else (Prediction(label, 0, None, score),)
         more = {"unknown": False, "cached": False, **more}
-        result = Result(CONTRACT, predictions, decode_s=0.0, infer_s=0.0, **more)
+        result = Result(SIGHT, CONTRACT, predictions, decode_s=0.0, infer_s=0.0, **more)
         return kept.offer(camera, lambda: PHOTO, size, result)
 
     yield offering

@@ -69,7 +69,8 @@ class ImagePrediction(BaseModel):
 
 #: A project may have the cloud's own prefix before it.
 _ITERATION: Final = "/{project:path}/classify/iterations/{name}"
-_PROJECT: Final[dict[str, Any]] = {**NAME, "name": "project"}
+#: What a path's part of several segments cannot hold: it ends at a line break, as a regular expression's dot does.
+_PROJECT: Final[dict[str, Any]] = {**NAME, "name": "project", "schema": {"type": "string", "pattern": r"^[^\n]+$"}}
 _BINARY: Final = {"type": "string", "format": "binary"}
 _PHOTO: Final[dict[str, Any]] = {
     "required": True,

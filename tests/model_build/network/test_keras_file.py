@@ -306,7 +306,7 @@ def test_clear_errors(plain, tmp_path):
         "m.onnx": bytes([8, 8, 0x12, 7]) + b"pytorch" + bytes(9),
         "m.pkl": b"\x80\x04cstuff.",
     }
-    says = ["damaged zip", "damaged HDF5", "not a Keras file", "not a Keras file", "Lite", "use --onnx", "pickle"]
+    says = ["damaged zip", "damaged HDF5", "not a Keras file", "not a Keras file", "tf2onnx", "use --onnx", "pickle"]
     for (name, data), expected in zip(made.items(), says, strict=True):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError, match=expected):

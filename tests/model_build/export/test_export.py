@@ -82,9 +82,9 @@ def test_the_file_is_complete_in_itself(built, precision):
     assert found.parameters == 3_538_984
     assert found.provenance["tools"]["keras"]
     assert found.measured["against"] == ("keras" if precision == "fp32" else "fp32")
-    # Of the photos that scikit-image ships a few are held out; the others calibrate.
+    # Where there are no others, a few of the photos that scikit-image ships are held out; the rest calibrate.
     assert found.measured["held_out"] is True
-    assert 5 <= found.measured["photos"] <= 10
+    assert found.measured["photos"] in ([250] if IMAGENET and LABELLED.is_dir() else range(5, 11))
     if precision == "int8":
         assert found.provenance["quantization"]["method"] == "gptq"
         low, high = found.measured["agreement_interval"]
@@ -108,7 +108,9 @@ def test_fp32_is_keras(built):
 def test_int8_reads_pixels_directly_and_has_no_float_convolution(built):
     model = onnx.load(built / "mobilenet_v2_1.0_224.int8.onnx")
     nodes = list(model.graph.node)
-    assert [node.output[0] for node in nodes if node.op_type in ("Cast", "Sub")] == ["evidence_bias"]
+    readers = [node for node in nodes if "image" in node.input]
+    readers += [node for node in nodes if any(reader.output[0] in node.input for reader in readers)]
+    assert {node.op_type for node in readers} <= {"Transpose", "DequantizeLinear", "Conv"}
     made = {name: node for node in nodes for name in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in nodes:

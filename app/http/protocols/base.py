@@ -40,6 +40,19 @@ NAME: Final[dict[str, Any]] = {
     "schema": {"type": "string"},
 }
 VERSION: Final[dict[str, Any]] = {**NAME, "name": "version"}
+#: The photo's field of a form, and the field of an API key where a protocol has one.
+PHOTO_FIELD: Final[dict[str, Any]] = {"type": "string", "format": "binary"}
+KEY_FIELD: Final[dict[str, Any]] = {
+    "type": "string",
+    "description": "An API key, if keys are set; before the photo.",
+}
+
+
+def form(photo: str, **more: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI's description of a multipart body: the photo's field, which it needs, and others by their names."""
+    properties = {photo: PHOTO_FIELD, **more}
+    schema = {"type": "object", "required": [photo], "properties": properties}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
 class Asked(Protocol):

@@ -18,7 +18,7 @@ from ...inference.imaging import size
 from ..body_reader import Body
 from ..service import Service
 from . import deepstack
-from .base import NAME, REFUSALS, classify, model
+from .base import KEY_FIELD, NAME, REFUSALS, classify, form, model
 from .deepstack import FIELD, KEY, VIEW, best_of, view_of
 
 #: The form's field for the score below which nothing is told, and what is meant where it is missing.
@@ -82,22 +82,13 @@ async def custom_models(request: Request) -> CustomModels:
     responses=ERROR_FORMAT.responses(errors.UnsupportedBody, errors.InvalidParameter, errors.UnknownModel, *REFUSALS),
     openapi_extra={
         "parameters": [NAME, VIEW],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": [FIELD],
-                        "properties": {
-                            FIELD: {"type": "string", "format": "binary"},
-                            _LEAST: {"type": "number", "minimum": 0, "maximum": 1, "default": _DEFAULT_LEAST},
-                            KEY: {"type": "string", "description": "An API key, if keys are set; before the photo."},
-                        },
-                    }
-                }
+        "requestBody": form(
+            FIELD,
+            **{
+                _LEAST: {"type": "number", "minimum": 0, "maximum": 1, "default": _DEFAULT_LEAST},
+                KEY: KEY_FIELD,
             },
-        },
+        ),
     },
 )
 async def custom(request: Request) -> CustomAnswer:

@@ -20,7 +20,7 @@ from ... import errors
 from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..service import Service
-from .base import NAME, REFUSALS, classify
+from .base import NAME, PHOTO_FIELD, REFUSALS, classify, form
 
 #: Name of the multipart field that carries the photo.
 _FIELD: Final = "imageData"
@@ -71,14 +71,8 @@ class ImagePrediction(BaseModel):
 _ITERATION: Final = "/{project:path}/classify/iterations/{name}"
 #: What a path's part of several segments cannot hold: it ends at a line break, as a regular expression's dot does.
 _PROJECT: Final[dict[str, Any]] = {**NAME, "name": "project", "schema": {"type": "string", "pattern": r"^[^\n]+$"}}
-_BINARY: Final = {"type": "string", "format": "binary"}
-_PHOTO: Final[dict[str, Any]] = {
-    "required": True,
-    "content": {
-        "application/octet-stream": {"schema": _BINARY},
-        "multipart/form-data": {"schema": {"type": "object", "required": [_FIELD], "properties": {_FIELD: _BINARY}}},
-    },
-}
+_PHOTO: Final[dict[str, Any]] = form(_FIELD)
+_PHOTO["content"] = {"application/octet-stream": {"schema": PHOTO_FIELD}, **_PHOTO["content"]}
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -16,7 +16,7 @@ from ... import errors
 from ...inference.classifier import Group, Prediction, Result
 from .. import problems
 from ..service import Service
-from .base import NAME, REFUSALS, classify
+from .base import KEY_FIELD, NAME, REFUSALS, classify, form
 
 #: Names of the multipart fields that carry the photo and the API key.
 FIELD: Final = "image"
@@ -65,27 +65,7 @@ VIEW: Final[dict[str, Any]] = {
     "/v1/vision/scene",
     summary="Classify one photo, as DeepStack does",
     responses=ERROR_FORMAT.responses(errors.UnsupportedBody, errors.InvalidParameter, *REFUSALS),
-    openapi_extra={
-        "parameters": [VIEW],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": [FIELD],
-                        "properties": {
-                            FIELD: {"type": "string", "format": "binary"},
-                            KEY: {
-                                "type": "string",
-                                "description": "An API key, if keys are set; before the photo.",
-                            },
-                        },
-                    }
-                }
-            },
-        },
-    },
+    openapi_extra={"parameters": [VIEW], "requestBody": form(FIELD, **{KEY: KEY_FIELD})},
 )
 async def scene(request: Request) -> Scene:
     """The photo as multipart field `image`; its best class, or with `?view=groups` its best group.

@@ -16,7 +16,7 @@ from ...inference.imaging import size
 from .. import problems
 from ..body_reader import FIELD, Body
 from ..service import Service
-from .base import REFUSALS, classify
+from .base import REFUSALS, classify, form
 
 #: What there is of a photo that cannot be used is a line of text with this status.
 _BAD_REQUEST: Final = (errors.UnsupportedBody, errors.NotAnImage, errors.BrokenImage)
@@ -82,20 +82,7 @@ class Info(BaseModel):
     "/api/image",
     summary="Classify one photo, as Edge Impulse's runner does",
     responses=ERROR_FORMAT.responses(errors.UnsupportedBody, *REFUSALS),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": [FIELD],
-                        "properties": {FIELD: {"type": "string", "format": "binary"}},
-                    }
-                }
-            },
-        }
-    },
+    openapi_extra={"requestBody": form(FIELD)},
 )
 async def image(request: Request) -> Classified:
     """The photo as multipart field `file`, to the default model."""

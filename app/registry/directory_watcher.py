@@ -54,8 +54,12 @@ class DirectoryWatcher:
         self._mounts = _Mounts()
         self._loop.add_reader(self._mounts.fileno(), self._mounted)
 
-    def set_paths(self, directories: set[Path]) -> None:
-        """Watches these and nothing else; instead of one that cannot be watched the nearest above it that can."""
+    def set_paths(self, directories: set[Path]) -> bool:
+        """Watches these and nothing else; instead of one that cannot be watched the nearest above it that can.
+
+        Returns:
+            Whether something is watched that was not before: what changed in it until now was not told.
+        """
         before, self._paths = self._paths, {}
         for directory in directories:
             for path in (directory, *directory.parents):
@@ -66,6 +70,7 @@ class DirectoryWatcher:
                     break
         for watch in before.keys() - self._paths.keys():
             self._libc.inotify_rm_watch(self._fd, watch)
+        return not self._paths.keys() <= before.keys()
 
     def close(self) -> None:
         """Stops; the call that is due is dropped."""
@@ -87,8 +92,9 @@ class DirectoryWatcher:
             at += size
             directory = self._paths.get(watch)
             if directory is None:
-                # Not watched any more; or -1: there were more changes than the kernel keeps.
-                relevant |= watch < 0
+                # It changed before it was given up, perhaps because of that: a folder that was exchanged for another
+                # of its name. Or -1: there were more changes than the kernel keeps.
+                relevant |= not mask & _IGNORED
             elif mask & _IGNORED:
                 del self._paths[watch]
                 relevant = True

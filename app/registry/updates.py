@@ -178,7 +178,8 @@ class ModelUpdater:
             for name, offers in self._source.offers().items():
                 updates += await self._choose(name, offers)
             if updates:
-                await self._set_paths()
+                if await self._set_paths():
+                    self._changed()
                 await asyncio.to_thread(trim_heap)
             return updates
 
@@ -232,11 +233,13 @@ class ModelUpdater:
             served.classifier.multithreaded = served.classifier.model
         return []
 
-    async def _set_paths(self) -> None:
+    async def _set_paths(self) -> bool:
+        """Watches where the source says; returns whether that is something new."""
         if self._watch is not None:
             # A folder that may not be read for a moment: what is watched stays.
             with contextlib.suppress(OSError):
-                self._watch.set_paths(await asyncio.to_thread(self._source.directories))
+                return self._watch.set_paths(await asyncio.to_thread(self._source.directories))
+        return False
 
     def _note(self, outcome: Outcome, path: Path, reason: str, served: LoadedModel | None) -> Update:
         model, version = (served.name, served.contract.version) if served else (None, None)

@@ -94,6 +94,28 @@ def test_what_is_not_aimed_at_any_more_is_not_watched(tmp_path):
     assert asyncio.run(told()) == 0
 
 
+@pytest.mark.parametrize("back", [True, False])
+def test_a_folder_that_goes_while_the_paths_are_set_is_told(tmp_path, back):
+    """Before the event is read its watch is given up; another folder of that name may be there by then."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    async def told() -> bool:
+        changes = asyncio.Queue()
+        watch = DirectoryWatcher(lambda: changes.put_nowait(None))
+        assert watch.set_paths({folder})
+        assert not watch.set_paths({folder})
+        folder.rename(tmp_path / "elsewhere")
+        if back:
+            folder.mkdir()
+        assert watch.set_paths({folder})
+        await asyncio.wait_for(changes.get(), 10)
+        watch.close()
+        return changes.empty()
+
+    assert asyncio.run(told())
+
+
 def test_what_cannot_be_watched_is_awaited_above_it(tmp_path):
     async def told() -> None:
         changes = asyncio.Queue()

@@ -16,7 +16,8 @@ from model_build.network.session import session
 #: Older graphs are brought up to this operator set; newer ones stay as they are.
 OPSET: Final = 17
 _TYPES: Final = {TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8}
-_OTHER_FLOATS: Final = (TensorProto.FLOAT16, TensorProto.DOUBLE)
+_HALVES: Final = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_OTHER_FLOATS: Final = (*_HALVES, TensorProto.DOUBLE)
 #: What decides or repeats while a graph runs, so that it cannot be read from its end.
 _CONTROL_FLOW: Final = ("If", "Loop", "Scan")
 #: What may stand between a classifier's scores and the outputs that converters for classical models add.
@@ -64,8 +65,7 @@ class OnnxModel:
             raise InputError(f"{path} is a model file of this project already; serve it as it is")
         self.bgr = _said(metadata.get("Image.BitmapPixelFormat"), "Bgr8")
         self.range_255 = _said(metadata.get("Image.NominalPixelRange"), "NominalRange_0_255")
-        _lift_constants(self.proto)
-        _in_single_precision(self.proto)
+        in_single_precision(self.proto)
         self.labels = _keep_one_output(path, self.proto, head)
         self._fix_input(path, layout, input_size)
         self.proto = _upgraded(path, self.proto)
@@ -183,19 +183,27 @@ def _lift_constants(proto: onnx.ModelProto) -> None:
         proto.graph.node.remove(node)
 
 
-def _in_single_precision(proto: onnx.ModelProto) -> None:
-    """Makes a graph in half or double precision one in single precision, which the service's processors know best."""
+def in_single_precision(proto: onnx.ModelProto) -> bool:
+    """Makes a graph in half or double precision one in single precision, which the service's processors know best.
+
+    Returns:
+        Whether any of it was in half precision.
+    """
+    _lift_constants(proto)
+    halves = any(tensor.data_type in _HALVES for tensor in proto.graph.initializer)
     for tensor in proto.graph.initializer:
         if tensor.data_type in _OTHER_FLOATS:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
     for node in proto.graph.node:
         for item in node.attribute:
             if node.op_type == "Cast" and item.name == "to" and item.i in _OTHER_FLOATS:
+                halves = halves or item.i in _HALVES
                 item.i = TensorProto.FLOAT
     del proto.graph.value_info[:]
     for value in [*proto.graph.input, *proto.graph.output]:
         if value.type.tensor_type.elem_type in _OTHER_FLOATS:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
+    return halves
 
 
 def _keep_one_output(path: Path, proto: onnx.ModelProto, head: str | None) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 
 from app.inference.model import Model
 from model_build.__main__ import main
@@ -124,6 +125,35 @@ def test_int8(tmp_path, labels):
     made = onnx.load(tmp_path / "out" / "net.int8.onnx")
     producers = {name: n.op_type for n in made.graph.node for name in n.output}
     assert {producers[n.input[1]] for n in made.graph.node if n.op_type == "Conv"} == {"DequantizeLinear"}
+
+
+class Calibration(CalibrationDataReader):
+    """Normalised pictures, one at a time."""
+
+    def __init__(self):
+        prepared = ((PIXELS / 255 - MEAN) / DEVIATION).astype(np.float32).transpose(0, 3, 1, 2)
+        self._pictures = iter(prepared[:, np.newaxis])
+
+    def get_next(self):
+        picture = next(self._pictures, None)
+        return None if picture is None else {"input": picture}
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_what_is_quantized_already_is_called_int8(tmp_path, labels, capsys, kind):
+    onnx.save(pytorch(), tmp_path / "float.onnx")
+    if kind == "static":
+        quantize_static(tmp_path / "float.onnx", tmp_path / "net.onnx", Calibration())
+    else:
+        quantize_dynamic(tmp_path / "float.onnx", tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    assert export(tmp_path, model, "--labels", labels, "--mean", *MEAN, "--std", *DEVIATION) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["net.int8.onnx"]
+    made = Model(tmp_path / "out" / "net.int8.onnx")
+    assert made.contract.precision == "int8"
+    assert made.contract.provenance["quantization"] == {"method": "as the file came"}
+    assert np.abs(made(PIXELS[:1]) - answers(model, (PIXELS[:1] / 255 - MEAN) / DEVIATION)).max() < 0.05
+    assert "quantized already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("end", ["sigmoid", "logits"])

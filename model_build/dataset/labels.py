@@ -119,6 +119,12 @@ def read(path: Path) -> Labels:
     return Labels(tuple(label for _, label in pairs), tuple(wnid for wnid, _ in pairs))
 
 
+def of_lines(lines: Sequence[str]) -> Labels:
+    """Labels from lines as ``read`` takes them from a text file, in the order of the model's output."""
+    pairs = [_pair(row) for row in _rows(lines)]
+    return Labels(tuple(label for _, label in pairs), tuple(wnid for wnid, _ in pairs))
+
+
 _Row = tuple[str, ...]
 
 
@@ -148,6 +154,10 @@ def _from_lines(path: Path, text: str) -> list[_Row]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) == 1 and "," in lines[0]:
         raise InputError(f"--labels: {path} has all its labels on one line; write one a line, or a JSON list")
+    return _rows(lines)
+
+
+def _rows(lines: Sequence[str]) -> list[_Row]:
     # As they stand in a program's list.
     quoted = [re.fullmatch(r"(['\"])(.+)\1,?", line) for line in lines]
     if all(quoted):

@@ -335,7 +335,7 @@ def _labels(given: Labels | None, source: Source, converted: Converted, say: Cal
         )
     if isinstance(source.model, OnnxModel) and source.model.labels is not None:
         say("No --labels given: the classes are called as the file says")
-        return Labels(source.model.labels, (None,) * len(source.model.labels))
+        return labels.of_lines(source.model.labels)
     say("No --labels given: classes are called 'class 0', 'class 1', ...")
     return labels.numbered(output.classes)
 

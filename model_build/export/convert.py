@@ -181,10 +181,11 @@ def _stated(model: Classifier) -> Pixels | None:
     if isinstance(model, TfliteModel) and model.grid is not None:
         scale, zero = model.grid
         return Pixels(Affine.per_channel(scale, -zero * scale), f"(0..255 - {zero:g}) * {scale:g}, as the file says")
-    if not isinstance(model, OnnxModel) or (model.range_255 is None and model.bgr is None):
+    if not isinstance(model, OnnxModel) or (model.pixel_range is None and model.bgr is None):
         whole = getattr(model, "takes_bytes", False)
         return Pixels(PIXEL_RANGES["0..255"], "0..255, as its uint8 input says") if whole else None
-    name = "0..255" if model.range_255 is not False else "0..1"
+    # Windows' own default, where only the order is said.
+    name = model.pixel_range or "0..255"
     order = BGR if model.bgr else PIXEL_RANGES["0..255"]
     return Pixels(order.then(PIXEL_RANGES[name]), f"{name}, {'BGR' if model.bgr else 'RGB'}, as the file says")
 

@@ -1,5 +1,6 @@
 """A classifier in an ONNX file from elsewhere: PyTorch's, timm's, Azure Custom Vision's, or a converter's."""
 
+import zipfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ _OTHER_FLOATS: Final = (*_HALVES, TensorProto.DOUBLE)
 _CONTROL_FLOW: Final = ("If", "Loop", "Scan")
 #: What may stand between a classifier's scores and the outputs that converters for classical models add.
 _AFTER: Final = ("ZipMap", "ArgMax", "ArrayFeatureExtractor", "LabelEncoder", "Normalizer")
+#: Ranges of pixels as ONNX's metadata call them (docs/MetadataProps.md in onnx's repository).
+_RANGES: Final = {"NominalRange_0_255": "0..255", "Normalized_0_1": "0..1", "Normalized_1_1": "-1..1"}
 _HINT: Final = "ONNX file of one picture, [batch, 3, H, W] or [batch, H, W, 3]"
 
 
@@ -35,8 +38,8 @@ class OnnxModel:
         input_shape: ``(None, H, W, C)``, as a Keras model says it, whatever ``planes_first`` is.
         output_shape: ``(None, classes)``.
         labels: what the file calls its classes; None where it does not say.
-        bgr, range_255: what Windows' metadata in the file say about pixels (``Image.BitmapPixelFormat``,
-            ``Image.NominalPixelRange``); None where there are none.
+        bgr, pixel_range: what Windows' metadata in the file say about pixels (``Image.BitmapPixelFormat``,
+            ``Image.NominalPixelRange``), the range as ``0..255``; None where there are none.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class OnnxModel:
         if "schema" in metadata and "golden" in metadata:
             raise InputError(f"{path} is a model file of this project already; serve it as it is")
         self.bgr = _said(metadata.get("Image.BitmapPixelFormat"), "Bgr8")
-        self.range_255 = _said(metadata.get("Image.NominalPixelRange"), "NominalRange_0_255")
+        self.pixel_range = _range_said(metadata.get("Image.NominalPixelRange"))
         in_single_precision(self.proto)
         self.labels = _keep_one_output(path, self.proto, head)
         self._fix_input(path, layout, input_size)
@@ -138,6 +141,11 @@ class OnnxModel:
 
 
 def _read(path: Path) -> onnx.ModelProto:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if name.endswith((".onnx", ".txt"))]
+        shown = f"; it holds {', '.join(inside[:3])}" if inside else ""
+        raise InputError(f"--onnx: {path} is a zip{shown}. Unpack it, and give the model and its --labels")
     try:
         proto = onnx.load(path)
         proto.graph.node[0]
@@ -163,6 +171,16 @@ def _with_one_input(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _said(value: str | None, expected: str) -> bool | None:
     return None if value is None else value == expected
+
+
+def _range_said(value: str | None) -> str | None:
+    if value is None:
+        return None
+    if value not in _RANGES:
+        raise InputError(
+            f"the file says that its pixels are {value}; {', '.join(_RANGES)} are known. Write it with one of them"
+        )
+    return _RANGES[value]
 
 
 def _lift_constants(proto: onnx.ModelProto) -> None:

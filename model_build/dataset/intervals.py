@@ -36,7 +36,9 @@ class Share:
     independent: int
 
 
-def share(flags: NDArray[np.bool_], clusters: NDArray[np.int64], worth: float = 1.0) -> Share | None:
+def share(
+    flags: NDArray[np.bool_], clusters: NDArray[np.int64], worth: float = 1.0, folds: int | None = None
+) -> Share | None:
     """The share of photos for which ``flags`` is true, near-duplicates together counting as one photo.
 
     A burst of fifty frames is one witness: it counts as much as a single photo, and the interval is that of as many
@@ -46,6 +48,8 @@ def share(flags: NDArray[np.bool_], clusters: NDArray[np.int64], worth: float = 
         flags: ``bool [N]``.
         clusters: ``int64 [N]``, as ``duplicates.clusters`` makes them.
         worth: of a cluster, for the interval; at most 1.
+        folds: where ``flags`` says what heads got right that had learned from all folds but one, how many folds there
+            are: the interval's upper end then allows for what the finished head gains, see ``_finished``.
 
     Returns:
         None where there are no photos.
@@ -54,20 +58,39 @@ def share(flags: NDArray[np.bool_], clusters: NDArray[np.int64], worth: float = 
         return None
     _, of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     witnesses = np.bincount(of, weights=flags) / sizes
-    low, high = wilson(float(witnesses.sum()) * worth, len(witnesses) * worth)
-    return Share(float(witnesses.mean()), low, high, len(flags), len(witnesses))
+    value, count = float(witnesses.mean()), len(witnesses)
+    low, high = _between(value, _finished(value, count, folds), count * worth)
+    return Share(value, low, high, len(flags), count)
 
 
-def mean(shares: Sequence[Share], worth: float = 1.0) -> Share:
+def mean(shares: Sequence[Share], worth: float = 1.0, folds: int | None = None) -> Share:
     """The mean of shares that each count the same, at least one, whatever number of photos they are of.
 
     Its interval is that of as many photos as are worth these, so weighted (Kish 1965, "Survey sampling", section 11.7).
     """
     value = sum(one.value for one in shares) / len(shares)
+    finished = sum(_finished(one.value, one.independent, folds) for one in shares) / len(shares)
     effective = len(shares) ** 2 / sum(1 / one.independent for one in shares) * worth
-    low, high = wilson(value * effective, effective)
+    low, high = _between(value, finished, effective)
     photos, independent = (sum(getattr(one, name) for one in shares) for name in ("photos", "independent"))
     return Share(value, low, high, photos, independent)
+
+
+def _finished(value: float, independent: int, folds: int | None) -> float:
+    """What the head that learns from all photos may get right, where heads that lacked a fold each got ``value``.
+
+    Mistakes are taken to fall as 1 / n with the n photos of the class that are learned from. On 40 folders of four
+    classes (150, 30, 30 and 5 photos), the class of 5 was right on 46.5 % in cross-validation, where 4 are learned
+    from, and the finished head on 57.4 % of others; without this, 7 of the 40 intervals ended below what is so.
+    """
+    if folds is None:
+        return value
+    return 1 - (1 - value) * (1 - math.ceil(independent / folds) / independent)
+
+
+def _between(least: float, most: float, of: float) -> tuple[float, float]:
+    """From the lower end of one share's interval to the upper end of another's."""
+    return wilson(least * of, of)[0], wilson(most * of, of)[1]
 
 
 def wilson(right: float, of: float) -> tuple[float, float]:

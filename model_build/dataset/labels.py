@@ -16,6 +16,14 @@ from model_build.errors import InputError
 _WORDNET: Final = re.compile(r"(n\d{8})(?:_(.*))?")
 #: Under what others' programs put their labels in JSON, the first that is there.
 _WRAPPED: Final = ("id2label", "class_names", "classes", "labels", "class_indices", "names", "categories")
+#: What they call the name and the number of a class, where each class is an object of its own.
+_NAME: Final = ("display_name", "name", "label", "class_name", "class", "title", "description")
+_NUMBER: Final = ("id", "index", "class_id", "label_id")
+#: A line with a running number: in front, or behind a separator.
+_NUMBERED: Final = (
+    re.compile(r"(?P<number>\d+)\s*[\s:.,;)=-]\s*(?P<label>.+)"),
+    re.compile(r"(?P<label>.+?)\s*[\t:,;=]\s*(?P<number>\d+)"),
+)
 _HEADINGS: Final = re.compile(r"((class|label|category)[ _]?)?(index|idx|id|number|names?|labels?)|class(es)?|category")
 
 
@@ -76,9 +84,11 @@ def read(path: Path) -> Labels:
     Told by what is in it, whatever it is called, it is one of
 
     - text with one label a line, in the order of the model's output, optionally ``id<TAB>label``; running numbers in
-      front (``0 cat``, ``1: cat``) are no part of a label, and say the order;
-    - JSON: a list of labels, ``{"0": "cat", ...}``, Keras's ``class_indices`` (``{"cat": 0, ...}``) and class index
-      (``{"0": ["n01440764", "tench"], ...}``), or one of these under ``class_names``, ``labels``, ``id2label`` ...;
+      front (``0 cat``, ``1: cat``) or behind a separator (``cat: 0``) are no part of a label, and say the order, and
+      quotes around every label are none;
+    - JSON: a list of labels or of objects (``[{"id": 0, "name": "cat"}, ...]``), ``{"0": "cat", ...}``, Keras's
+      ``class_indices`` (``{"cat": 0, ...}``) and class index (``{"0": ["n01440764", "tench"], ...}``), or one of these
+      under ``class_names``, ``labels``, ``id2label`` ...;
     - CSV with a column of labels, and perhaps one of indices or ids;
     - TensorFlow's label map (``item { id: 1 name: 'cat' }``).
 
@@ -96,6 +106,8 @@ def read(path: Path) -> Labels:
         rows = _from_label_map(path, stripped)
     elif path.suffix.lower() in (".csv", ".tsv"):
         rows = _from_csv(path, stripped)
+    elif path.suffix.lower() in (".yaml", ".yml") or re.search(r"^names:", stripped, re.MULTILINE):
+        raise InputError(f"--labels: {path} is YAML; write its names into a text file, one a line, or as a JSON list")
     else:
         rows = _from_lines(path, stripped)
     pairs = [_pair(row) for row in rows]
@@ -104,6 +116,12 @@ def read(path: Path) -> Labels:
     keys = [wnid or label for wnid, label in pairs]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise InputError(f"--labels: {path} names {', '.join(twice[:5])} more than once")
+    return Labels(tuple(label for _, label in pairs), tuple(wnid for wnid, _ in pairs))
+
+
+def of_lines(lines: Sequence[str]) -> Labels:
+    """Labels from lines as ``read`` takes them from a text file, in the order of the model's output."""
+    pairs = [_pair(row) for row in _rows(lines)]
     return Labels(tuple(label for _, label in pairs), tuple(wnid for wnid, _ in pairs))
 
 
@@ -136,10 +154,20 @@ def _from_lines(path: Path, text: str) -> list[_Row]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) == 1 and "," in lines[0]:
         raise InputError(f"--labels: {path} has all its labels on one line; write one a line, or a JSON list")
-    numbered = [re.fullmatch(r"(\d+)\s*[\s:.,;)=-]\s*(.+)", line) for line in lines]
-    matched = [match.groups() for match in numbered if match]
-    if len(matched) == len(lines) and (ordered := _ordered([(int(number), (label,)) for number, label in matched])):
-        return ordered
+    return _rows(lines)
+
+
+def _rows(lines: Sequence[str]) -> list[_Row]:
+    # As they stand in a program's list.
+    quoted = [re.fullmatch(r"(['\"])(.+)\1,?", line) for line in lines]
+    if all(quoted):
+        lines = [match[2].strip() for match in quoted if match]
+    for form in _NUMBERED:
+        matched = [match for line in lines if (match := form.fullmatch(line))]
+        if len(matched) == len(lines):
+            ordered = _ordered([(int(match["number"]), (match["label"],)) for match in matched])
+            if ordered:
+                return ordered
     # WordNet's own lists have a space behind the id.
     return [(match[1], match[2]) if (match := re.fullmatch(r"(n\d{8})\s+(.+)", line)) else _row(line) for line in lines]
 
@@ -163,6 +191,8 @@ def _from_json(path: Path, text: str) -> list[_Row]:
             document = document[inner[0]]
         if isinstance(document, dict):
             document = _from_object(document)
+        if all(isinstance(item, dict) for item in document):
+            return _from_objects(path, document)
         rows = [tuple(item) if isinstance(item, list) else (item,) for item in document]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
@@ -176,10 +206,27 @@ def _from_json(path: Path, text: str) -> list[_Row]:
 
 def _from_object(document: dict[str, Any]) -> list[Any]:
     """The values by their indices; which of keys and values are indices is seen."""
-    if document and all(type(value) is int for value in document.values()):
-        document = {str(index): name for name, index in document.items()}
+    numbers = all(type(value) is int for value in document.values())
+    digits = all(isinstance(value, str) and value.isdecimal() for value in document.values())
+    if numbers or (digits and not all(key.isdecimal() for key in document)):
+        document = {str(int(index)): name for name, index in document.items()}
     start = 0 if "0" in document else 1
     return [document[str(i)] for i in range(start, start + len(document))]
+
+
+def _from_objects(path: Path, objects: list[dict[str, Any]]) -> list[_Row]:
+    """Of a class each, in the order of their numbers where they have such."""
+    names = [next((item[key] for key in _NAME if key in item), None) for item in objects]
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"--labels: {path} has objects without a name; {{'id': 0, 'name': 'cat'}} is read")
+    rows = [(str(name),) for name in names]
+    numbers = [next((item[key] for key in _NUMBER if key in item), None) for item in objects]
+    if not all(type(number) is int for number in numbers):
+        return list(rows)
+    ordered = _ordered([(int(number or 0), row) for number, row in zip(numbers, rows, strict=True)])
+    if ordered is None:
+        raise InputError(f"--labels: {path} has ids that do not count from 0 or 1, or a name twice")
+    return ordered
 
 
 def _from_label_map(path: Path, text: str) -> list[_Row]:

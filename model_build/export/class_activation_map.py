@@ -106,6 +106,7 @@ def _column(graph: Graph, layer: onnx.NodeProto, chosen: str, last: str) -> str:
     if dequantize is None:
         return column
     # Last: ONNX Runtime moves a DequantizeLinear through a Transpose without its axis.
-    names = enumerate(dequantize.input[1:])
-    grid = [graph.add("Gather", [name, chosen], f"evidence_grid_{i}", axis=0) for i, name in names]
-    return graph.add("DequantizeLinear", [column, *grid], "evidence_dequantized", axis=0)
+    names = list(dequantize.input[1:])
+    if any(graph.constants[name].dims for name in names if name in graph.constants):
+        names = [graph.add("Gather", [name, chosen], f"evidence_grid_{i}", axis=0) for i, name in enumerate(names)]
+    return graph.add("DequantizeLinear", [column, *names], "evidence_dequantized", axis=0)

@@ -23,7 +23,7 @@ from model_build.export.preprocessing import (
     add_image_input,
     remove_preprocessing,
 )
-from model_build.network.onnx_model import OPSET, OnnxModel
+from model_build.network.onnx_model import OPSET, OnnxModel, in_single_precision
 from model_build.network.tflite import TfliteModel
 from model_build.network.weights import Classifier
 
@@ -48,14 +48,19 @@ class Converted:
     """A classifier in our form of graph.
 
     Attributes:
-        fp32: without metadata.
+        fp32: without metadata; int8 where the classifier is quantized already.
         pixels: what has to be done to pixels before the classifier itself sees them.
         output: what the classifier itself puts out.
+        quantized: whether it is quantized already.
+        coarse: whether the classifier itself rounds so coarsely (quantized, or in half precision) that its scores
+            change visibly with the order of its arithmetic.
     """
 
     fp32: onnx.ModelProto
     pixels: Pixels
     output: Output
+    quantized: bool = False
+    coarse: bool = False
 
 
 _SIMPLER: Final = "Export it once more with constant shapes and nothing but ONNX's own operators (opset 17)"
@@ -130,7 +135,7 @@ def convert(
     """
     foreign = isinstance(model, OnnxModel)
     planes_first = isinstance(model, OnnxModel) and model.planes_first
-    proto = onnx.ModelProto()
+    proto, halves = onnx.ModelProto(), False
     if isinstance(model, OnnxModel):
         proto.CopyFrom(model.proto)
     else:
@@ -138,6 +143,7 @@ def convert(
         # TensorFlow's graphs hold on to each other, with several copies of the weights: 0.8 GB for MobileNetV2.
         gc.collect()
         trim_heap()
+        halves = in_single_precision(proto)
     try:
         # Its own tensors may be called as ours are.
         proto = onnx.compose.add_prefix(proto, "source.")
@@ -166,7 +172,8 @@ def convert(
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
         raise InputError(f"the model cannot be brought into our form: {reason(error)}. {_SIMPLER}") from error
-    return Converted(proto, pixels, output)
+    quantized = graph.is_quantized(proto)
+    return Converted(proto, pixels, output, quantized, quantized or halves)
 
 
 def _stated(model: Classifier) -> Pixels | None:
@@ -174,10 +181,11 @@ def _stated(model: Classifier) -> Pixels | None:
     if isinstance(model, TfliteModel) and model.grid is not None:
         scale, zero = model.grid
         return Pixels(Affine.per_channel(scale, -zero * scale), f"(0..255 - {zero:g}) * {scale:g}, as the file says")
-    if not isinstance(model, OnnxModel) or (model.range_255 is None and model.bgr is None):
+    if not isinstance(model, OnnxModel) or (model.pixel_range is None and model.bgr is None):
         whole = getattr(model, "takes_bytes", False)
         return Pixels(PIXEL_RANGES["0..255"], "0..255, as its uint8 input says") if whole else None
-    name = "0..255" if model.range_255 is not False else "0..1"
+    # Windows' own default, where only the order is said.
+    name = model.pixel_range or "0..255"
     order = BGR if model.bgr else PIXEL_RANGES["0..255"]
     return Pixels(order.then(PIXEL_RANGES[name]), f"{name}, {'BGR' if model.bgr else 'RGB'}, as the file says")
 

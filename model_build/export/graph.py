@@ -21,6 +21,8 @@ from onnx import helper, numpy_helper
 
 IMAGE, FEATURES, SCORES = "image", "features", "scores"
 BATCH = "batch"
+#: Operators on whole numbers, beside those that make and unmake them.
+_INTEGERS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 
 
 class Graph:
@@ -78,6 +80,11 @@ def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
         if item.name == name:
             node.attribute.remove(item)
     node.attribute.append(helper.make_attribute(name, value))
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether a graph computes with whole numbers somewhere."""
+    return any("QuantizeLinear" in node.op_type or node.op_type in _INTEGERS for node in model.graph.node)
 
 
 def fold_pads(model: onnx.ModelProto) -> None:

@@ -207,12 +207,11 @@ def _value(graph: Graph, name: str, classes_first: bool) -> Float:
         value = graph.array(name).astype(np.float64)
     else:
         node = graph.producer[name]
-        stored, scale = graph.array(node.input[0]).astype(np.float64), graph.array(node.input[1]).astype(np.float64)
-        if scale.ndim:
+        stored, *grid = (graph.array(part).astype(np.float64) for part in node.input)
+        if grid[0].size > 1:
             shape = [1] * stored.ndim
             shape[attribute(node, "axis", 1)] = -1
-            scale = scale.reshape(shape)
-        # Weights and biases are quantized around 0.
-        value = stored * scale
+            grid = [part.reshape(shape) for part in grid]
+        value = (stored - sum(grid[1:])) * grid[0]
     value = value.reshape(value.shape[:2]) if value.ndim > 2 else value
     return value.T if classes_first else value

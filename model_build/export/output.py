@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from model_build.errors import InputError
 from model_build.export.graph import BATCH, FEATURES, IMAGE, SCORES, Graph, attribute, shapes_of
+from model_build.network.session import session
 
 #: What leaves every value as it is, wherever it puts it.
 _MOVING: Final = ("Identity", "Cast", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose")
@@ -24,6 +25,9 @@ _POOLING: Final = (
     *("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL2"),
 )
 _FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+#: Pictures that a graph is tried on, and the version of ONNX's form that it is tried in.
+_TRIED: Final = 4
+_IR_VERSION: Final = 8
 #: How far the sum of a picture's scores may be from 1, in half precision too.
 _ROUNDING: Final = 5e-3
 
@@ -118,6 +122,10 @@ def add_scores_output(model: onnx.ModelProto, *, multi_label: bool = False) -> O
         raise InputError(f"the model has {len(model.graph.output)} outputs ({names}); say which with --head NAME")
     graph, shapes = Graph(model), shapes_of(model)
     output, logits = _read(graph, shapes)
+    if output.kind == "softmax" and logits == graph.proto.output[0].name:
+        # However they were computed: softmax(log(s)) = s.
+        smallest = graph.set("smallest_score", np.array(np.finfo(np.float32).tiny))
+        logits = graph.add("Log", [graph.add("Max", [logits, smallest], "positive_scores")], "log_scores")
     if multi_label and (output.kind not in ("logits", "sigmoid") or output.units == 1):
         end = "a single unit" if output.units == 1 else "a softmax, which says which one of its classes it is"
         raise InputError(f"--multi-label: the model ends in {end}")
@@ -169,6 +177,8 @@ def _read(graph: Graph, shapes: dict[str, list[int]]) -> tuple[Output, str]:
         return Output("sigmoid", units), node.input[0]
     if node.op_type in ("ArgMax", "ArgMin", "TopK", "HardSigmoid", "NonMaxSuppression", "OneHot"):
         raise InputError(f"the model ends in {node.op_type}, which leaves no scores; export the part in front of it")
+    if units > 1 and _adds_up(graph):
+        return Output("softmax", units), value.name
     if softmax_node := _softmax_before(graph, node):
         raise InputError(
             f"the model computes with its softmax ({softmax_node} -> {node.op_type}), so that what it puts out are no "
@@ -180,6 +190,24 @@ def _read(graph: Graph, shapes: dict[str, list[int]]) -> tuple[Output, str]:
             f"the model puts out a feature map of {moved[1:]}; a classifier is expected (a head is missing)"
         )
     return Output("logits", units, pooled=node.op_type in _POOLING), tensor
+
+
+def _adds_up(graph: Graph) -> bool:
+    """Whether the outputs for a few random pictures are positive and add up to 1, as scores do; not if it cannot run.
+
+    So do those of an ensemble (the mean of several softmaxes), or of a sigmoid beside what it leaves.
+    """
+    model = helper.make_model(graph.proto, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=_IR_VERSION)
+    try:
+        runner = session(model)
+        given = runner.get_inputs()[0]
+        shape = [_TRIED, *(side if isinstance(side, int) else 1 for side in given.shape[1:])]
+        pixels = np.random.default_rng(0).integers(0, 256, shape)
+        kind = np.uint8 if "uint8" in given.type else np.float32
+        values = np.asarray(runner.run(None, {given.name: pixels.astype(kind)})[0], np.float64).reshape(_TRIED, -1)
+    except Exception:  # noqa: BLE001 - then the graph alone has to say what it puts out
+        return False
+    return bool((values >= 0).all() and (np.abs(values.sum(axis=1) - 1) < _ROUNDING).all())
 
 
 def _units(shape: list[int]) -> int:

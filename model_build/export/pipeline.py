@@ -263,7 +263,7 @@ def publish_checked(
         # What TensorFlow has used and freed would else stay with this process while int8 is made.
         trim_heap()
         fp32_parity = parity.compare(source.framework.lower(), scores, expected, evaluation, threshold)
-        parity.check_fp32(fp32_parity)
+        parity.check_source(fp32_parity, coarse=converted.coarse)
         made = [(served.proto, draft, fp32_parity)]
         if quantizer is not None and target.precision != "fp32":
             quantized, how = quantizer(fp32)
@@ -335,7 +335,7 @@ def _labels(given: Labels | None, source: Source, converted: Converted, say: Cal
         )
     if isinstance(source.model, OnnxModel) and source.model.labels is not None:
         say("No --labels given: the classes are called as the file says")
-        return Labels(source.model.labels, (None,) * len(source.model.labels))
+        return labels.of_lines(source.model.labels)
     say("No --labels given: classes are called 'class 0', 'class 1', ...")
     return labels.numbered(output.classes)
 
@@ -387,7 +387,10 @@ def _say_difference(model: TfliteModel, converted: Converted, resize: Resize, sa
 
 
 def _precision(wanted: str, converted: Converted, say: Callable[[str], None]) -> str:
-    """What can be made of what is wanted."""
+    """What can be made of what is wanted: ``fp32`` alone where nothing is to be quantized here."""
+    if converted.quantized:
+        say("The model is quantized already: it is written as it is, as int8")
+        return "fp32"
     reason = quantize.unsupported(converted.fp32) if wanted != "fp32" else None
     if reason is None:
         return wanted
@@ -457,7 +460,7 @@ def _initial_contract(
     return Contract(
         name=target.name,
         version=target.version or graph.digest(fp32)[:12],
-        precision="fp32",
+        precision="int8" if converted.quantized else "fp32",
         labels=names.labels,
         ids=names.ids,
         resize=resize,
@@ -471,6 +474,7 @@ def _initial_contract(
             "weights_sha256": source.sha256,
             "architecture": source.architecture,
             "pixels": f"{pixels.text} (assumed)" if pixels.assumed else pixels.text,
+            **({"quantization": {"method": "as the file came"}} if converted.quantized else {}),
             **({"training": dict(source.training)} if source.training else {}),
             "tools": {"python": platform.python_version()} | {tool: _installed(tool) for tool in _TOOLS},
         },

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from model_build.export.graph import IMAGE, SCORES, Graph, attribute, canonicalise
+from model_build.export.graph import IMAGE, SCORES, Graph, attribute, canonicalise, is_quantized
 from model_build.network.session import session
 
 _QUANTIZED: Final = ["Conv", "Clip", "Relu", "Add", "GlobalAveragePool", "Gemm", "Squeeze", "Reshape", "Flatten"]
@@ -64,7 +64,7 @@ def unsupported(fp32: onnx.ModelProto) -> str | None:
     """Why ``quantize`` cannot do with a graph what it does, or None where it can."""
     graph = Graph(fp32)
     layers = [node for node in graph.proto.node if node.op_type in _LAYERS]
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.proto.node):
+    if is_quantized(fp32):
         return "the model is quantized already"
     first = next((node for node in layers if node.op_type == "Conv"), None)
     source = graph.producer.get(first.input[0]) if first is not None else None

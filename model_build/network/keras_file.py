@@ -24,7 +24,9 @@ from model_build.errors import InputError
 
 _HALVES: Final = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
 #: Layers of a model that only prepare its pixels; augmentation does nothing outside training.
-_FRONT: Final = re.compile(r"InputLayer|Rescaling|Normalization|Resizing|CenterCrop|(Random|Auto|Rand|Aug|Mix|Cut)\w*")
+_FRONT: Final = re.compile(
+    r"InputLayer|Rescaling|Normalization(OverAxes)?|Resizing|CenterCrop|(Random|Auto|Rand|Aug|Mix|Cut)\w*"
+)
 #: Keras 2's layers of one TensorFlow operation each.
 _OPERATIONS: Final = ("TFOpLambda", "SlicingOpLambda")
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
@@ -96,9 +98,7 @@ def load(path: Path, kind: str, head: str | None) -> keras.Model:
     try:
         with tempfile.TemporaryDirectory() as folder:
             readable = _readable(path, kind, Path(folder))
-            model = keras.saving.load_model(
-                readable, compile=False, custom_objects=dict.fromkeys(_OPERATIONS, Keras2Operation)
-            )
+            model = keras.saving.load_model(readable, compile=False, custom_objects=_custom_objects())
         model = _dequantized(model)
     except InputError:
         raise
@@ -199,7 +199,10 @@ def reason(error: BaseException) -> str:
             "write it with model.export(FOLDER) and export that folder"
         )
     if match := re.search(r"the TensorFlow operation \S+, which Keras 3 cannot load", text):
-        return f"it contains {match[0]}"
+        return (
+            f"it contains {match[0]}. Where the model was made, write it with model.export(FOLDER) and export that "
+            "folder"
+        )
     innermost = text.rsplit("Exception encountered: ", 1)[-1]
     return innermost[:500] or type(error).__name__
 
@@ -258,7 +261,9 @@ def _readable(path: Path, kind: str, folder: Path) -> Path:
         copyfile(path, copy)
         with h5py.File(copy, "r+") as file:
             version = file.attrs.get("keras_version", "2")
-            file.attrs["model_config"] = json.dumps(_converted(json.loads(file.attrs["model_config"]), str(version)))
+            config = _converted(json.loads(file.attrs["model_config"]), str(version))
+            _each(config, _keep_axes)
+            file.attrs["model_config"] = json.dumps(config)
             _read_bfloat16(file)
         return copy
     copy = folder / "model.keras"
@@ -308,6 +313,18 @@ def _each(node: Any, change: Any) -> None:
         change(node)
     for item in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
         _each(item, change)
+
+
+def _keep_axes(node: dict[str, Any]) -> None:
+    """Keeps Keras 3, as it reads HDF5, from dropping the axes of a ``Normalization`` unless it is over one of them."""
+    config = node.get("config")
+    if node.get("class_name") == "Normalization" and isinstance(config, dict):
+        axes = config.pop("axis", -1)
+        if isinstance(axes, int) or (isinstance(axes, list) and len(axes) == 1):
+            config["axis"] = axes
+        else:
+            config["axes"] = axes
+            node.update(class_name="NormalizationOverAxes", registered_name=None)
 
 
 def _to_float32_from_half(node: dict[str, Any]) -> None:
@@ -378,10 +395,14 @@ def _take_slices(layer: dict[str, Any]) -> None:
     for call in layer["inbound_nodes"]:
         spec = call[3].pop("slice_spec", None) if len(call) > 3 else None
         if spec is not None:
-            layer["config"]["slices"] = [
-                "..." if "class_name" in part else [part.get("start"), part.get("stop"), part.get("step")]
-                for part in (spec if isinstance(spec, list) else [spec])
-            ]
+            layer["config"]["slices"] = [_slice(part) for part in (spec if isinstance(spec, list) else [spec])]
+
+
+def _slice(part: Any) -> Any:
+    """One index as it can be written down: of a slice its ends and step; ``...``, a new axis or a number as it is."""
+    if not isinstance(part, dict):
+        return part
+    return "..." if "class_name" in part else [part.get("start"), part.get("stop"), part.get("step")]
 
 
 def _without_slashes(node: Any, names: frozenset[str]) -> Any:
@@ -409,6 +430,28 @@ def _hdf5(path: Path) -> h5py.File:
         raise InputError(f"{path} is a damaged HDF5 file, perhaps cut off: {reason(error)}") from error
 
 
+def _custom_objects() -> dict[str, Any]:
+    return {**dict.fromkeys(_OPERATIONS, Keras2Operation), "NormalizationOverAxes": NormalizationOverAxes}
+
+
+def _index(part: Any) -> Any:
+    return ... if part == "..." else slice(*part) if isinstance(part, list) else part
+
+
+@keras.saving.register_keras_serializable("edge_classifier")
+class NormalizationOverAxes(keras.layers.Normalization):
+    """``Normalization`` whose axes go by another name."""
+
+    def __init__(self, axes: Any = None, **kwargs: Any) -> None:
+        super().__init__(axis=axes, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """As Keras has it, but for the name of the axes."""
+        config = super().get_config()
+        axes = config.pop("axis")
+        return {**config, "axes": axes}
+
+
 @keras.saving.register_keras_serializable("edge_classifier")
 class Keras2Operation(keras.layers.Layer):
     """An operation inside a Keras 2 model, which Keras 2 saved as a ``TFOpLambda``: mostly of ``preprocess_input``."""
@@ -427,6 +470,9 @@ class Keras2Operation(keras.layers.Layer):
         "math.sigmoid": keras.ops.sigmoid,
         "cast": keras.ops.cast,
         "identity": lambda x: x,
+        "compat.v1.squeeze": keras.ops.squeeze,
+        "squeeze": keras.ops.squeeze,
+        "reshape": keras.ops.reshape,
         "__operators__.getitem": lambda x, y: x[y],
     }
 
@@ -442,10 +488,10 @@ class Keras2Operation(keras.layers.Layer):
         del name
         operation = self._OPERATIONS[self._function]
         if self._slices is not None:
-            return operation(x, tuple(... if part == "..." else slice(*part) for part in self._slices))
+            return operation(x, tuple(_index(part) for part in self._slices))
         if self._function == "cast":
             return operation(x, "float32")
         if self._function == "nn.softmax":
             return operation(x, others.get("axis") or -1)
-        second = others.get("bias") if y is None else y
+        second = next((others[key] for key in ("bias", "axis", "shape") if key in others), None) if y is None else y
         return operation(x) if second is None else operation(x, second)

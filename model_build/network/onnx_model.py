@@ -1,5 +1,6 @@
 """A classifier in an ONNX file from elsewhere: PyTorch's, timm's, Azure Custom Vision's, or a converter's."""
 
+import zipfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +17,14 @@ from model_build.network.session import session
 #: Older graphs are brought up to this operator set; newer ones stay as they are.
 OPSET: Final = 17
 _TYPES: Final = {TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8}
-_OTHER_FLOATS: Final = (TensorProto.FLOAT16, TensorProto.DOUBLE)
+_HALVES: Final = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_OTHER_FLOATS: Final = (*_HALVES, TensorProto.DOUBLE)
 #: What decides or repeats while a graph runs, so that it cannot be read from its end.
 _CONTROL_FLOW: Final = ("If", "Loop", "Scan")
 #: What may stand between a classifier's scores and the outputs that converters for classical models add.
 _AFTER: Final = ("ZipMap", "ArgMax", "ArrayFeatureExtractor", "LabelEncoder", "Normalizer")
+#: Ranges of pixels as ONNX's metadata call them (docs/MetadataProps.md in onnx's repository).
+_RANGES: Final = {"NominalRange_0_255": "0..255", "Normalized_0_1": "0..1", "Normalized_1_1": "-1..1"}
 _HINT: Final = "ONNX file of one picture, [batch, 3, H, W] or [batch, H, W, 3]"
 
 
@@ -34,8 +38,8 @@ class OnnxModel:
         input_shape: ``(None, H, W, C)``, as a Keras model says it, whatever ``planes_first`` is.
         output_shape: ``(None, classes)``.
         labels: what the file calls its classes; None where it does not say.
-        bgr, range_255: what Windows' metadata in the file say about pixels (``Image.BitmapPixelFormat``,
-            ``Image.NominalPixelRange``); None where there are none.
+        bgr, pixel_range: what Windows' metadata in the file say about pixels (``Image.BitmapPixelFormat``,
+            ``Image.NominalPixelRange``), the range as ``0..255``; None where there are none.
     """
 
     def __init__(
@@ -63,9 +67,8 @@ class OnnxModel:
         if "schema" in metadata and "golden" in metadata:
             raise InputError(f"{path} is a model file of this project already; serve it as it is")
         self.bgr = _said(metadata.get("Image.BitmapPixelFormat"), "Bgr8")
-        self.range_255 = _said(metadata.get("Image.NominalPixelRange"), "NominalRange_0_255")
-        _lift_constants(self.proto)
-        _in_single_precision(self.proto)
+        self.pixel_range = _range_said(metadata.get("Image.NominalPixelRange"))
+        in_single_precision(self.proto)
         self.labels = _keep_one_output(path, self.proto, head)
         self._fix_input(path, layout, input_size)
         self.proto = _upgraded(path, self.proto)
@@ -138,6 +141,11 @@ class OnnxModel:
 
 
 def _read(path: Path) -> onnx.ModelProto:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if name.endswith((".onnx", ".txt"))]
+        shown = f"; it holds {', '.join(inside[:3])}" if inside else ""
+        raise InputError(f"--onnx: {path} is a zip{shown}. Unpack it, and give the model and its --labels")
     try:
         proto = onnx.load(path)
         proto.graph.node[0]
@@ -165,6 +173,16 @@ def _said(value: str | None, expected: str) -> bool | None:
     return None if value is None else value == expected
 
 
+def _range_said(value: str | None) -> str | None:
+    if value is None:
+        return None
+    if value not in _RANGES:
+        raise InputError(
+            f"the file says that its pixels are {value}; {', '.join(_RANGES)} are known. Write it with one of them"
+        )
+    return _RANGES[value]
+
+
 def _lift_constants(proto: onnx.ModelProto) -> None:
     """Makes an initializer of each ``Constant``: the passes know one form."""
     for node in [node for node in proto.graph.node if node.op_type == "Constant"]:
@@ -183,19 +201,27 @@ def _lift_constants(proto: onnx.ModelProto) -> None:
         proto.graph.node.remove(node)
 
 
-def _in_single_precision(proto: onnx.ModelProto) -> None:
-    """Makes a graph in half or double precision one in single precision, which the service's processors know best."""
+def in_single_precision(proto: onnx.ModelProto) -> bool:
+    """Makes a graph in half or double precision one in single precision, which the service's processors know best.
+
+    Returns:
+        Whether any of it was in half precision.
+    """
+    _lift_constants(proto)
+    halves = any(tensor.data_type in _HALVES for tensor in proto.graph.initializer)
     for tensor in proto.graph.initializer:
         if tensor.data_type in _OTHER_FLOATS:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
     for node in proto.graph.node:
         for item in node.attribute:
             if node.op_type == "Cast" and item.name == "to" and item.i in _OTHER_FLOATS:
+                halves = halves or item.i in _HALVES
                 item.i = TensorProto.FLOAT
     del proto.graph.value_info[:]
     for value in [*proto.graph.input, *proto.graph.output]:
         if value.type.tensor_type.elem_type in _OTHER_FLOATS:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
+    return halves
 
 
 def _keep_one_output(path: Path, proto: onnx.ModelProto, head: str | None) -> tuple[str, ...] | None:

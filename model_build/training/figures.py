@@ -54,6 +54,7 @@ class Figures:
         count: int,
         worth: float = 1.0,
         refused: Share | None = None,
+        folds: int | None = None,
     ) -> Self:
         """From ``N`` photos.
 
@@ -66,18 +67,19 @@ class Figures:
             count: C, the number of classes.
             worth: of a cluster, see ``intervals.share``.
             refused: see ``Figures``.
+            folds: where the figures are cross-validated, their number; see ``intervals.share``.
         """
         right = predicted == classes
         pairs, counts = np.unique(np.stack([classes, predicted])[:, ~right], axis=1, return_counts=True)
         mistakes = [(int(true), int(said), int(n)) for (true, said), n in zip(pairs.T, counts, strict=True)]
         shares = tuple(
-            intervals.share(right[classes == label], clusters[classes == label], worth) for label in range(count)
+            intervals.share(right[classes == label], clusters[classes == label], worth, folds) for label in range(count)
         )
         known = [share for share in shares if share]
         return cls(
             how,
-            intervals.mean(known, worth) if known else None,
-            intervals.share(right, clusters, worth),
+            intervals.mean(known, worth, folds) if known else None,
+            intervals.share(right, clusters, worth, folds),
             intervals.share(unknown, clusters, worth),
             refused,
             shares,

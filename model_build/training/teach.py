@@ -240,8 +240,9 @@ def choose(
         thresholds[fold == tested] = found.threshold(own_novelty, unknown_share, but=tested)
     unknown = novelty > thresholds
     scores = found.scores()
+    count_of_folds = len(np.unique(fold))
     figures = Figures.of(
-        f"{len(np.unique(fold))}-fold cross-validation",
+        f"{count_of_folds}-fold cross-validation",
         scores.argmax(axis=1),
         unknown[photos.known],
         own.classes,
@@ -249,6 +250,7 @@ def choose(
         count,
         intervals.CROSS_VALIDATED,
         intervals.share(unknown[~photos.known], photos.clusters[~photos.known], intervals.CROSS_VALIDATED),
+        count_of_folds,
     )
     return choice, threshold, figures, scores
 

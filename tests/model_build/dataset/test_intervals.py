@@ -25,6 +25,20 @@ def test_a_burst_is_one_witness():
     assert intervals.share(right[:0], np.array([], np.int64)) is None
 
 
+def test_a_head_that_has_learned_from_all_photos_may_be_better():
+    """Of five photos, each fold's head lacks one."""
+    right = np.array([True, True, False, False, False])
+    tested = intervals.share(right, np.arange(5))
+    folded = intervals.share(right, np.arange(5), folds=10)
+    assert (folded.value, folded.low) == (tested.value, tested.low)
+    assert folded.high == pytest.approx(wilson(5 - 3 * 4 / 5, 5)[1])
+    many = intervals.share(np.ones(100, bool), np.arange(100), folds=10)
+    mean = intervals.mean([folded, many], folds=10)
+    effective = 4 / (1 / 5 + 1 / 100)
+    assert mean.low == intervals.mean([tested, many]).low
+    assert mean.high == pytest.approx(wilson((1 - 0.6 * 0.8 + 1) / 2 * effective, effective)[1])
+
+
 def test_the_mean_of_shares_is_as_uncertain_as_the_least_certain_lets_it_be():
     large = intervals.share(np.ones(100, bool), np.arange(100))
     small = intervals.share(np.zeros(2, bool), np.arange(2))

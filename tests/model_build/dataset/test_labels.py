@@ -38,6 +38,9 @@ def test_without_ids(tmp_path, name, text):
         ("l.csv", "index,label\n0,a\n7,b\n", "do not count"),
         ("l.pbtxt", "item { id: 1 }", "without an id or a name"),
         ("l.json", "[1, 2]", "neither"),
+        ("l.json", '[{"id": 0, "size": 3}]', "objects without a name"),
+        ("data.yaml", "names:\n  0: cat\n  1: dog\n", "is YAML"),
+        ("l.txt", "nc: 2\nnames: ['cat', 'dog']\n", "is YAML"),
     ],
 )
 def test_nonsense(tmp_path, name, text, says):
@@ -59,12 +62,23 @@ def test_nonsense(tmp_path, name, text, says):
         ("l.csv", "index,label\n1,c\n0,a b\n"),
         ("l.csv", "label;class_id\na b;0\nc;1\n"),
         ("l.csv", "label\na b\nc\n"),
+        ("l.txt", "a b: 0\nc: 1\n"),
+        ("l.txt", "c\t2\na b\t1\n"),
+        ("l.txt", "'a b',\n'c',\n"),
+        ("l.json", '{"c": "1", "a b": "0"}'),
+        ("l.json", '{"categories": [{"id": 2, "name": "c"}, {"id": 1, "name": "a b"}]}'),
+        ("l.json", '{"0": {"label": "a b"}, "1": {"label": "c"}}'),
         ("l.pbtxt", 'item {\n id: 2\n name: \'c\'\n}\nitem {\n id: 1\n name: "x"\n display_name: "a b"\n}'),
     ],
 )
 def test_every_common_form(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     assert labels.read(tmp_path / name) == labels.Labels(("a b", "c"), (None, None))
+
+
+def test_classes_that_are_called_by_numbers(tmp_path):
+    (tmp_path / "class_indices.json").write_text('{"0": 0, "1": 1, "10": 2, "2": 3}')
+    assert labels.read(tmp_path / "class_indices.json").labels == ("0", "1", "10", "2")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

@@ -84,6 +84,24 @@ def test_what_a_model_puts_out_is_read_from_its_end(end):
     assert [n.op_type for n in model.graph.node].count("Softmax") == 1
 
 
+BESIDE = [node("Sigmoid", "out0", to="s"), node("Sub", "one", "s", to="rest"), node("Concat", "rest", "s", axis=1)]
+MEAN = [node("Softmax", "out0", to="s"), node("ReduceMean", "s", to="m", axes=[1]), node("Add", "s", "m", to="a")]
+#: Scores that no single softmax computes: a sigmoid beside what it leaves, and a softmax that is smoothed.
+COMPUTED = {
+    "a sigmoid and the rest": (BESIDE, {"one": np.ones((1, 1), np.float32)}, 1),
+    "smoothed": ([*MEAN, node("Mul", "a", "half")], {"half": np.float32([0.5])}, 4),
+}
+
+
+@pytest.mark.parametrize(("nodes", "constants", "outputs"), COMPUTED.values(), ids=COMPUTED)
+def test_scores_are_known_however_they_are_computed(nodes, constants, outputs):
+    model = extended(nodes, constants, outputs=outputs)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = max(outputs, 2)
+    raw = run(model, {"pixels": RANGE.apply(PIXELS)})
+    ours(model, RANGE)
+    assert np.abs(run(model, {"image": PIXELS}, "scores") - raw).max() < 1e-6
+
+
 @pytest.mark.parametrize(
     ("nodes", "constants", "outputs", "says"),
     [

@@ -216,6 +216,27 @@ def test_half_precision_is_loaded_in_single(tmp_path, policy, ending):
     assert np.abs(scores - predicted(model).astype(np.float32)).max() < 0.02
 
 
+def test_a_saved_model_in_half_precision_becomes_single(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = classifier()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.export(tmp_path / "exported", verbose=False)
+    made = convert(load(tmp_path / "exported"), SIZE, SIZE, AS_TRAINED)
+    assert (made.coarse, made.quantized) == (True, False)
+    session = ort.InferenceSession(made.fp32.SerializeToString(), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["scores"], {"image": PIXELS})
+    assert np.abs(scores - predicted(model)).max() < 0.02
+
+
+@pytest.mark.parametrize("axis", [None, (1, 2, 3)])
+def test_hdf5_keeps_the_axes_of_a_normalization(tmp_path, axis):
+    model = classifier(adapted(axis))
+    model.save(tmp_path / "m.h5")
+    assert np.abs(predicted(load(tmp_path / "m.h5")) - predicted(model)).max() < 1e-6
+
+
 def test_keras_int8_is_undone(tmp_path):
     model = classifier(head=HEADS["nested"])
     before = predicted(model)
@@ -271,10 +292,12 @@ def test_keras_2_operations_slices_and_slashes(plain, tmp_path):
         (old,) = {second["name"]}
         inserted = [("SlicingOpLambda", "__operators__.getitem", {"slice_spec": [{"class_name": "__ellipsis__"}, {
             "start": None, "stop": None, "step": -1}]}),
-            ("TFOpLambda", "nn.bias_add", {"bias": [-0.1, -0.2, -0.3], "data_format": "NHWC"})]  # fmt: skip
+            ("TFOpLambda", "nn.bias_add", {"bias": [-0.1, -0.2, -0.3], "data_format": "NHWC"}),
+            ("SlicingOpLambda", "__operators__.getitem", {"slice_spec": [None, {"class_name": "__ellipsis__"}]}),
+            ("TFOpLambda", "compat.v1.squeeze", {"axis": [0], "name": None})]  # fmt: skip
         before = first["name"]
         for at, (kind, function, options) in enumerate(inserted):
-            name = f"tf.{function}"
+            name = f"tf.{function}_{at}"
             made = {"class_name": kind, "config": {"name": name, "function": function}, "name": name}
             config["config"]["layers"].insert(1 + at, made | {"inbound_nodes": [[before, 0, 0, options]]})
             before = name

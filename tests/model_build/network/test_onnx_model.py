@@ -1,10 +1,13 @@
 """ONNX files from elsewhere, as PyTorch and Azure Custom Vision write them, through the whole export."""
 
+import zipfile
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 
 from app.inference.model import Model
 from model_build.__main__ import main
@@ -126,6 +129,35 @@ def test_int8(tmp_path, labels):
     assert {producers[n.input[1]] for n in made.graph.node if n.op_type == "Conv"} == {"DequantizeLinear"}
 
 
+class Calibration(CalibrationDataReader):
+    """Normalised pictures, one at a time."""
+
+    def __init__(self):
+        prepared = ((PIXELS / 255 - MEAN) / DEVIATION).astype(np.float32).transpose(0, 3, 1, 2)
+        self._pictures = iter(prepared[:, np.newaxis])
+
+    def get_next(self):
+        picture = next(self._pictures, None)
+        return None if picture is None else {"input": picture}
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_what_is_quantized_already_is_called_int8(tmp_path, labels, capsys, kind):
+    onnx.save(pytorch(), tmp_path / "float.onnx")
+    if kind == "static":
+        quantize_static(tmp_path / "float.onnx", tmp_path / "net.onnx", Calibration())
+    else:
+        quantize_dynamic(tmp_path / "float.onnx", tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    assert export(tmp_path, model, "--labels", labels, "--mean", *MEAN, "--std", *DEVIATION) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["net.int8.onnx"]
+    made = Model(tmp_path / "out" / "net.int8.onnx")
+    assert made.contract.precision == "int8"
+    assert made.contract.provenance["quantization"] == {"method": "as the file came"}
+    assert np.abs(made(PIXELS[:1]) - answers(model, (PIXELS[:1] / 255 - MEAN) / DEVIATION)).max() < 0.05
+    assert "quantized already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("end", ["sigmoid", "logits"])
 def test_several_labels_a_photo(tmp_path, labels, end, capsys):
     """A file that ends in sigmoids, and one whose logits get them; int8 is compared by what photos show."""
@@ -234,25 +266,47 @@ def test_labelled_photos_propose_what_fits_them(tmp_path, labels, capsys):
     assert "but 21 with --pixel-range 0..1" in said
 
 
-def test_custom_visions_file_says_it_itself(tmp_path):
-    """Blue first, 0 to 255, and labels behind a ``ZipMap``."""
+@pytest.mark.parametrize("half", [False, True])
+def test_custom_visions_file_says_it_itself(tmp_path, half):
+    """Its older form: blue first, 0 to 255, the best class as text, and labels behind a ``ZipMap``; in half precision.
+
+    As Azure-Samples/customvision-export-samples reads it (samples/python/onnx/classification/predict.py).
+    """
+    classes = ["ok", "scratch", "dent"]
+    domain = "ai.onnx.ml"
     end = [
         node("Softmax", ["logits"], "softmax", axis=1),
-        node("ArgMax", ["softmax"], "best", axis=1, keepdims=0),
-        helper.make_node(
-            "ZipMap", ["softmax"], ["loss"], domain="ai.onnx.ml", classlabels_strings=["ok", "scratch", "dent"]
-        ),
+        node("ArgMax", ["softmax"], "best", axis=1, keepdims=1),
+        helper.make_node("ArrayFeatureExtractor", ["classes", "best"], ["classLabel"], domain=domain),
+        helper.make_node("ZipMap", ["softmax"], ["loss"], domain=domain, classlabels_strings=classes),
     ]
     mapped = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
     outputs = [
-        ("best", TensorProto.INT64, ["batch"]),
+        ("classLabel", TensorProto.STRING, [1, "batch"]),
         helper.make_value_info("loss", helper.make_sequence_type_proto(mapped)),
     ]
     metadata = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "NominalRange_0_255"}
-    assert export(tmp_path, pytorch(end=end, outputs=outputs, metadata=metadata)) == 0
+    model = pytorch(end=end, outputs=outputs, metadata=metadata, opset=12)
+    model.graph.initializer.append(helper.make_tensor("classes", TensorProto.STRING, [3], classes))
+    if half:
+        for tensor in model.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+        model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    assert export(tmp_path, model) == 0
     made = Model(tmp_path / "out" / "net.fp32.onnx")
-    assert np.abs(made(PIXELS) - answers(pytorch(), PIXELS[..., ::-1])).max() < 1e-5
+    assert np.abs(made(PIXELS) - answers(pytorch(), PIXELS[..., ::-1])).max() < (0.05 if half else 1e-5)
     assert made.contract.labels == ("ok", "scratch", "dent")
+    assert made.contract.provenance["pixels"] == "0..255, BGR, as the file says"
+
+
+@pytest.mark.parametrize(("said", "scale", "shift"), [("Normalized_0_1", 255, 0), ("Normalized_1_1", 127.5, -1)])
+def test_other_ranges_that_a_file_says(tmp_path, labels, said, scale, shift):
+    """Custom Vision's newer form: one output, and its labels beside it."""
+    metadata = {"Image.BitmapPixelFormat": "Rgb8", "Image.NominalPixelRange": said}
+    assert export(tmp_path, pytorch(metadata=metadata), "--labels", labels) == 0
+    made = Model(tmp_path / "out" / "net.fp32.onnx")
+    assert np.abs(made(PIXELS) - answers(pytorch(), PIXELS / scale + shift)).max() < 1e-5
 
 
 def test_pixels_first_in_half_precision(tmp_path):
@@ -305,6 +359,12 @@ def test_clear_errors(tmp_path, labels, capsys):
     assert "model file of this project already" in refused(tmp_path, ours)
     fixed = pytorch(end=[node("ReduceMean", ["logits"], "y", axes=[0])], batch=1)
     assert "written for one picture at a time" in refused(tmp_path, fixed)
+    video = pytorch(metadata={"Image.NominalPixelRange": "NominalRange_16_235"})
+    assert "pixels are NominalRange_16_235; NominalRange_0_255, " in refused(tmp_path, video)
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("model.onnx", b"")
+    with pytest.raises(InputError, match=r"is a zip; it holds model.onnx. Unpack it"):
+        OnnxModel(tmp_path / "export.zip", None, "auto", None)
     (tmp_path / "net.onnx").write_bytes(b"hello")
     out = tmp_path / "out"
     (tmp_path / "file").write_text("")

@@ -29,13 +29,16 @@ class Appearance:
     sharpness: float
 
     @classmethod
-    def of(cls, pixels: NDArray[np.uint8]) -> "Appearance":
-        """That of ``uint8 [H, W, 3]`` RGB pixels."""
+    def of(cls, pixels: NDArray[np.uint8], shown: NDArray[np.bool_] | None = None) -> "Appearance":
+        """That of ``uint8 [H, W, 3]`` RGB pixels, where ``bool [H, W]`` says so; of all where none of them counts."""
         green = pixels[::_CELLS, :, 1].astype(np.int16)
         gradient = np.abs(green[:, 1:] - green[:, :-1])
         # The middle of each cell; of a picture smaller than one, what there is.
         rows, columns = (slice(min(_CELLS // 2, side - 1), None, _CELLS) for side in pixels.shape[:2])
         luma = pixels[rows, columns].astype(np.float32) @ _LUMA
+        if shown is not None and shown[rows, columns].any():
+            luma = luma[shown[rows, columns]]
+            gradient = gradient[(shown[:, 1:] & shown[:, :-1])[::_CELLS]]
         # A sum of whole numbers costs half of what a mean does.
         sharpness = int(gradient.sum()) / max(1, gradient.size)
         return cls(*(round(float(level) / 255, 4) for level in (luma.mean(), luma.std(), sharpness)))

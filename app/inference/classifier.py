@@ -16,13 +16,12 @@ from .appearance import Appearance
 from .contract import Contract
 from .decode_budget import DecodeBudget
 from .frame_cache import CameraCache
-from .imaging import WHOLE, Crop, Part, View, load_parts
+from .imaging import ALL, WHOLE, Crop, Part, View, load_parts
 from .model import Model, Scored
 from .ranking import Groups, shown, top_k
 
 #: Rounds of a speed comparison; the median leaves out the first, which warms up.
 _TRIALS: Final = 9
-_ALL: Final = View()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class Sight:
     pixels: NDArray[np.uint8]
     appearance: Appearance
     scored: Scored
-    view: View = _ALL
+    view: View = ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ class Classifier:
         Raises:
             NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
         """
-        view = _ALL if crop == WHOLE else View(crop)
+        view = ALL if crop == WHOLE else View(crop)
         return self.views(data, [view], k, min_score, exclusive=exclusive, cameras=[camera], by_group=by_group)[0]
 
     def views(
@@ -253,7 +252,7 @@ class Classifier:
         part = (
             Part(picture)
             if not isinstance(picture, bytes)
-            else load_parts(picture, self.contract.resize, self.decode_budget, [_ALL])[0]
+            else load_parts(picture, self.contract.resize, self.decode_budget, [ALL])[0]
         )
         decoded = time.perf_counter()
         scored = (self.multithreaded if exclusive else self.model).judge(part.pixels)

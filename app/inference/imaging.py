@@ -217,6 +217,9 @@ class View:
         return resize if self.fit is None or self.fit == resize.fit else replace(resize, fit=self.fit, crop=1.0)
 
 
+ALL: Final = View()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """What a model is shown of a photo.
@@ -310,14 +313,14 @@ def _part(pixels: NDArray[np.uint8], view: View, resize: Resize, width: int, hei
     return Part(pixels, shown)
 
 
-def preview(data: bytes, longest: int, decode_budget: DecodeBudget, crop: Crop = WHOLE) -> NDArray[np.uint8]:
-    """Decodes one photo, or a part of it, upright, for people to look at; otherwise as ``load``.
+def preview(data: bytes, longest: int, decode_budget: DecodeBudget, view: View = ALL) -> NDArray[np.uint8]:
+    """Decodes one photo, or what is looked at of it, upright, for people to look at; otherwise as ``load``.
 
     Args:
         data: an encoded image in one of ``FORMATS``.
         longest: the most pixels on its longer side; a larger photo is scaled down.
         decode_budget: how large it may be before.
-        crop: the part.
+        view: of this its crop and its masks; the shape stays.
 
     Returns:
         ``uint8 [height, width, 3]``, RGB, 0 to 255.
@@ -330,7 +333,9 @@ def preview(data: bytes, longest: int, decode_budget: DecodeBudget, crop: Crop =
         scale = min(1.0, longest / max(width, height))
         return _Whole(max(1, round(height * scale)), max(1, round(width * scale)), 1.0, "bilinear")
 
-    return _decode(data, [(whole, crop)], decode_budget)[1][0]
+    size, (pixels,) = _decode(data, [(whole, view.crop)], decode_budget)
+    height, width, _ = pixels.shape
+    return _part(pixels, view, _Whole(height, width, 1.0, "bilinear"), *size).pixels
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -465,12 +470,13 @@ def _fitted(picture: Image.Image, opened: _Opened, rule: Rule, crop: Crop) -> ND
     box, (width, height) = resize.seen(picture.width, picture.height)
     picture = picture.resize((width, height), FILTERS[resize.filter], box=box, reducing_gap=2.0)
     picture = _rgb_on_white(picture)
-    if (width, height) != (resize.width, resize.height):
-        padded = Image.new("RGB", (resize.width, resize.height), _PADDING)
-        padded.paste(picture, ((resize.width - width) // 2, (resize.height - height) // 2))
-        picture = padded
     if opened.orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[opened.orientation])
+    if (width, height) != (resize.width, resize.height):
+        upright = resize.turned() if opened.orientation in _SIDEWAYS else resize
+        padded = Image.new("RGB", (upright.width, upright.height), _PADDING)
+        padded.paste(picture, ((upright.width - picture.width) // 2, (upright.height - picture.height) // 2))
+        picture = padded
     return np.asarray(picture)
 
 

@@ -4,10 +4,11 @@ Needs the extra ``client`` (httpx). The service never imports this module, and i
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -22,6 +23,9 @@ Pool = TypeVar("Pool", httpx.Client, httpx.AsyncClient)
 Photo = bytes | Path | BinaryIO
 #: A part of an upright photo: left edge, upper edge, width and height, as shares of its sides.
 Crop = tuple[float, float, float, float]
+
+#: A part that is hidden: a rectangle as a crop has it, or x and y of three corners or more.
+Mask = tuple[float, ...]
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -64,6 +68,22 @@ class ProblemError(ClientError):
     def slug(self) -> str:
         """The last part of ``type``, e.g. ``not-an-image``."""
         return self.type.rpartition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of an upright photo.
+
+    Attributes:
+        crop: where it is; None: the whole photo.
+        fit: what is seen of it where it has another shape than the model's input ("crop", "squash" or "pad"); None
+            leaves that to the model.
+        masks: what the model does not see, but grey; measured on the photo.
+    """
+
+    crop: Crop | None = None
+    fit: str | None = None
+    masks: tuple[Mask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +301,28 @@ class _Calls(Generic[Pool]):
         params = _parameters(top_k, min_score, model, by_group, camera, crop)
         return self._call("POST", "/predict", _result, params=params, content=photo, headers=headers)
 
+    def _predict_regions(
+        self,
+        photo: bytes,
+        regions: Iterable[Region],
+        top_k: int | None,
+        min_score: float,
+        model: str | None,
+        camera: str | None,
+        by_group: bool,
+    ) -> _Call[list[Result]]:
+        headers = {"Content-Type": "application/octet-stream"}
+        asked = [{name: value for name, value in asdict(region).items() if value} for region in regions]
+        params = _parameters(top_k, min_score, model, by_group, camera) | {"regions": json.dumps(asked)}
+        return self._call(
+            "POST",
+            "/predict/regions",
+            lambda body: _region_results(body, len(asked)),
+            params=params,
+            content=photo,
+            headers=headers,
+        )
+
     def _predict_batch(
         self, photos: Iterable[bytes], top_k: int | None, min_score: float, model: str | None, by_group: bool
     ) -> _Call[list[Result | ProblemError]]:
@@ -338,6 +380,23 @@ class Client(_Calls[httpx.Client]):
                 the photo's sides, 0 to 1.
         """
         return self._ask(self._predict(_bytes(photo), top_k, min_score, model, camera, by_group, crop))
+
+    def predict_regions(
+        self,
+        photo: Photo,
+        regions: Iterable[Region],
+        top_k: int | None = None,
+        min_score: float = 0.0,
+        *,
+        model: str | None = None,
+        camera: str | None = None,
+        by_group: bool = False,
+    ) -> list[Result]:
+        """What each of up to 16 parts of one photo shows, in their order; the photo is decoded once.
+
+        ``timing_ms`` is of all of them together, the same in each. Otherwise as ``predict``.
+        """
+        return self._ask(self._predict_regions(_bytes(photo), regions, top_k, min_score, model, camera, by_group))
 
     def predict_batch(
         self,
@@ -405,6 +464,21 @@ class AsyncClient(_Calls[httpx.AsyncClient]):
         """What one photo shows; as ``Client.predict``."""
         data = photo if isinstance(photo, bytes) else await asyncio.to_thread(_bytes, photo)
         return await self._ask(self._predict(data, top_k, min_score, model, camera, by_group, crop))
+
+    async def predict_regions(
+        self,
+        photo: Photo,
+        regions: Iterable[Region],
+        top_k: int | None = None,
+        min_score: float = 0.0,
+        *,
+        model: str | None = None,
+        camera: str | None = None,
+        by_group: bool = False,
+    ) -> list[Result]:
+        """What each of up to 16 parts of one photo shows; as ``Client.predict_regions``."""
+        data = photo if isinstance(photo, bytes) else await asyncio.to_thread(_bytes, photo)
+        return await self._ask(self._predict_regions(data, regions, top_k, min_score, model, camera, by_group))
 
     async def predict_batch(
         self,
@@ -502,6 +576,14 @@ def _appearance(body: Mapping[str, Any]) -> Appearance:
 def _results(body: Mapping[str, Any]) -> list[Result | ProblemError]:
     shared = {"model": body["model"], "request_id": body["request_id"]}
     return [_problem(one["problem"]) if "problem" in one else _result({**one, **shared}) for one in body["results"]]
+
+
+def _region_results(body: Mapping[str, Any], asked: int) -> list[Result]:
+    shared = {name: body[name] for name in ("model", "timing_ms", "request_id")}
+    results = [_result({**one, **shared}) for one in body["results"]]
+    if len(results) != asked:
+        raise ValueError(f"{asked} regions have {len(results)} results")
+    return results
 
 
 def _health(body: Mapping[str, Any]) -> Health:

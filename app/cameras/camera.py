@@ -6,13 +6,14 @@ import random
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ..client import AsyncClient, ClientError, Crop, ProblemError, Result
+from .. import client
+from ..client import AsyncClient, ClientError, ProblemError, Result
 from . import config
 from .faults import FAULTS, Fault, one_line
 from .metrics import Metrics
@@ -103,8 +104,8 @@ class Asker:
         self._model = settings.model
         self._places = asyncio.Semaphore(settings.at_once)
 
-    async def ask(self, frame: Frame, camera: str, crop: Crop | None, max_age_s: float) -> Result:
-        """What a part of a frame shows.
+    async def ask(self, frame: Frame, camera: str, regions: Sequence[client.Region], max_age_s: float) -> list[Result]:
+        """What parts of a frame show, in their order.
 
         Raises:
             Fault: there was no answer before the frame was ``max_age_s`` old, or none that is a label.
@@ -112,7 +113,7 @@ class Asker:
         late = Fault("service", f"there was no answer before the frame was {max_age_s:g} s old")
         try:
             async with asyncio.timeout(frame.taken_at + max_age_s - time.monotonic()), self._places:
-                result = await self.client.predict(frame.data, 1, model=self._model, camera=camera, crop=crop)
+                results = await self.client.predict_regions(frame.data, regions, 1, model=self._model, camera=camera)
         except TimeoutError as error:
             raise late from error
         except ProblemError as error:
@@ -123,7 +124,7 @@ class Asker:
         # On a machine that has no time for this process, the answer may be seen before the time that is up.
         if time.monotonic() - frame.taken_at > max_age_s:
             raise late
-        return result
+        return results
 
 
 @dataclass(slots=True)
@@ -131,22 +132,25 @@ class _Region:
     """A region's settings, and what is known of it."""
 
     settings: config.Region
-    crop: Crop | None
+    asked: client.Region
     known: RegionState
     told: str = ""
 
     @classmethod
-    def of(cls, settings: config.Region, crop: Crop | None) -> "_Region":
-        """Nothing is known yet."""
+    def of(cls, settings: config.Region, camera: config.Camera, state: State | None, since: float) -> "_Region":
+        """What is known is what was told last; None: nothing."""
         rules = Rules(settings.agree, settings.of, settings.min_score, settings.keep_score, settings.hold_seconds)
-        return cls(settings, crop, RegionState(rules))
+        asked = client.Region(camera.crop(settings), settings.fit, camera.masks(settings))
+        return cls(settings, asked, RegionState(rules, state, since))
 
-    def seen(self, result: Result) -> Seen:
+    def seen(self, result: Result | Fault) -> Seen:
         """What an answer says about it.
 
         Raises:
-            Fault: what was looked at is one flat tone.
+            Fault: there is none, or what was looked at is one flat tone.
         """
+        if isinstance(result, Fault):
+            raise result
         seen = result.appearance
         if seen is not None and seen.contrast < self.settings.flat_below:
             tone = f"brightness {seen.brightness:.2f}, contrast {seen.contrast:.3f}"
@@ -167,6 +171,8 @@ class Camera:
         asker: Asker,
         tell: Callable[[Event], None],
         metrics: Metrics,
+        told: Mapping[str, tuple[State, float]] | None = None,
+        confirm: Callable[[str, str], None] = lambda _camera, _region: None,
     ) -> None:
         """Asks nothing yet.
 
@@ -176,13 +182,19 @@ class Camera:
             asker: the service.
             tell: told every change of a region's state.
             metrics: what is counted.
+            told: of its regions, what was told last, and how many seconds ago.
+            confirm: told the camera and the region, where frames have said again what was told before the start.
         """
         self.name = name
         self.settings = settings
         self._asker = asker
         self._tell = tell
         self._metrics = metrics
-        self._regions = {region: _Region.of(given, settings.crop(given)) for region, given in settings.regions.items()}
+        self._confirm = confirm
+        self._regions = {}
+        for region, given in settings.regions.items():
+            state, ago_s = (told or {}).get(region, (None, 0.0))
+            self._regions[region] = _Region.of(given, settings, state, time.monotonic() - ago_s)
         self._failures = 0
         self._same: tuple[int, int] | None = None
         self._same_since = 0.0
@@ -216,19 +228,27 @@ class Camera:
                     frame = await source.frame()
             except Fault as fault:
                 return dict.fromkeys(self._regions, fault)
-            return {
-                name: None if frame is None else await self._once(frame, region)
-                for name, region in self._regions.items()
-            }
-
-    async def _once(self, frame: Frame, region: _Region) -> Result | Fault:
-        try:
+            if frame is None:
+                return dict.fromkeys(self._regions, None)
             # It is the only one, and not too late for anything.
-            result = await self._asker.ask(frame, self.name, region.crop, 60.0)
-            region.seen(result)
+            answers: dict[str, Result | Fault | None] = {}
+            for name, answer in (await self._answers(frame, 60.0)).items():
+                try:
+                    self._regions[name].seen(answer)
+                    answers[name] = answer
+                except Fault as fault:
+                    answers[name] = fault
+            return answers
+
+    async def _answers(self, frame: Frame, max_age_s: float) -> dict[str, Result | Fault]:
+        """What each region shows, or why that is not known."""
+        try:
+            results = await self._asker.ask(
+                frame, self.name, [region.asked for region in self._regions.values()], max_age_s
+            )
         except Fault as fault:
-            return fault
-        return result
+            return dict.fromkeys(self._regions, fault)
+        return dict(zip(self._regions, results, strict=True))
 
     @asynccontextmanager
     async def _source(self) -> AsyncIterator[Source]:
@@ -250,28 +270,26 @@ class Camera:
         except Fault as fault:
             self._failed_for_all(fault, frame)
             return
-        faults = await asyncio.gather(*(self._ask(frame, name, region) for name, region in self._regions.items()))
-        found = [fault for fault in faults if fault is not None]
-        if found:
-            self._failed(found[0])
+        answers = await self._answers(frame, self.settings.max_age_seconds)
+        age_s = time.monotonic() - frame.taken_at
+        faults = []
+        for name, answer in answers.items():
+            region = self._regions[name]
+            try:
+                seen = region.seen(answer)
+            except Fault as fault:
+                faults.append(fault)
+                seen = Seen(fault=fault)
+            self._take(name, region, seen, answer if isinstance(answer, Result) else None, frame.data)
+        if faults:
+            self._failed(faults[0])
         else:
             self._failures = 0
-
-    async def _ask(self, frame: Frame, name: str, region: _Region) -> Fault | None:
-        result = None
-        fault = None
-        try:
-            result = await self._asker.ask(frame, self.name, region.crop, self.settings.max_age_seconds)
-            age_s = time.monotonic() - frame.taken_at
-            seen = region.seen(result)
-            self._metrics.judged(self.name, age_s)
-        except Fault as error:
-            fault, seen = error, Seen(fault=error)
-        self._take(name, region, seen, result, frame.data)
-        return fault
+        if len(faults) < len(answers):
+            self._metrics.judged(age_s)
 
     def _take(self, name: str, region: _Region, seen: Seen, result: Result | None, frame: bytes | None) -> None:
-        before = region.known.state
+        before, confirmed = region.known.state, region.known.confirmed
         changed = region.known.take(seen, time.monotonic())
         state = region.known.state
         if state is None:
@@ -285,6 +303,8 @@ class Camera:
                 log.warning("camera %s, %s: %s", self.name, name, seen.fault)
         elif changed and before is not None and before.fault is not None:
             log.info("camera %s, %s: available again", self.name, name)
+        if region.known.confirmed and not changed and not confirmed:
+            self._confirm(self.name, name)
         if changed:
             self._tell(Event(self.name, name, before, state, seen, result, frame, datetime.now(UTC)))
 

@@ -206,6 +206,13 @@ class Region(_Section):
     crop: list[float] | None = Field(None, min_length=4, max_length=4)
     #: The same in pixels; needs the camera's ``size``.
     pixels: list[int] | None = Field(None, min_length=4, max_length=4)
+    #: What is seen of it where it has another shape than the model's input; None: as the model has it.
+    fit: Literal["crop", "squash", "pad"] | None = None
+    #: What the model does not see of it, in shares of the picture's sides: rectangles as a crop has them, and polygons,
+    #: x and y of each corner.
+    masks: list[Annotated[list[float], Field(min_length=4, max_length=64)]] = Field([], max_length=8)
+    #: The same in pixels; needs the camera's ``size``.
+    mask_pixels: list[Annotated[list[int], Field(min_length=4, max_length=64)]] = Field([], max_length=8)
     answer: Literal["labels", "groups"] = "labels"
     min_score: Share = 0.5
     keep_score: Share = 0.4
@@ -223,8 +230,12 @@ class Region(_Section):
             raise ValueError(f"agree has to be more than half of 'of' ({self.of}), and not more than it")
         if self.crop is not None and self.pixels is not None:
             raise ValueError("crop and pixels say the same in two ways; give one of them")
+        if self.masks and self.mask_pixels:
+            raise ValueError("masks and mask_pixels say the same in two ways; give one of them")
         if self.crop is not None:
             check_crop(self.crop)
+        for mask in self.masks:
+            check_mask(mask)
         if len(set(self.binary_sensors)) < len(self.binary_sensors):
             raise ValueError("binary_sensors names a label twice")
         return self
@@ -235,6 +246,14 @@ def check_crop(crop: Sequence[float]) -> None:
     left, upper, width, height = crop
     if not (left >= 0 and upper >= 0 and width > 0 and height > 0 and left + width <= 1 and upper + height <= 1):
         raise ValueError("a crop is x, y, width, height as shares, 0 to 1; this is empty, or reaches over the edge")
+
+
+def check_mask(mask: Sequence[float]) -> None:
+    """Raises ValueError if shares are no rectangle and no polygon in a picture."""
+    if len(mask) == 4:
+        check_crop(mask)
+    elif len(mask) % 2 or not all(0 <= share <= 1 for share in mask):
+        raise ValueError("a mask is x, y, width, height, or x and y of three corners or more, as shares, 0 to 1")
 
 
 class Camera(_Section):
@@ -256,10 +275,13 @@ class Camera(_Section):
 
     @model_validator(mode="after")
     def _pixels(self) -> "Camera":
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError("size has to be the width and height in pixels, e.g. [1920, 1080]")
         for name, region in self.regions.items():
-            if region.pixels is not None and self.size is None:
+            if self.size is None and (region.pixels is not None or region.mask_pixels):
                 raise ValueError(f"region {name!r} is in pixels: the camera has to say its 'size', e.g. [1920, 1080]")
             self.crop(region)
+            self.masks(region)
         return self
 
     def crop(self, region: Region) -> tuple[float, float, float, float] | None:
@@ -269,15 +291,32 @@ class Camera(_Section):
             ValueError: it is no part of the picture.
         """
         given: Sequence[float] | None = region.crop
-        if region.pixels is not None and self.size is not None:
-            width, height = self.size
-            if min(width, height) < 1:
-                raise ValueError("size has to be the width and height in pixels, e.g. [1920, 1080]")
-            x, y, w, h = region.pixels
-            if not (x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= width and y + h <= height):
-                raise ValueError(f"pixels {region.pixels} reach over the edge of {width} x {height}, or are none")
-            given = (x / width, y / height, min(w / width, 1 - x / width), min(h / height, 1 - y / height))
+        if region.pixels is not None:
+            given = self._shares(region.pixels)
         return None if given is None else (given[0], given[1], given[2], given[3])
+
+    def masks(self, region: Region) -> tuple[tuple[float, ...], ...]:
+        """What is hidden of a region, as shares.
+
+        Raises:
+            ValueError: it does not lie in the picture.
+        """
+        return tuple(tuple(mask) for mask in region.masks or map(self._shares, region.mask_pixels))
+
+    def _shares(self, pixels: Sequence[int]) -> list[float]:
+        width, height = self.size or (1, 1)
+        shares = [number / (height if place % 2 else width) for place, number in enumerate(pixels)]
+        if len(shares) == 4:
+            # Sums of shares are rounded.
+            shares = [
+                *shares[:2],
+                *(min(side, max(side - 1e-9, 1 - at)) for at, side in zip(shares, shares[2:], strict=False)),
+            ]
+        try:
+            check_mask(shares)
+        except ValueError as error:
+            raise ValueError(f"pixels {list(pixels)} reach over the edge of {width} x {height}, or are none") from error
+        return shares
 
 
 class Tls(_Section):
@@ -354,6 +393,8 @@ class Config(_Section):
     webhooks: list[Webhook] = Field([], max_length=10)
     metrics: Metrics | None = None
     frames: FrameFolder | None = None
+    #: The file in which states are kept over a restart; None: none is.
+    states: FilePath | None = None
     #: Whether each event is a line on standard output.
     lines: bool = True
     cameras: dict[Name, Camera] = Field(min_length=1, max_length=_MOST_CAMERAS)

@@ -78,13 +78,16 @@ class Metrics:
         """A look had no answer."""
         self._faults.labels(camera, kind).inc()
 
-    def judged(self, camera: str, age_s: float) -> None:
+    def judged(self, age_s: float) -> None:
         """An answer has come for a frame of this age."""
         self._ages.observe(age_s)
 
-    def event(self, camera: str, region: str, available: bool) -> None:
+    def event(self, camera: str, region: str) -> None:
         """A region's state has changed."""
         self._events.labels(camera, region).inc()
+
+    def known(self, camera: str, region: str, available: bool) -> None:
+        """A region's state is known."""
         self._available.labels(camera, region).set(int(available))
 
     def connected(self, there: bool) -> None:

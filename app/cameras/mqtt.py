@@ -99,8 +99,13 @@ class Mqtt:
         topics = Topics.of(self._settings.topic, event.camera, event.region)
         if self._settings.images and event.frame is not None:
             self._tell(topics.image, event.frame)
-        self._tell(topics.state, json.dumps(event.members()).encode())
-        self._tell(topics.availability, b"offline" if event.state.fault else b"online")
+        self.confirm(event.camera, event.region, event.members())
+
+    def confirm(self, camera: str, region: str, members: Mapping[str, Any]) -> None:
+        """Tells a state, also one that an earlier run has told already: the broker may have forgotten it."""
+        topics = Topics.of(self._settings.topic, camera, region)
+        self._tell(topics.state, json.dumps(members).encode())
+        self._tell(topics.availability, b"offline" if members["fault"] else b"online")
 
     async def close(self) -> None:
         """Says that nothing is known any more, and leaves."""

@@ -54,12 +54,20 @@ class Rules:
 class RegionState:
     """What is known about one region."""
 
-    def __init__(self, rules: Rules) -> None:
-        """Nothing is known yet."""
+    def __init__(self, rules: Rules, state: State | None = None, since: float = 0.0) -> None:
+        """Nothing is known yet, or what an earlier run has told.
+
+        Args:
+            rules: when it changes.
+            state: what was told last.
+            since: when that was, by the clock that ``take`` is told.
+        """
         self._rules = rules
         self._votes: deque[State] = deque(maxlen=rules.of)
-        self.state: State | None = None
-        self._since = 0.0
+        self.state = state
+        self._since = since
+        #: Whether so many frames as it takes have said so since the start.
+        self.confirmed = False
 
     def take(self, seen: Seen, now: float) -> bool:
         """Counts a frame.
@@ -73,13 +81,17 @@ class RegionState:
         """
         vote = self._vote(seen)
         self._votes.append(vote)
-        if vote == self.state or Counter(self._votes)[vote] < self._rules.agree:
+        if Counter(self._votes)[vote] < self._rules.agree:
+            return False
+        if vote == self.state:
+            self.confirmed = True
             return False
         held = self.state is not None and self.state.fault is None and vote.fault is None
         if held and now - self._since < self._rules.hold_s:
             return False
         self.state = vote
         self._since = now
+        self.confirmed = True
         self._votes.clear()
         return True
 

@@ -17,6 +17,7 @@ from .config import Config, ConfigError
 from .frame_folder import FrameFolder
 from .lines import Lines, LinesHandler
 from .mqtt import Mqtt
+from .state_file import StateFile
 from .webhooks import Webhook
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ class Supervisor:
         self._webhooks: list[Webhook] = []
         self._frames: FrameFolder | None = None
         self._lines: Lines | None = None
+        self._states: StateFile | None = None
         self._end_server: Callable[[], None] = lambda: None
 
     async def run(self, found: Config) -> int:
@@ -172,6 +174,11 @@ class Supervisor:
             if self._frames is not None:
                 await self._frames.close()
             self._frames = None if found.frames is None else FrameFolder(found.frames, self._lost("frames"))
+        if self._states is None or before is None or before.states != found.states:
+            if self._states is not None:
+                await self._states.close()
+            self._states = StateFile(found.states)
+        self._states.know(found.cameras)
         if found.lines and self._lines is None:
             self._lines = Lines(1, self._lost("lines"))
         if self._mqtt is not None:
@@ -185,6 +192,8 @@ class Supervisor:
             await webhook.close()
         if self._frames is not None:
             await self._frames.close()
+        if self._states is not None:
+            await self._states.close()
         if self._mqtt is not None:
             await self._mqtt.close()
         if self._asker is not None:
@@ -195,10 +204,13 @@ class Supervisor:
 
     def _start_cameras(self, found: Config) -> None:
         assert self._asker is not None  # noqa: S101 - for mypy
+        assert self._states is not None  # noqa: S101
         new = [name for name in found.cameras if name not in self._cameras]
         for place, name in enumerate(new):
             settings = found.cameras[name]
-            camera = Camera(name, settings, self._asker, self._tell, self._metrics)
+            told = {region: self._states.told(name, region) for region in settings.regions}
+            known = {region: last[:2] for region, last in told.items() if last is not None}
+            camera = Camera(name, settings, self._asker, self._tell, self._metrics, known, self._confirm)
             self._metrics.know(name, list(settings.regions))
             delay_s = settings.interval_seconds * place / len(new)
             self._cameras[name] = (camera, asyncio.create_task(camera.run(min(delay_s, 10.0))))
@@ -226,13 +238,23 @@ class Supervisor:
         log.info("read again: %d cameras", len(self._cameras))
 
     def _tell(self, event: Event) -> None:
-        self._metrics.event(event.camera, event.region, event.state.fault is None)
-        outputs: list[Any] = [self._mqtt, *self._webhooks, self._frames]
+        self._metrics.event(event.camera, event.region)
+        self._metrics.known(event.camera, event.region, event.state.fault is None)
+        outputs: list[Any] = [self._states, self._mqtt, *self._webhooks, self._frames]
         for output in outputs:
             if output is not None:
                 output.tell(event)
         if self._lines is not None and self._now is not None and self._now.lines:
             self._lines.put(json.dumps(event.members()))
+
+    def _confirm(self, camera: str, region: str) -> None:
+        last = None if self._states is None else self._states.told(camera, region)
+        if last is None:
+            return
+        state, _, members = last
+        self._metrics.known(camera, region, state.fault is None)
+        if self._mqtt is not None:
+            self._mqtt.confirm(camera, region, members)
 
     def _lost(self, output: str) -> Callable[[], None]:
         return lambda: self._metrics.undelivered(output)

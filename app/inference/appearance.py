@@ -30,13 +30,16 @@ class Appearance:
     sharpness: float
 
     @classmethod
-    def of(cls, pixels: NDArray[np.uint8]) -> "Appearance":
-        """That of ``uint8 [H, W, 3]`` RGB pixels."""
+    def of(cls, pixels: NDArray[np.uint8], shown: NDArray[np.bool_] | None = None) -> "Appearance":
+        """That of ``uint8 [H, W, 3]`` RGB pixels, where ``bool [H, W]`` says so; of all where none of them counts."""
         green = pixels[::_CELLS, :, 1].astype(np.int16)
         gradient = np.abs(green[:, 1:] - green[:, :-1])
         # The middle of each cell; of a picture smaller than one, what there is.
         rows, columns = (slice(min(_CELLS // 2, side - 1), None, _CELLS) for side in pixels.shape[:2])
         luma = pixels[rows, columns].reshape(-1, 3).astype(np.float64) @ _LUMA
+        if shown is not None and shown[rows, columns].any():
+            luma = luma[shown[rows, columns].ravel()]
+            gradient = gradient[(shown[:, 1:] & shown[:, :-1])[::_CELLS]]
         # Sums cost a third of what numpy's mean and std do, which matters for every photo.
         brightness = float(luma.sum()) / luma.size
         variance = float(luma @ luma) / luma.size - brightness**2

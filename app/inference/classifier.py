@@ -4,6 +4,7 @@ Every way to ask (HTTP routes, command line, evaluation, benchmarks) goes throug
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +16,7 @@ from .appearance import Appearance
 from .contract import Contract
 from .decode_budget import DecodeBudget
 from .frame_cache import CameraCache
-from .imaging import WHOLE, Crop, load
+from .imaging import ALL, WHOLE, Crop, Part, View, load_parts
 from .model import Model, Scored
 from .ranking import Groups, shown, top_k
 
@@ -50,14 +51,14 @@ class Sight:
         pixels: ``uint8 [H, W, 3]`` RGB, the model's input.
         appearance: what these look like.
         scored: the scores; of an earlier frame, where that was near-identical.
-        crop: the part of the picture that the pixels are of.
+        view: what is looked at of the picture.
     """
 
     picture: bytes | NDArray[np.uint8]
     pixels: NDArray[np.uint8]
     appearance: Appearance
     scored: Scored
-    crop: Crop = WHOLE
+    view: View = ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +147,53 @@ class Classifier:
         Raises:
             NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
         """
+        view = ALL if crop == WHOLE else View(crop)
+        return self.views(data, [view], k, min_score, exclusive=exclusive, cameras=[camera], by_group=by_group)[0]
+
+    def views(
+        self,
+        data: bytes,
+        views: Sequence[View],
+        k: int = 5,
+        min_score: float = 0.0,
+        *,
+        exclusive: bool = False,
+        cameras: Sequence[CameraCache | None],
+        by_group: bool = False,
+    ) -> list[Result]:
+        """Classifies several views of one photo, which is decoded once: a result for each.
+
+        Args:
+            data, k, min_score, exclusive, by_group: as to classify one photo.
+            views: what is looked at.
+            cameras: for each of them, what is remembered of earlier frames of it.
+
+        Raises:
+            NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
+        """
         started = time.perf_counter()
-        pixels = load(data, self.contract.resize, self.decode_budget, crop)
-        decoded = time.perf_counter()
+        parts = load_parts(data, self.contract.resize, self.decode_budget, views)
+        decode_s = time.perf_counter() - started
         model = self.multithreaded if exclusive else self.model
+        return [
+            self._result(data, view, part, model, camera, decode_s, k, min_score, by_group=by_group)
+            for view, part, camera in zip(views, parts, cameras, strict=True)
+        ]
+
+    def _result(
+        self,
+        data: bytes,
+        view: View,
+        part: Part,
+        model: Model,
+        camera: CameraCache | None,
+        decode_s: float,
+        k: int,
+        min_score: float,
+        *,
+        by_group: bool,
+    ) -> Result:
+        started, pixels = time.perf_counter(), part.pixels
         if camera is None:
             scored, cached = model.judge(pixels), False
         else:
@@ -165,7 +209,7 @@ class Classifier:
             groups = tuple(Group(names[i], score) for i, score in top_k(by_name, k, min_score))
             if by_group:
                 ranked = self.groups.members(scores, best, k, min_score)
-        sight = Sight(data, pixels, Appearance.of(pixels), scored, crop)
+        sight = Sight(data, pixels, Appearance.of(pixels, part.shown), scored, view)
         inferred = time.perf_counter()
         labels, ids = self.contract.labels, self.contract.ids
         return Result(
@@ -174,8 +218,8 @@ class Classifier:
             predictions=tuple(Prediction(labels[i], i, ids[i], score) for i, score in ranked),
             unknown=scored.unknown,
             cached=cached,
-            decode_s=decoded - started,
-            infer_s=inferred - decoded,
+            decode_s=decode_s,
+            infer_s=inferred - started,
             groups=groups,
             group=group,
             labels=self.labels(scored),
@@ -205,10 +249,14 @@ class Classifier:
             NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
         """
         started = time.perf_counter()
-        pixels = load(picture, self.contract.resize, self.decode_budget) if isinstance(picture, bytes) else picture
+        part = (
+            Part(picture)
+            if not isinstance(picture, bytes)
+            else load_parts(picture, self.contract.resize, self.decode_budget, [ALL])[0]
+        )
         decoded = time.perf_counter()
-        scored = (self.multithreaded if exclusive else self.model).judge(pixels)
-        sight = Sight(picture, pixels, Appearance.of(pixels), scored)
+        scored = (self.multithreaded if exclusive else self.model).judge(part.pixels)
+        sight = Sight(picture, part.pixels, Appearance.of(part.pixels, part.shown), scored)
         return sight, decoded - started, time.perf_counter() - decoded
 
     def best_group(self, scores: NDArray[np.float32]) -> str:

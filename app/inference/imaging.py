@@ -11,7 +11,7 @@ import importlib.util
 import io
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -194,6 +194,43 @@ class Crop:
 
 
 WHOLE: Final = Crop(0.0, 0.0, 1.0, 1.0)
+#: Corners of a part that is hidden: x and y as shares of the upright photo's sides.
+Polygon = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is looked at of a photo.
+
+    Attributes:
+        crop: this part of it.
+        fit: one of ``FITS``, in place of the model's own; of another than its own the whole box is seen.
+        masks: what is hidden of the upright photo: grey in the model's input, to the nearest of its pixels.
+    """
+
+    crop: Crop = WHOLE
+    fit: str | None = None
+    masks: tuple[Polygon, ...] = ()
+
+    def rule(self, resize: Resize) -> Resize:
+        """The resize rule for it, by the model's own."""
+        return resize if self.fit is None or self.fit == resize.fit else replace(resize, fit=self.fit, crop=1.0)
+
+
+ALL: Final = View()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What a model is shown of a photo.
+
+    Attributes:
+        pixels: ``uint8 [H, W, 3]``, RGB, 0 to 255.
+        shown: ``bool [H, W]``: which of them are the photo's, and neither padding nor masked; None: all.
+    """
+
+    pixels: NDArray[np.uint8]
+    shown: NDArray[np.bool_] | None = None
 
 
 def _nearest(begin: float, end: float, side: int) -> tuple[int, int]:
@@ -225,16 +262,65 @@ def load(data: bytes, resize: Resize, decode_budget: DecodeBudget, crop: Crop = 
         TooManyPixels: the header announces more than there is room for.
         TooComplex: it has more scans, chunks or other parts than a picture of its size needs.
     """
-    return _decode(data, lambda _width, _height: resize, decode_budget, crop)
+    return _decode(data, [(lambda _width, _height: resize, crop)], decode_budget)[1][0]
 
 
-def preview(data: bytes, longest: int, decode_budget: DecodeBudget) -> NDArray[np.uint8]:
-    """Decodes the whole of one photo, upright, for people to look at; otherwise as ``load``.
+def load_parts(data: bytes, resize: Resize, decode_budget: DecodeBudget, views: Sequence[View]) -> list[Part]:
+    """Decodes one photo once into an input of the model for each of ``views``; otherwise as ``load``.
+
+    A JPEG is decoded at the scale that the view needs which needs most pixels. So the others may differ a little from
+    what they would be alone.
+    """
+    rules = [view.rule(resize) for view in views]
+    wanted = [(_always(rule), view.crop) for rule, view in zip(rules, views, strict=True)]
+    (width, height), made = _decode(data, wanted, decode_budget)
+    return [_part(*given, width, height) for given in zip(made, views, rules, strict=True)]
+
+
+def _always(resize: Resize) -> "Rule":
+    return lambda _width, _height: resize
+
+
+def _part(pixels: NDArray[np.uint8], view: View, resize: Resize, width: int, height: int) -> Part:
+    """Hides what is masked, and says what is seen, of an upright photo of this size in pixels."""
+    if resize.fit != "pad" and not view.masks:
+        return Part(pixels)
+    left, upper, right, lower = view.crop.pixels(width, height)
+    (x, y, x_end, y_end), (seen_width, seen_height) = resize.seen(right - left, lower - upper)
+    first_x, first_y = (resize.width - seen_width) // 2, (resize.height - seen_height) // 2
+    shown = np.zeros((resize.height, resize.width), np.bool_)
+    shown[first_y : first_y + seen_height, first_x : first_x + seen_width] = True
+    if view.masks:
+        # 0.3 MB that most services never need.
+        from PIL import ImageDraw
+
+        hidden = Image.new("L", (resize.width, resize.height))
+        draw = ImageDraw.Draw(hidden)
+        across, down = seen_width / (x_end - x), seen_height / (y_end - y)
+        for mask in view.masks:
+            # Pillow takes whole numbers for the middle of a pixel.
+            corners = [
+                (
+                    (share_x * width - left - x) * across + first_x - 0.5,
+                    (share_y * height - upper - y) * down + first_y - 0.5,
+                )
+                for share_x, share_y in mask
+            ]
+            draw.polygon(corners, fill=1)
+        masked = np.asarray(hidden) == 1
+        pixels = np.where(masked[:, :, np.newaxis], np.array(_PADDING, np.uint8), pixels)
+        shown &= ~masked
+    return Part(pixels, shown)
+
+
+def preview(data: bytes, longest: int, decode_budget: DecodeBudget, view: View = ALL) -> NDArray[np.uint8]:
+    """Decodes one photo, or what is looked at of it, upright, for people to look at; otherwise as ``load``.
 
     Args:
         data: an encoded image in one of ``FORMATS``.
         longest: the most pixels on its longer side; a larger photo is scaled down.
         decode_budget: how large it may be before.
+        view: of this its crop and its masks; the shape stays.
 
     Returns:
         ``uint8 [height, width, 3]``, RGB, 0 to 255.
@@ -247,7 +333,9 @@ def preview(data: bytes, longest: int, decode_budget: DecodeBudget) -> NDArray[n
         scale = min(1.0, longest / max(width, height))
         return _Whole(max(1, round(height * scale)), max(1, round(width * scale)), 1.0, "bilinear")
 
-    return _decode(data, whole, decode_budget, WHOLE)
+    size, (pixels,) = _decode(data, [(whole, view.crop)], decode_budget)
+    height, width, _ = pixels.shape
+    return _part(pixels, view, _Whole(height, width, 1.0, "bilinear"), *size).pixels
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -255,10 +343,7 @@ def size(data: bytes) -> tuple[int, int]:
 
     Raises NotAnImage, BrokenImage or TooComplex, as ``load`` does.
     """
-    opened = _open(data)
-    if opened.orientation in _SIDEWAYS:
-        return opened.height, opened.width
-    return opened.width, opened.height
+    return _open(data).upright
 
 
 def crop_box(data: bytes, resize: Resize, crop: Crop = WHOLE) -> tuple[float, float, float, float]:
@@ -297,6 +382,11 @@ class _Opened:
         """A picture that Pillow has opened."""
         return cls(str(image.format), image.mode, image.width, image.height, image, orientation)
 
+    @property
+    def upright(self) -> tuple[int, int]:
+        """The width and height of the upright picture."""
+        return (self.height, self.width) if self.orientation in _SIDEWAYS else (self.width, self.height)
+
     def rule(self, rule: Rule, crop: Crop) -> Resize:
         """The resize rule for the pixels as they are stored."""
         left, upper, right, lower = self.part(crop, self.width, self.height)
@@ -309,7 +399,10 @@ class _Opened:
         return crop.stored(self.orientation).pixels(width, height)
 
 
-def _decode(data: bytes, rule: Rule, decode_budget: DecodeBudget, crop: Crop) -> NDArray[np.uint8]:
+def _decode(
+    data: bytes, parts: Sequence[tuple[Rule, Crop]], decode_budget: DecodeBudget
+) -> tuple[tuple[int, int], list[NDArray[np.uint8]]]:
+    """The upright photo's width and height, and each part of it by its rule."""
     opened = _open(data)
     width, height, source = opened.width, opened.height, opened.source
     pixels = width * height
@@ -334,21 +427,22 @@ def _decode(data: bytes, rule: Rule, decode_budget: DecodeBudget, crop: Crop) ->
                 f"The JPEG image has {len(source.scans)} scans of up to {width} x {height} pixels, which takes more "
                 "time than a photo at the limit. Save it as an ordinary JPEG, or smaller."
             )
-        scale = _scale(opened, rule, crop)
+        scale = min(_scale(opened, rule, crop) for rule, crop in parts)
     needed += -(-width // scale) * -(-height // scale) * _picture_bytes(opened)
-    if crop != WHOLE:
-        left, upper, right, lower = opened.part(crop, -(-width // scale), -(-height // scale))
-        needed += (right - left) * (lower - upper) * _CUT_BYTES
+    # One is cut out after the other.
+    needed += max(_cut_pixels(opened, crop, -(-width // scale), -(-height // scale)) for _, crop in parts) * _CUT_BYTES
     try:
         with decode_budget.reserve(needed, f"this {width} x {height} {opened.format}"):
             if isinstance(source, Jpeg):
-                return _fitted(jpeg.decode(source, scale), opened, rule, crop)
+                picture = jpeg.decode(source, scale)
+                return opened.upright, [_fitted(picture, opened, rule, crop) for rule, crop in parts]
             # All of it is in memory: one call of the decoder instead of one for each 64 KiB.
             source.decodermaxblock = len(data)
             source.load()
             # Only now is the size known of what Pillow turns by itself.
             turned = replace(opened, width=source.width, height=source.height)
-            return _fitted(_without_empty_alpha(_eight_bit(source)), turned, rule, crop)
+            picture = _without_empty_alpha(_eight_bit(source))
+            return turned.upright, [_fitted(picture, turned, rule, crop) for rule, crop in parts]
     except RequestError:
         raise
     except Exception as error:
@@ -357,6 +451,14 @@ def _decode(data: bytes, rule: Rule, decode_budget: DecodeBudget, crop: Crop) ->
         raise BrokenImage(
             f"The {opened.format} image is truncated or damaged ({_one_line(error)}). Send the complete file."
         ) from error
+
+
+def _cut_pixels(opened: _Opened, crop: Crop, width: int, height: int) -> int:
+    """Pixels of a part that is cut out of a picture decoded to this size; 0 of the whole, which is not cut."""
+    if crop == WHOLE:
+        return 0
+    left, upper, right, lower = opened.part(crop, width, height)
+    return (right - left) * (lower - upper)
 
 
 def _fitted(picture: Image.Image, opened: _Opened, rule: Rule, crop: Crop) -> NDArray[np.uint8]:
@@ -368,12 +470,13 @@ def _fitted(picture: Image.Image, opened: _Opened, rule: Rule, crop: Crop) -> ND
     box, (width, height) = resize.seen(picture.width, picture.height)
     picture = picture.resize((width, height), FILTERS[resize.filter], box=box, reducing_gap=2.0)
     picture = _rgb_on_white(picture)
-    if (width, height) != (resize.width, resize.height):
-        padded = Image.new("RGB", (resize.width, resize.height), _PADDING)
-        padded.paste(picture, ((resize.width - width) // 2, (resize.height - height) // 2))
-        picture = padded
     if opened.orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[opened.orientation])
+    if (width, height) != (resize.width, resize.height):
+        upright = resize.turned() if opened.orientation in _SIDEWAYS else resize
+        padded = Image.new("RGB", (upright.width, upright.height), _PADDING)
+        padded.paste(picture, ((upright.width - picture.width) // 2, (upright.height - picture.height) // 2))
+        picture = padded
     return np.asarray(picture)
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from ..errors import RequestError
 from ..runtime.cpus import yield_to_everybody
 from .classifier import Classifier, Sight
-from .imaging import load
+from .imaging import load_parts
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,8 @@ class Shadow:
     def _compare(self, answered: Classifier, sight: Sight) -> tuple[str, bool, bool]:
         pixels = sight.pixels
         if answered.contract.resize != self.contract.resize and isinstance(sight.picture, bytes):
-            pixels = load(sight.picture, self.contract.resize, self._classifier.decode_budget, sight.crop)
+            budget = self._classifier.decode_budget
+            pixels = load_parts(sight.picture, self.contract.resize, budget, [sight.view])[0].pixels
         scored = self._classifier.model.judge(pixels)
         by_group = answered.groups is not None and self._classifier.groups is not None
         said = answered.name_of(sight.scored, by_group=by_group)

@@ -1,5 +1,8 @@
 """What came in lately and is worth teaching: photos of named cameras that the model was unsure about, or that changed.
 
+Of a photo of which a part was looked at, that part is kept: it is what the model has to learn. Each part of what a
+camera sees is a camera of its own here.
+
 ``/predict`` offers what it has answered; what is wanted is written by a thread of its own, so that no answer waits for
 the disk. How much is kept is bounded everywhere: how often for one camera, how many bytes wait to be written, how many
 photos are kept, for how long, and the quota of the whole folder.
@@ -20,7 +23,10 @@ from typing import Final, Literal
 from ..errors import RequestError
 from ..inference import formats, imaging
 from ..inference.classifier import Result
+from ..inference.decode_budget import DecodeBudget
+from ..inference.imaging import ALL, View
 from .photos import Photos
+from .pictures import looked_at
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +54,10 @@ class _Camera:
 @dataclass(frozen=True, slots=True)
 class _Kept:
     camera: str
+    view: View
     photo: Callable[[], bytes]
     size: int
+    decode_budget: DecodeBudget
     reason: Reason
     said: str
 
@@ -66,14 +74,16 @@ class Lately:
         """
         self._photos = photos
         self._most = most
-        self._cameras: OrderedDict[str, _Camera] = OrderedDict()
+        self._cameras: OrderedDict[tuple[str, View], _Camera] = OrderedDict()
         self._queue: SimpleQueue[_Kept | None] = SimpleQueue()
         self._waiting = 0
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="lately", daemon=True)
         self._thread.start()
 
-    def offer(self, camera: str, photo: Callable[[], bytes], size: int, result: Result) -> Reason | None:
+    def offer(
+        self, camera: str, photo: Callable[[], bytes], size: int, result: Result, decode_budget: DecodeBudget
+    ) -> Reason | None:
         """Takes a photo that was answered, if it is worth keeping; called on the event loop, and quick.
 
         Args:
@@ -81,14 +91,16 @@ class Lately:
             photo: makes its bytes, in another thread.
             size: about how many they are.
             result: what was answered.
+            decode_budget: for a part of it to be cut out.
 
         Returns:
             Why it is kept; None: it is not.
         """
         best = result.predictions[0] if result.predictions else None
         label = result.group or (best.label if best else "")
-        seen = self._cameras.pop(camera, None) or _Camera(label)
-        self._cameras[camera] = seen
+        view = result.sight.view
+        seen = self._cameras.pop((camera, view), None) or _Camera(label)
+        self._cameras[camera, view] = seen
         if len(self._cameras) > _MOST_CAMERAS:
             self._cameras.popitem(last=False)
         changed, seen.label = label != seen.label, label
@@ -115,7 +127,7 @@ class Lately:
         seen.wait_s = seen.wait_s if new else min(2 * seen.wait_s, _LONGEST_WAIT_S)
         seen.reason, seen.kept_at = reason, now
         said = f"{reason}: {best.label} {best.score:.0%}" if best else reason
-        self._queue.put(_Kept(camera, photo, size, reason, said))
+        self._queue.put(_Kept(camera, view, photo, size, decode_budget, reason, said))
         return reason
 
     def close(self) -> None:
@@ -126,7 +138,10 @@ class Lately:
     def _write(self) -> None:
         while (kept := self._queue.get()) is not None:
             try:
-                kind, data = formats.recognise(kept.photo(), imaging.FORMATS)
+                photo = kept.photo()
+                if kept.view != ALL:
+                    photo = looked_at(photo, kept.view, kept.decode_budget)
+                kind, data = formats.recognise(photo, imaging.FORMATS)
                 # The name of a camera is a client's; the folder's is ours.
                 folder = sha256(kept.camera.encode(errors="replace")).hexdigest()[:16]
                 told = {"camera": kept.camera[:100], "said": kept.said[:200], "at": time.time()}

@@ -8,11 +8,14 @@ from PIL import Image
 
 from ..inference import formats, imaging
 from ..inference.decode_budget import DecodeBudget
+from ..inference.imaging import View
 
 #: Longest side of a thumbnail, and of what is shown large, in pixels.
 SMALL: Final = 256
 LARGE: Final = 1280
 _QUALITY: Final = {SMALL: 78, LARGE: 88}
+#: Of what is kept to be learnt from.
+_KEPT_QUALITY: Final = 95
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +57,16 @@ def shown(data: bytes, longest: int, decode_budget: DecodeBudget) -> bytes:
     """
     made = io.BytesIO()
     Image.fromarray(imaging.preview(data, longest, decode_budget)).save(made, "JPEG", quality=_QUALITY[longest])
+    return made.getvalue()
+
+
+def looked_at(data: bytes, view: View, decode_budget: DecodeBudget) -> bytes:
+    """What was looked at of a photo, as an upright JPEG of that part, in which what was masked is grey.
+
+    Raises:
+        NotAnImage, BrokenImage, TooManyPixels, TooComplex: as ``imaging.load`` does.
+    """
+    made = io.BytesIO()
+    pixels = imaging.preview(data, max(imaging.size(data)), decode_budget, view)
+    Image.fromarray(pixels).save(made, "JPEG", quality=_KEPT_QUALITY)
     return made.getvalue()

@@ -9,6 +9,7 @@ from app.cameras import config
 from app.cameras.camera import Asker
 from app.cameras.faults import Fault
 from app.cameras.sources import Frame
+from app.client import Region
 
 
 @pytest.mark.parametrize("age_s", [0.0, 99.0])
@@ -20,13 +21,13 @@ def test_an_answer_that_comes_too_late_is_none(age_s):
 
         async def predict(*_arguments, **_options):
             time.sleep(0.02)  # noqa: ASYNC251 - that is the point
-            return "an answer"
+            return ["an answer"]
 
-        asker.client.predict = predict
+        asker.client.predict_regions = predict
         frame = Frame(b"", time.monotonic() - age_s)
-        assert await asker.ask(frame, "yard", None, 100.0) == "an answer"
+        assert await asker.ask(frame, "yard", [Region()], 100.0) == ["an answer"]
         with pytest.raises(Fault, match=r"no answer before the frame was 0\.01 s old") as caught:
-            await asker.ask(frame, "yard", None, 0.01)
+            await asker.ask(frame, "yard", [Region()], 0.01)
         await asker.client.close()
         return caught.value.kind
 

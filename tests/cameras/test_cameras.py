@@ -8,13 +8,16 @@ import sys
 import threading
 
 import httpx
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from tests.cameras.broker import Listener, mosquitto, retained
 from tests.cameras.fake_camera import covered, fake_camera, picture
 from tests.conftest import ROOT, serving, wait_until
 from tests.manifests.tools import tool
+from tests.photos import encode
 from tests.processes import free_port
 from tests.tiny_model import contract, write
 
@@ -304,6 +307,74 @@ def test_faults_have_names_and_unknown_is_none_of_them(path, tmp_path):
             scene.shown = lambda: same
             process.until(*expected, "frozen")
             assert process.end() == 0
+
+
+def test_a_restart_is_no_event(client, path, tmp_path):
+    """The state is told as it was, also to a broker that has forgotten it; what changed meanwhile is an event."""
+    port, scene, file = free_port(), Scene(RED), tmp_path / "states.json"
+    state, available = (f"edge-classifier/yard/bin/{name}" for name in ("state", "availability"))
+    with fake_camera(scene) as camera:
+        given = settings(camera.url, client.base_url, mqtt={"host": "127.0.0.1", "port": port}, states=str(file))
+        with running(path, given) as process:
+            process.until("red")
+            assert process.end() == 0
+        told = json.loads(file.read_text())["yard/bin"]
+        with mosquitto(tmp_path, port), running(path, given) as process:
+            wait_until(lambda: retained(port, available).get(available) == b"online")
+            assert json.loads(retained(port, state)[state]) == told
+            assert process.events == []
+            scene.shown = BLUE
+            process.until("blue")
+            assert process.events[0]["before"] == "red"
+            # Another region's settings begin it anew, and are no event either.
+            given["cameras"]["yard"]["regions"]["bin"]["agree"] = 3
+            path.write_text(yaml.safe_dump(given))
+            process.process.send_signal(signal.SIGHUP)
+            process.said("read again")
+            scene.shown = RED
+            process.until("blue", "red")
+            assert process.end() == 0
+        # Damaged, and where it cannot be written.
+        file.write_text('{"yard/bin": {"label": 1')
+        with running(path, given | {"states": str(tmp_path / "no" / "where")}) as process:
+            process.said("where: No such file or directory")
+            process.until("red")
+        with running(path, {**given, "mqtt": None}) as process:
+            process.said("cannot be read, so nothing is known of before")
+            process.until("red")
+            assert process.events[0]["before"] is None
+
+
+def test_regions_of_a_frame_are_one_request(tmp_path, path):
+    """With a mask and a fit of their own; the metrics count a photo for each frame."""
+    wide = Image.new("RGB", (400, 100), (10, 10, 240))
+    wide.paste((240, 10, 10), (0, 0, 150, 100))
+    noisy = np.asarray(wide).astype(int) + np.random.default_rng(0).integers(-9, 10, (100, 400, 3))
+    photo = encode(Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)), "PNG")
+    with (
+        serving(write(tmp_path / "tiny.fp32.onnx", contract())) as client,
+        fake_camera(lambda r: r.answer(photo)) as camera,
+    ):
+        given = settings(camera.url, client.base_url)
+        given["cameras"]["yard"] |= {"size": [400, 100], "interval_seconds": 60}
+        given["cameras"]["yard"]["regions"] = {
+            "middle": {"crop": [0, 0, 1, 1], "flat_below": 0},
+            "left": {"pixels": [0, 0, 200, 100], "fit": "pad", "flat_below": 0},
+            "masked": {"fit": "pad", "flat_below": 0, "mask_pixels": [[0, 0, 150, 0, 150, 100, 0, 100]]},
+            "hidden": {"masks": [[0, 0, 1, 1]]},
+        }
+        path.write_text(yaml.safe_dump(given, sort_keys=False))
+        command = [sys.executable, "-m", "app", "cameras", "--once", str(path)]
+        lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+        assert [line.split()[:2] for line in lines] == [
+            ["yard/middle", "blue"],
+            ["yard/left", "red"],
+            ["yard/masked", "blue"],
+            ["yard/hidden", "unavailable:"],
+        ]
+        text = client.get("/metrics").text
+        assert 'classifier_requests_total{route="/predict/regions",status="200"} 1.0' in text
+        assert "classifier_photos_total 1.0" in text
 
 
 def test_a_file_that_is_read_again(client, path):

@@ -84,6 +84,23 @@ WRONG = [
         ":2: cameras.yard: pixels [5, 5, 6, 1] reach over",
     ),
     (
+        camera(SNAP + "\nregions:\n  bin: {masks: [[0, 0, 0.5, 1.5]]}"),
+        ":5: cameras.yard.regions.bin: a crop is x, y, width",
+    ),
+    (
+        camera(SNAP + "\nregions:\n  bin: {masks: [[0, 0, 0.5, 0.5, 1]]}"),
+        ":5: cameras.yard.regions.bin: a mask is x, y, width, height, or x and y of three corners",
+    ),
+    (
+        camera(SNAP + "\nregions:\n  bin: {mask_pixels: [[0, 0, 1, 1]]}"),
+        ":2: cameras.yard: region 'bin' is in pixels: the camera has",
+    ),
+    (
+        camera(SNAP + "\nsize: [10, 10]\nregions:\n  bin: {mask_pixels: [[0, 0, 5, 5, 11, 5]]}"),
+        ":2: cameras.yard: pixels [0, 0, 5, 5, 11, 5] reach over",
+    ),
+    (camera(SNAP + "\nregions:\n  bin: {fit: stretch}"), ":5: cameras.yard.regions.bin.fit: Input should be"),
+    (
         camera(SNAP + "\nregions:\n  bin: {agree: 2, of: 5}"),
         ":5: cameras.yard.regions.bin: agree has to be more than half",
     ),

@@ -107,3 +107,21 @@ def test_what_others_say_is_one_short_printable_line():
     assert one_line("a\r\nb\x1b[31m\tc\0" + "x" * 10_000) == "a b [31m c " + "x" * 286 + "..."
     assert len(str(Fault("service", "y" * 9999))) < 400
     assert all(text and text[0].islower() for text in FAULTS.values())
+
+
+def test_what_an_earlier_run_has_told_is_confirmed_and_no_event():
+    region = RegionState(Rules(2, 3, hold_s=10), State(label="full"), since=-5.0)
+    assert (str(region.state), region.confirmed) == ("full", False)
+    assert not region.take(full(0.45), 0)
+    assert not region.confirmed
+    assert not region.take(full(0.45), 1)
+    assert region.confirmed
+    # It is held from when it was told, before the start.
+    assert [region.take(empty(), at) for at in (2, 3, 4)] == [False] * 3
+    assert region.take(empty(), 5.0)
+
+
+def test_what_has_changed_meanwhile_is_an_event():
+    region = RegionState(Rules(2, 3), State(label="full"))
+    assert [region.take(empty(), at) for at in (1, 2)] == [False, True]
+    assert region.confirmed

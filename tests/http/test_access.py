@@ -448,6 +448,7 @@ def test_without_trusted_proxies_nobody_is_believed(client):
 ROUTES = {
     "/predict": {"content": RED},
     "/predict/batch": {"files": {"file": RED}},
+    "/predict/regions?regions=[{}]": {"content": RED},
     "/explain": {"content": RED},
     "/v1/vision/scene": {"files": {"image": RED}},
     "/v1/vision/custom/tiny": {"files": {"image": RED}},

@@ -9,10 +9,10 @@ import pytest
 from app.errors import TooManyPixels
 from app.inference.classifier import Classifier
 from app.inference.decode_budget import DecodeBudget
-from app.inference.imaging import Resize
+from app.inference.imaging import Crop, Resize, View
 from app.inference.model import Model
 from app.inference.shadow import Shadow
-from tests.photos import encode, solid
+from tests.photos import encode, quarters, solid
 from tests.tiny_model import contract, write
 
 RED, GREEN = (encode(solid(colour), "PNG") for colour in ((240, 9, 9), (9, 240, 9)))
@@ -76,6 +76,24 @@ def test_what_both_say_is_compared(tmp_path, answering, changes, compared):
         await shown.see(RED)
         shown.shadow.close()
         assert shown.compared == [compared]
+
+    run(work)
+
+
+@pytest.mark.parametrize("resize", [Resize(32, 32, 0.875, "bilinear"), Resize(32, 32, 1.0, "bilinear", "squash")])
+def test_a_shadow_looks_at_the_same_part(tmp_path, answering, resize):
+    """Also where it decodes the photo again; all of it, or the part without its mask, would be called otherwise."""
+
+    async def work():
+        shown = Compared(classifier(tmp_path / "s.onnx", resize=resize), answering)
+        hidden = View(Crop(0.0, 0.0, 1.0, 0.5), "squash", (((0.0, 0.0), (0.5, 0.0), (0.5, 0.5), (0.0, 0.5)),))
+        for view in (View(Crop(0.0, 0.5, 0.5, 1.0)), hidden):
+            sight = answering.views(encode(quarters(), "PNG"), [view], cameras=[None])[0].sight
+            shown.changed.clear()
+            shown.shadow.offer(answering, sight)
+            await asyncio.wait_for(shown.changed.wait(), 20)
+        shown.shadow.close()
+        assert shown.compared == [("blue", False, True), ("green", False, True)]
 
     run(work)
 

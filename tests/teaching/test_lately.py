@@ -5,6 +5,7 @@ import pytest
 
 from app.inference.appearance import Appearance
 from app.inference.classifier import Prediction, Result, Sight
+from app.inference.decode_budget import DecodeBudget
 from app.inference.model import Scored
 from app.teaching import lately as lately_module
 from app.teaching.lately import Lately
@@ -31,7 +32,7 @@ def offered(tmp_path, monkeypatch):
         predictions = () if score is None else (Prediction(label, 0, None, score),)
         more = {"unknown": False, "cached": False, **more}
         result = Result(SIGHT, CONTRACT, predictions, decode_s=0.0, infer_s=0.0, **more)
-        return kept.offer(camera, lambda: PHOTO, size, result)
+        return kept.offer(camera, lambda: PHOTO, size, result, DecodeBudget(10**6))
 
     yield offering
     kept.close()

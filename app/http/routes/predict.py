@@ -1,6 +1,7 @@
-"""``POST /predict`` and ``POST /predict/batch``."""
+"""``POST /predict``, ``POST /predict/batch`` and ``POST /predict/regions``."""
 
 import asyncio
+import random
 from time import perf_counter
 from typing import Annotated, Any, Final
 
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ... import errors
-from ...inference.imaging import WHOLE, Crop
+from ...inference.imaging import WHOLE, Crop, View
 from ...telemetry.request_record import RequestRecord
 from .. import problems
 from ..body_reader import FIELD
@@ -20,6 +21,8 @@ from ..schemas.predict import (
     BatchResult,
     PredictQuery,
     PredictResponse,
+    RegionsQuery,
+    RegionsResponse,
     groups,
     predictions,
 )
@@ -87,7 +90,9 @@ def asked_crop(request: Request, crop: Crop | None) -> Crop:
     if crop is None:
         return WHOLE
     if len(request.query_params.getlist("crop")) > 1:
-        raise errors.InvalidParameter("There are several crops. Send a request for each.")
+        raise errors.InvalidParameter(
+            "There are several crops. Send a request for each, or ask /predict/regions for several parts of one photo."
+        )
     return crop
 
 
@@ -115,7 +120,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     client = service.client_of(request)
     service.workers.admit(client)
     # What one part of the photo shows says nothing about another.
-    seen = (query.camera or (request.client.host if request.client else ""), crop)
+    seen = (query.camera or (request.client.host if request.client else ""), View(crop))
     camera = service.frame_cache.camera(seen)
     started = perf_counter()
     async with service.body_reader.read(request) as body:
@@ -133,13 +138,68 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
             client,
         )
         if service.lately is not None and query.camera:
-            service.lately.offer(query.camera, body.image, len(body.data), result)
+            service.lately.offer(query.camera, body.image, len(body.data), result, classifier.decode_budget)
     record.images = 1
     record.camera = query.camera or ""
     service.note(record, classifier, result.sight, result.group)
     record.cached = result.cached if camera else None
     record.timings_s |= {"queue": queued_s, "decode": result.decode_s, "infer": result.infer_s}
     return Response(PredictResponse.encode(result, queued_s, record.request_id), media_type="application/json")
+
+
+@router.post(
+    "/predict/regions",
+    summary="Classify parts of one photo",
+    response_model=RegionsResponse,
+    responses=problems.responses(
+        *ERRORS, errors.TooManyPixels, errors.TooComplex, errors.NotAnImage, errors.BrokenImage
+    ),
+    openapi_extra=PHOTO,
+)
+async def predict_regions(request: Request, query: Annotated[RegionsQuery, Query()]) -> Response:
+    """A photo as to `/predict`, which is decoded once; one result for each of `regions`, in their order."""
+    service, record = Service.of(request), RequestRecord.of(request.scope)
+    classifier = service.classifier_for(query.model)
+    if len(request.query_params.getlist("regions")) > 1:
+        raise errors.InvalidParameter("There are several parameters 'regions'. Send one, with all regions in it.")
+    if "top_k" in query.model_fields_set:
+        classifier.check_k(query.top_k)
+    # Before the body is read: what arrives of a refused photo is thrown away unseen.
+    client = service.client_of(request)
+    service.workers.admit(client)
+    views = [region.view() for region in query.regions]
+    camera = query.camera or (request.client.host if request.client else "")
+    cameras = [service.frame_cache.camera((camera, view)) for view in views]
+    started = perf_counter()
+    async with service.body_reader.read(request) as body:
+        record.timings_s["read"] = perf_counter() - started
+        results, queued_s = await service.workers.submit(
+            lambda: classifier.views(
+                body.image(),
+                views,
+                query.top_k,
+                query.min_score,
+                exclusive=service.workers.exclusive,
+                cameras=cameras,
+                by_group=query.view == "groups",
+            ),
+            client,
+        )
+        if service.lately is not None and query.camera:
+            for result in results:
+                service.lately.offer(query.camera, body.image, len(body.data), result, classifier.decode_budget)
+    record.images = 1
+    record.camera = query.camera or ""
+    # A shadow takes one at a time: not always the same region.
+    for result in random.sample(results, len(results)):
+        service.note(record, classifier, result.sight, result.group)
+    record.cached = all(result.cached for result in results) if cameras[0] else None
+    record.timings_s |= {
+        "queue": queued_s,
+        "decode": results[0].decode_s,
+        "infer": sum(result.infer_s for result in results),
+    }
+    return Response(RegionsResponse.encode(results, queued_s, record.request_id), media_type="application/json")
 
 
 @router.post(

@@ -1,6 +1,7 @@
 """What several routes share."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -38,6 +39,11 @@ def _crop(given: Any) -> Crop | None:
     numbers = [float(part) for part in parts if part.isascii() and "_" not in part]
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
         raise ValueError("a crop's four numbers are shares of the photo's sides, from 0 to 1")
+    return part(numbers)
+
+
+def part(numbers: Sequence[float]) -> Crop:
+    """The part of a photo with this left edge, upper edge, width and height; raises ValueError if it is none."""
     left, upper, width, height = numbers
     if min(left, upper) < 0 or max(left + width, upper + height) > 1 + _ROUNDING:
         raise ValueError("the crop reaches over the photo's edge; its numbers are shares of the upright photo's sides")
@@ -54,7 +60,8 @@ CropParameter = Annotated[
 ]
 CROP: Final = (
     "Classify this part of the upright photo alone, as if it had been cut out and sent by itself: left edge, upper "
-    "edge, width and height, as shares of the photo's sides, e.g. `0.25,0.5,0.2,0.3`. One a request."
+    "edge, width and height, as shares of the photo's sides, e.g. `0.25,0.5,0.2,0.3`. One a request; "
+    "`/predict/regions` takes several."
 )
 
 

@@ -1,12 +1,14 @@
-"""``/predict`` and ``/predict/batch``."""
+"""``/predict``, ``/predict/batch`` and ``/predict/regions``."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 from pydantic_core import to_json
 
 from ...inference.classifier import Result
-from .common import CROP, LABELS, UNKNOWN, CropParameter, GroupOut, ModelQuery, ModelRef, PredictionOut, Timing
+from ...inference.imaging import WHOLE, Crop, Polygon, View
+from .common import CROP, LABELS, UNKNOWN, CropParameter, GroupOut, ModelQuery, ModelRef, PredictionOut, Timing, part
 from .problem import Problem
 
 _PREDICTIONS = [
@@ -23,8 +25,14 @@ _IN_GROUPS = (
 _CACHED = "The scores are those of an earlier, near-identical frame of the same camera (`CLASSIFIER_CACHE_SECONDS`)."
 
 
-class PredictQuery(ModelQuery):
-    """What ``/predict`` can be asked."""
+#: Regions of a request, masks of a region, and numbers of a mask, two for each corner.
+_MOST_REGIONS: Final = 16
+_MOST_MASKS: Final = 8
+_MOST_NUMBERS: Final = 64
+
+
+class _Asked(ModelQuery):
+    """What can be asked of a photo, and of a part of it."""
 
     top_k: int = Field(
         5,
@@ -43,7 +51,68 @@ class PredictQuery(ModelQuery):
         description="Whose earlier frames the photo may be like, where such frames are remembered; default: the "
         "client's address.",
     )
+
+
+class PredictQuery(_Asked):
+    """What ``/predict`` can be asked."""
+
     crop: CropParameter = Field(None, description=CROP)
+
+
+_Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Region(BaseModel):
+    """A part of a photo, in shares of the upright photo's sides."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    crop: list[_Share] | None = Field(
+        None, min_length=4, max_length=4, description="Left edge, upper edge, width and height; none: the whole photo."
+    )
+    fit: Literal["crop", "squash", "pad"] | None = Field(
+        None,
+        description="What is seen of a region of another shape than the model's input, in place of the model's own "
+        "rule: the largest box with the input's shape in its middle (`crop`), all of it, distorted (`squash`), or all "
+        "of it, with grey beside it (`pad`).",
+    )
+    masks: list[Annotated[list[_Share], Field(min_length=4, max_length=_MOST_NUMBERS)]] = Field(
+        [],
+        max_length=_MOST_MASKS,
+        description="What the model does not see, but grey: rectangles (left edge, upper edge, width, height) and "
+        "polygons (x and y of three corners or more). They are measured on the photo, not on the region.",
+    )
+
+    @model_validator(mode="after")
+    def _lies_in_the_photo(self) -> "Region":
+        self.view()
+        return self
+
+    def view(self) -> View:
+        """As the core takes it; raises ValueError if it reaches over the photo's edge, or is empty."""
+        return View(
+            WHOLE if self.crop is None else part(self.crop), self.fit, tuple(_polygon(mask) for mask in self.masks)
+        )
+
+
+def _polygon(numbers: Sequence[float]) -> Polygon:
+    if len(numbers) == 4:
+        box: Crop = part(numbers)
+        return ((box.left, box.upper), (box.right, box.upper), (box.right, box.lower), (box.left, box.lower))
+    if len(numbers) % 2:
+        raise ValueError("a mask is left edge, upper edge, width and height, or x and y of three corners or more")
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+class RegionsQuery(_Asked):
+    """What ``/predict/regions`` can be asked."""
+
+    regions: Json[Annotated[list[Region], Field(min_length=1, max_length=_MOST_REGIONS)]] = Field(
+        description=f"The parts of the photo, as JSON: 1 to {_MOST_REGIONS}.",
+        examples=[
+            '[{"crop": [0.25, 0.5, 0.2, 0.3]}, {"crop": [0, 0, 1, 0.4], "fit": "pad", "masks": [[0, 0, 0.3, 0.1]]}]'
+        ],
+    )
 
 
 class Appearance(BaseModel):
@@ -78,24 +147,70 @@ class PredictResponse(BaseModel):
         Not by way of the models: what the core computed needs no validation, and every photo waits for it. A test
         holds the two against each other.
         """
-        contract = result.contract
         return to_json(
             {
-                "model": {"name": contract.name, "version": contract.version},
-                "groups": result.groups,
-                "predictions": result.predictions,
-                "labels": result.labels,
-                "unknown": result.unknown,
-                "cached": result.cached,
-                "appearance": result.sight.appearance,
-                "timing_ms": {
-                    "queue": round(queued_s * 1e3, 3),
-                    "decode": round(result.decode_s * 1e3, 3),
-                    "infer": round(result.infer_s * 1e3, 3),
-                },
+                "model": _model(result),
+                **_said(result),
+                "timing_ms": _timing(queued_s, result.decode_s, result.infer_s),
                 "request_id": request_id,
             }
         )
+
+
+class RegionResult(BaseModel):
+    """The answer for one part of a photo."""
+
+    groups: list[GroupOut] = Field(examples=[_GROUPS], description=_IN_GROUPS)
+    predictions: list[PredictionOut] = Field(examples=[_PREDICTIONS])
+    labels: list[str] = Field(examples=[["school bus"]], description=LABELS)
+    unknown: bool = Field(examples=[False], description=UNKNOWN)
+    cached: bool = Field(examples=[False], description=_CACHED)
+    appearance: Appearance
+
+
+class RegionsResponse(BaseModel):
+    """One result per part of the photo, in the order in which they were asked for; ``timing_ms`` is of all together."""
+
+    model: ModelRef
+    results: list[RegionResult]
+    timing_ms: Timing
+    request_id: str = Field(examples=["6f1c0f0e7a9b4c55"])
+
+    @staticmethod
+    def encode(results: Sequence[Result], queued_s: float, request_id: str) -> bytes:
+        """The answer's JSON from the core's results, as ``PredictResponse.encode``."""
+        return to_json(
+            {
+                "model": _model(results[0]),
+                "results": [_said(result) for result in results],
+                "timing_ms": _timing(queued_s, results[0].decode_s, sum(result.infer_s for result in results)),
+                "request_id": request_id,
+            }
+        )
+
+
+def _model(result: Result) -> dict[str, str]:
+    return {"name": result.contract.name, "version": result.contract.version}
+
+
+def _said(result: Result) -> dict[str, Any]:
+    return {
+        "groups": result.groups,
+        "predictions": result.predictions,
+        "labels": result.labels,
+        "unknown": result.unknown,
+        "cached": result.cached,
+        "appearance": result.sight.appearance,
+    }
+
+
+def _timing(queued_s: float, decode_s: float, infer_s: float) -> dict[str, float]:
+    """Seconds to milliseconds, to the microsecond."""
+    return {
+        "queue": round(queued_s * 1e3, 3),
+        "decode": round(decode_s * 1e3, 3),
+        "infer": round(infer_s * 1e3, 3),
+    }
 
 
 class BatchResult(BaseModel):

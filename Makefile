@@ -46,7 +46,7 @@ format: .venv/all  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/all bench-models  ## the service beside its peers; PHOTOS=DIR for your own
+bench: .venv/all bench-models  ## the service beside its peers, photos of all sizes; PHOTOS=DIR for your own
 	$(BIN)/python -m bench.compare $(if $(PHOTOS),--photos $(PHOTOS))
 
 load: .venv/all bench-models  ## realistic users (locust), with an HTML report

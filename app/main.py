@@ -50,6 +50,7 @@ from .registry.source import Source
 from .registry.trial import Trials
 from .registry.updates import OUTCOMES, ModelUpdater
 from .runtime.cpus import Cpus, usable_cpus
+from .runtime.kernels import int8_kernels
 from .runtime.memory import free_bytes, tune_malloc
 from .runtime.worker_pool import WorkerPool
 from .settings import Settings, deprecated
@@ -176,7 +177,13 @@ def create_app(settings: Settings) -> FastAPI:
             teaching.configured = None if source.folder else source.configured_file()
         decode_budget = DecodeBudget(settings.max_pixels)
         served, left_out = await asyncio.to_thread(
-            loading.start, source, settings.precision, settings.default_model, settings.max_models, decode_budget
+            loading.start,
+            source,
+            settings.precision,
+            settings.default_model,
+            settings.max_models,
+            decode_budget,
+            settings.cache_folder(),
         )
         shadow_model = await asyncio.to_thread(_shadow_model, settings, trials) if settings.shadow else None
         free = free_bytes()
@@ -233,6 +240,7 @@ def create_app(settings: Settings) -> FastAPI:
                     "shadow": shadow and f"{shadow.contract.name} {shadow.contract.version}",
                     "workers": cpus.count,
                     "workers_reason": cpus.reason,
+                    "kernels": str(int8_kernels()),
                     "buffered_bytes": limits.buffered_bytes,
                     "decode_bytes": limits.decode_bytes,
                 }

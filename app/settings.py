@@ -22,6 +22,7 @@ _SERVICE_LINK: Final = re.compile(
 )
 _SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://.*")
 _PREFIX: Final = "CLASSIFIER_"
+_CACHE: Final = "edge-classifier"
 #: Variables that have another name since 0.2, without their prefix; the old ones go with 0.3.
 _RENAMED: Final = {
     "LANES": "WORKERS",
@@ -115,7 +116,13 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "int8"] | None = Field(
         None,
         description="which of a model's files (`NAME.fp32.onnx`, `NAME.int8.onnx`) to serve; `auto` measures at the "
-        "start which is faster on this CPU; unset: `CLASSIFIER_MODEL` as it is, or int8 before fp32",
+        "first start which is faster on this CPU; unset: `CLASSIFIER_MODEL` as it is, or int8 before fp32",
+    )
+    cache_directory: Path | None = Field(
+        None,
+        description="folder where `CLASSIFIER_PRECISION=auto` remembers what it measured; unset: "
+        "`$XDG_CACHE_HOME/edge-classifier`, else `~/.cache/edge-classifier`; where it cannot be written, each start "
+        "measures",
     )
     host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - a container has to
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
@@ -247,6 +254,18 @@ class Settings(BaseSettings):
         validation_alias="WATCHDOG_USEC",
         description="set by systemd: it restarts the service after this many silent microseconds",
     )
+
+    def cache_folder(self) -> Path | None:
+        """``cache_directory``, else where the XDG Base Directory Specification has it; None: there is no home."""
+        if self.cache_directory is not None:
+            return self.cache_directory
+        # The specification: relative paths are to be ignored.
+        if (given := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
+            return given / _CACHE
+        try:
+            return Path.home() / ".cache" / _CACHE
+        except RuntimeError:
+            return None
 
     @model_validator(mode="before")
     @classmethod

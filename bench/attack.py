@@ -17,8 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from bench.compare import resident_mb, running
 from bench.scenarios import service
+from bench.servers import resident_mb, running
 
 #: Megabytes and seconds; both are promises of SECURITY.md.
 MOST_MB = 256

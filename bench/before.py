@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bench import photos
 from bench.client import closed_loop
-from bench.compare import ROOT, cpu_s, interpreter, resident_mb, running
+from bench.machine import machine
 from bench.scenarios import newest_int8, service
+from bench.servers import ROOT, cpu_s, interpreter, resident_mb, running
 
 
 @contextlib.contextmanager
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="per service and level of concurrency")
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 4, 16])
     options = parser.parse_args()
+    print(f"on {machine()}")
     data = photos.read(options.photos)
     new = service((options.model or newest_int8()).resolve())
     interpreter(new.lock)

@@ -1,6 +1,7 @@
 """The service's own code without HTTP: what its threads could do, and what one photo costs beside a plain pipeline.
 
-``python -m bench.ceiling MODEL [PHOTOS]`` prints one JSON object.
+``python -m bench.ceiling MODEL [PHOTOS]`` prints one JSON object; ``decode_ms``, ``resize_ms``, ``infer_ms`` and
+``rank_ms`` are the stages of one photo in one thread.
 """
 
 import io
@@ -14,11 +15,45 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from app.inference import classifier as pipeline
+from app.inference import imaging
 from app.inference.classifier import Classifier
 from app.inference.decode_budget import DecodeBudget
 from app.inference.model import Model
 from app.runtime.cpus import usable_cpus
 from bench import photos
+
+
+def timed(call):
+    """The same function; the seconds of its last call stand in ``last_s``."""
+
+    def with_clock(*arguments, **options):
+        started = time.perf_counter()
+        try:
+            return call(*arguments, **options)
+        finally:
+            with_clock.last_s = time.perf_counter() - started
+
+    return with_clock
+
+
+def stages_ms(classifier: Classifier, data: list[bytes]) -> dict[str, float]:
+    """Medians of what a photo's stages take in one thread, in milliseconds."""
+    load, fit, judge = pipeline.load, imaging._fitted, classifier.model.judge
+    taken: dict[str, list[float]] = {"decode": [], "resize": [], "infer": [], "rank": []}
+    try:
+        pipeline.load, imaging._fitted, classifier.model.judge = map(timed, (load, fit, judge))
+        for photo in data * 2:
+            result = classifier(photo)
+            loaded, fitted, judged = pipeline.load.last_s, imaging._fitted.last_s, classifier.model.judge.last_s
+            taken["decode"].append(loaded - fitted)
+            taken["resize"].append(fitted)
+            taken["infer"].append(judged)
+            taken["rank"].append(result.infer_s - judged)
+    finally:
+        pipeline.load, imaging._fitted = load, fit
+        del classifier.model.judge
+    return {f"{stage}_ms": statistics.median(values) * 1e3 for stage, values in taken.items()}
 
 
 def main() -> None:
@@ -52,6 +87,8 @@ def main() -> None:
             way(photo)
             times[name].append(time.perf_counter() - started)
 
+    stages = stages_ms(classifier, data)
+
     def worker() -> None:
         for photo in data * 4:
             classifier(photo)
@@ -64,7 +101,7 @@ def main() -> None:
         thread.join()
     seconds = time.perf_counter() - started
     found = {f"{name}_ms": statistics.median(values) * 1e3 for name, values in times.items()}
-    print(json.dumps({"rps": count * len(data) * 4 / seconds} | found))
+    print(json.dumps({"rps": count * len(data) * 4 / seconds} | found | stages))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from app.inference.model import INPUT, SCORES, Model
 from app.runtime.memory import tune_malloc
 from bench import photos
 from bench.client import closed_loop
-from bench.compare import ROOT, resident_mb, running
+from bench.machine import machine
 from bench.scenarios import newest_int8, peak, service
+from bench.servers import ROOT, resident_mb, running
 
 #: Prints the resident MB and the CPU ms of one picture, after batches of all sizes. Arguments: model, arena (0 or 1).
 _ARENA = """
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of JPEG files (default: scikit-image's photos)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    print(f"on {machine()}")
     model = (options.model or newest_int8()).resolve()
     choices[options.choice](model, photos.read(options.photos), options.rounds)
 

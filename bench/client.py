@@ -63,7 +63,8 @@ def _wrk(url: str, path: str, photos: list[bytes], connections: int, seconds: fl
             "wrk",
             "-t1",
             f"-c{connections}",
-            f"-d{seconds:g}s",
+            # Whole seconds are all that it understands.
+            f"-d{max(1, round(seconds))}s",
             "--timeout",
             "30s",
             "-s",

@@ -1,156 +1,24 @@
 """The service beside what people would use instead: the same photos, client, machine and run.
 
-``python -m bench.compare --models models/`` starts each contender in turn, several rounds of them, and writes
-``bench/results/compare.{md,json,svg}``. Figures are medians over the rounds; ratios are taken within a round, so that a
-machine that drifts does not bend them.
+``python -m bench.compare --models models/`` measures two things and writes ``bench/results/compare.{md,json,svg}``:
+
+- ``servers``: each contender is started in turn, several rounds of them, with the photos as given.
+- ``sent``: what cameras and phones send, to the contenders side by side (``bench.sent``).
+
+Figures are medians over the rounds; ratios are taken within a round, so that a machine that drifts does not bend them.
 """
 
 import argparse
-import contextlib
 import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import photos
+from app.runtime.kernels import int8_kernels
+from bench import photos, sent
 from bench.client import closed_loop
-from bench.photos import multipart
-
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
-PEERS = Path(__file__).parent / "peers"
-#: What is served with, not what is developed with: FastAPI imports more where more is installed.
-OURS = ROOT / "requirements" / "runtime.txt"
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One server: the lock of its environment, its command and variables, and the folder that it is started in."""
-
-    name: str
-    lock: Path
-    command: tuple[str, ...]
-    variables: dict[str, str] = field(default_factory=dict)
-    folder: Path = ROOT
-
-
-def contenders(models: Path) -> list[Contender]:
-    """Everybody, ours first."""
-    (fp32,) = models.glob("*.fp32.onnx")
-    (int8,) = models.glob("*.int8.onnx")
-    tutorial, litserve, bentoml = (PEERS / f"{name}.txt" for name in ("tutorial", "litserve", "bentoml"))
-    model = {"MODEL": str(fp32)}
-    uvicorn = ("-m", "uvicorn", "--app-dir", str(PEERS), "tutorial:app", "--port", "{port}", "--log-level", "warning")
-    lit = (str(PEERS / "lit.py"),)
-    bento = ("-m", "bentoml", "serve", "--working-dir", str(PEERS), "bento:Classify", "--port", "{port}", "-q")
-    return [
-        Contender("ours, int8", OURS, ("-m", "app"), {"CLASSIFIER_MODEL": str(int8)}),
-        Contender("ours, fp32", OURS, ("-m", "app"), {"CLASSIFIER_MODEL": str(fp32)}),
-        Contender("tutorial FastAPI, async def, fp32", tutorial, uvicorn, {**model, "STYLE": "async"}),
-        Contender("tutorial FastAPI, def, fp32", tutorial, uvicorn, {**model, "STYLE": "def"}),
-        Contender("tutorial FastAPI, def, 2 workers, fp32", tutorial, (*uvicorn, "--workers", "2"), model),
-        Contender("LitServe, batch 8, fp32", litserve, lit, {**model, "BATCH": "8"}),
-        Contender("LitServe, 2 workers, fp32", litserve, lit, {**model, "WORKERS": "2"}),
-        Contender("BentoML, fp32", bentoml, bento, model),
-    ]
-
-
-def interpreter(lock: Path) -> str:
-    """The Python of an environment with what ``lock`` lists and nothing else, which is made on first use."""
-    folder = RESULTS / "environments" / lock.stem
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"installing {lock.stem}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", lock], check=True)
-    return str(python)
-
-
-@contextlib.contextmanager
-def running(contender: Contender, warm: bytes) -> Iterator[tuple[str, int, float]]:
-    """Starts a server; yields its address, process id and the seconds from start to its first 200."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    own = {
-        "CLASSIFIER_HOST": "127.0.0.1",
-        "CLASSIFIER_PORT": str(port),
-        "CLASSIFIER_DRAIN_SECONDS": "0",
-        "PORT": str(port),
-    }
-    command = [interpreter(contender.lock), *(part.format(port=port) for part in contender.command)]
-    environment = os.environ | own | contender.variables
-    started = time.perf_counter()
-    with Path(os.devnull).open("wb") as nowhere:
-        process = subprocess.Popen(
-            command, cwd=contender.folder, env=environment, stdout=nowhere, stderr=nowhere, start_new_session=True
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        while not post(url, warm):
-            if process.poll() is not None or time.perf_counter() - started > 60:
-                raise SystemExit(f"{contender.name} did not start: {' '.join(command)}")
-            time.sleep(0.01)
-        yield url, process.pid, time.perf_counter() - started
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def post(url: str, photo: bytes) -> bool:
-    """Whether one photo is answered with 200."""
-    kind, body = multipart(photo)
-    request = urllib.request.Request(url + "/predict", body, {"Content-Type": kind})
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return response.status == 200
-    except OSError:
-        return False
-
-
-def family(pid: int) -> list[int]:
-    """A process and its descendants."""
-    found = [pid]
-    for parent in found:
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += [int(child) for child in task.read_text().split()]
-    return found
-
-
-def resident_mb(pid: int) -> float:
-    """Proportional resident memory of a process and its descendants: shared pages count once."""
-    total = 0
-    for member in family(pid):
-        with contextlib.suppress(OSError):
-            lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process and its descendants have used."""
-    total = 0
-    for member in family(pid):
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / TICKS
+from bench.machine import machine
+from bench.servers import RESULTS, Contender, contenders, cpu_s, interpreter, post, resident_mb, running
 
 
 def measure(contender: Contender, data: list[bytes], levels: list[int], seconds: float) -> dict[str, float]:
@@ -177,27 +45,47 @@ def measure(contender: Contender, data: list[bytes], levels: list[int], seconds:
     return found
 
 
-def ceiling(model: str, folder: Path | None) -> dict[str, float]:
-    """The in-process figures of our own code, in a process of its own."""
-    command = [sys.executable, "-m", "bench.ceiling", model, *([str(folder)] if folder else [])]
-    found: dict[str, float] = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
-    return found
-
-
 def main() -> None:
     """Runs the rounds and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder with one fp32 and one int8 file")
     parser.add_argument("--photos", type=Path, help="folder of JPEG files (default: scikit-image's photos)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="per level of concurrency")
+    parser.add_argument("--seconds", type=float, default=4.0, help="per server and load")
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--only", default="", help="only contenders whose name contains this")
+    parser.add_argument("--parts", nargs="+", choices=["servers", "sent"], default=["servers", "sent"])
     options = parser.parse_args()
-    data = photos.read(options.photos)
     chosen = [c for c in contenders(options.models.resolve()) if options.only in c.name]
     for contender in chosen:
         interpreter(contender.lock)
+    RESULTS.mkdir(exist_ok=True)
+    texts = [f"On {machine()}:\n"]
+    found: dict[str, object] = {}
+    if "servers" in options.parts:
+        rounds, ceilings = servers(chosen, options)
+        found |= {"rounds": rounds, "ceilings": ceilings}
+        texts.append(report(rounds, ceilings, options.levels))
+        (RESULTS / "compare.svg").write_text(chart({name: middle(r, "rps@16") for name, r in rounds.items()}))
+    if "sent" in options.parts:
+        print("making photos", file=sys.stderr)
+        given = sent.workloads(options.photos)
+        rounds_sent = sent.measure(sent.contenders_of(chosen), given, options.rounds, options.seconds)
+        found["sent"] = rounds_sent
+        kernels = int8_kernels()
+        bars = sent.BARS[kernels.dot_products] if kernels.architecture == "x86-64" else ()
+        texts.append(sent.report(rounds_sent, bars))
+    (RESULTS / "compare.json").write_text(json.dumps(found | {"machine": machine()}, indent=1))
+    text = "\n".join(texts)
+    (RESULTS / "compare.md").write_text(text)
+    print(text)
+
+
+def servers(
+    chosen: list[Contender], options: argparse.Namespace
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, list[dict[str, float]]]]:
+    """The rounds by contender, and the in-process figures of ours."""
+    data = photos.read(options.photos)
     rounds: dict[str, list[dict[str, float]]] = {c.name: [] for c in chosen}
     ceilings: dict[str, list[dict[str, float]]] = {"ours, int8": [], "ours, fp32": []}
     for number in range(options.rounds):
@@ -205,13 +93,8 @@ def main() -> None:
             print(f"round {number + 1}: {contender.name}", file=sys.stderr)
             rounds[contender.name].append(measure(contender, data, options.levels, options.seconds))
             if contender.name in ceilings:
-                ceilings[contender.name].append(ceiling(contender.variables["CLASSIFIER_MODEL"], options.photos))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "compare.json").write_text(json.dumps({"rounds": rounds, "ceilings": ceilings}, indent=1))
-    text = report(rounds, ceilings, options.levels)
-    (RESULTS / "compare.md").write_text(text)
-    (RESULTS / "compare.svg").write_text(chart({name: middle(r, "rps@16") for name, r in rounds.items()}))
-    print(text)
+                ceilings[contender.name].append(sent.ceiling(contender.variables["CLASSIFIER_MODEL"], data))
+    return rounds, ceilings
 
 
 def middle(found: list[dict[str, float]], key: str) -> float:

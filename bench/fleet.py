@@ -24,9 +24,9 @@ import yaml
 
 from bench import photos
 from bench.client import closed_loop
-from bench.compare import ROOT
 from bench.reliability import free_port, hammer, judge, listening, mixture, run
 from bench.scenarios import Poster, newest_int8
+from bench.servers import ROOT
 
 CONFIG = Path(__file__).parent / "nginx.conf"
 #: Kubernetes documentation, "Horizontal Pod Autoscaling": the controller's period, and the ratio that it ignores.

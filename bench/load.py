@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 from bench import photos
-from bench.compare import PEERS, RESULTS, interpreter, running
 from bench.scenarios import newest_int8, service
+from bench.servers import PEERS, RESULTS, interpreter, running
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 

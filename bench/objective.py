@@ -12,8 +12,9 @@ from pathlib import Path
 import uvloop
 
 from bench import photos
-from bench.compare import running
+from bench.machine import machine
 from bench.scenarios import Poster, newest_int8, service
+from bench.servers import running
 
 
 async def p99_at(poster: Poster, rate: float, seconds: float) -> tuple[float, int]:
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--photos", type=Path)
     options = parser.parse_args()
+    print(f"on {machine()}")
     data = photos.read(options.photos)
     model = options.model or newest_int8()
     with running(service(model), data[0]) as (url, _, _):

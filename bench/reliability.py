@@ -30,9 +30,9 @@ from app.client import AsyncClient, ClientError
 from bench import photos
 from bench.attack import attack
 from bench.client import closed_loop
-from bench.compare import OURS, cpu_s, interpreter, resident_mb, running
 from bench.photos import multipart
 from bench.scenarios import newest_int8, service
+from bench.servers import OURS, cpu_s, interpreter, resident_mb, running
 
 
 def request(body: bytes, kind: str) -> bytes:

@@ -22,8 +22,9 @@ from PIL import Image
 
 from bench import photos
 from bench.client import Load, closed_loop
-from bench.compare import OURS, Contender, interpreter, resident_mb, running
+from bench.machine import machine
 from bench.photos import multipart
+from bench.servers import OURS, Contender, interpreter, resident_mb, running
 
 
 def service(model: Path, **variables: str) -> Contender:
@@ -292,6 +293,7 @@ def main() -> None:
     if options.scenario == "drip":
         uvloop.run(_drip(options.url, options.clients))
         return
+    print(f"on {machine()}")
     data = photos.read(options.photos)
     model = (options.model or newest_int8()).resolve()
     match options.scenario:

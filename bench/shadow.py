@@ -18,8 +18,8 @@ import uvloop
 
 from app.registry.source import BUNDLED
 from bench import photos
-from bench.compare import running
 from bench.scenarios import Poster, peak, service
+from bench.servers import running
 
 
 async def turn(poster: Poster, rate: float, seconds: float, seed: int) -> list[float]:

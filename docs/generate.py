@@ -34,6 +34,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "default_model",
         "max_models",
         "precision",
+        "cache_directory",
         "max_slowdown",
         "max_model_bytes",
         "model_public_key",

@@ -328,7 +328,7 @@ def test_commands_were_found():
 def test_the_command_line_understands_what_its_page_shows():
     (script,) = blocks(DOCS / "command-line.md", "sh")
     commands = re.findall(r"^edge-classifier ([^#\n]*)", script, re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         parse_args(command.split())
 

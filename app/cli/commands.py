@@ -82,6 +82,9 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     doctor = commands.add_parser("doctor", help="check that this machine can serve, and say what to mend")
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--json", action="store_true", help="one JSON object a line")
+    doctor.add_argument(
+        "--bench", action="store_true", help="instead, measure for a minute, and print a line to compare with others'"
+    )
 
     options = parser.parse_args(arguments)
     if getattr(options, "out", None) and not (options.json or options.csv):
@@ -128,6 +131,10 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.bench:
+        from . import benchmark
+
+        return benchmark.run(as_json=options.json)
     from . import doctor
 
     return doctor.run(options)

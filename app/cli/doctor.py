@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import platform
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,11 +13,13 @@ import onnxruntime
 from pydantic import ValidationError
 
 from ..errors import ModelError, SettingsError
-from ..inference.classifier import Classifier, fastest
+from ..inference.classifier import Classifier
 from ..inference.decode_budget import DecodeBudget
 from ..inference.model import Model
 from ..main import create_server, planned_cpus, request_limits
+from ..registry import precision as precisions
 from ..runtime.cpus import cgroup_quota
+from ..runtime.kernels import Kernels, int8_kernels
 from ..runtime.memory import free_bytes
 from ..settings import Settings, deprecated
 from .local import load, wrong_settings
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 def findings() -> Iterator[Finding]:
     """All checks, one after the other; without valid settings most of them cannot be made."""
-    yield processor(platform.machine(), Path("/proc/cpuinfo"))
+    yield processor(int8_kernels())
     yield runtime(onnxruntime.__version__)
     yield clock(datetime.now(UTC))
     try:
@@ -99,25 +100,21 @@ def files(settings: Settings) -> Finding:
     return Finding("settings", "ok", "every variable is right, and what they name can be used")
 
 
-def processor(machine: str, cpuinfo: Path) -> Finding:
-    """Which instructions for int8 the CPU has (Linux's names for them)."""
-    try:
-        flags = set(cpuinfo.read_text().split())
-    except OSError:
-        flags = set()
-    if machine == "x86_64":
-        if vnni := sorted(flags & {"avx512_vnni", "avx_vnni"}):
-            return Finding("processor", "ok", f"{', '.join(vnni)}, which int8 is made for")
-        if "avx2" in flags:
-            return Finding("processor", "ok", "AVX2 without VNNI: int8 gains less over fp32 than with it")
-        fix = "let the virtual machine pass the host's CPU through, or use a CPU from 2013 or later"
-        return Finding("processor", "warn", "no AVX2: inference takes its slow path", fix)
-    if machine == "aarch64":
-        if fast := sorted(flags & {"asimddp", "i8mm"}):
-            return Finding("processor", "ok", f"{', '.join(fast)}, which int8 is made for")
-        fix = "CLASSIFIER_PRECISION=auto measures which precision is faster"
-        return Finding("processor", "warn", "neither dot products (asimddp) nor i8mm: int8 may be slower", fix)
-    return Finding("processor", "warn", f"{machine} was never tried", "measure with `make bench`")
+def processor(kernels: Kernels) -> Finding:
+    """Which instructions an int8 model would run on here."""
+    found = f"{kernels} ({kernels.instructions})"
+    if kernels.dot_products:
+        return Finding("processor", "ok", f"{found}, which int8 is made for")
+    match kernels.name:
+        case "AVX2" | "AVX-512 without VNNI":
+            return Finding("processor", "ok", f"{found}: int8 gains less over fp32 than with VNNI")
+        case "SSE":
+            fix = "let the virtual machine pass the host's CPU through, or use a CPU from 2013 or later"
+            return Finding("processor", "warn", f"{found}, no AVX2: inference takes its slow path", fix)
+        case "NEON":
+            fix = "give the model in both precisions: CLASSIFIER_PRECISION=auto measures which is faster"
+            return Finding("processor", "warn", f"{found}, neither asimddp nor i8mm: int8 may be slower", fix)
+    return Finding("processor", "warn", f"{kernels.architecture} was never tried", "measure with `make bench`")
 
 
 def runtime(version: str) -> Finding:
@@ -168,15 +165,16 @@ def precision(settings: Settings, served: Model) -> Iterator[Finding]:
     if not all(path.is_file() for path in paths):
         return
     try:
-        quickest, measured = fastest([Model(path) for path in paths])
+        times = precisions.measure([Model(path) for path in paths])
     except ModelError as error:
         yield Finding("precision", "warn", str(error), "build the model's two files again with `make model`")
         return
-    found = f"{served.contract.precision} is served; {measured}"
-    if settings.precision == "auto" or quickest.contract.precision == served.contract.precision:
+    faster = precisions.faster(times)
+    found = f"{served.contract.precision} is served; {precisions.said(times)}"
+    if settings.precision == "auto" or faster == served.contract.precision:
         yield Finding("precision", "ok", found)
     else:
-        yield Finding("precision", "warn", found, f"CLASSIFIER_PRECISION={quickest.contract.precision}, or auto")
+        yield Finding("precision", "warn", found, f"CLASSIFIER_PRECISION={faster}, or auto")
 
 
 def memory(settings: Settings, workers: int, free: int) -> Finding:

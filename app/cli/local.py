@@ -39,5 +39,6 @@ def load(settings: Settings) -> tuple[Model, str]:
         settings.default_model,
         settings.max_models,
         DecodeBudget(settings.max_pixels),
+        settings.cache_folder(),
     )
     return served.classifier.model, f"{served.source}; {served.precision_reason}"

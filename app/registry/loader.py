@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from ..errors import ModelError
-from ..inference.classifier import Classifier, fastest
+from ..inference.classifier import Classifier
 from ..inference.decode_budget import DecodeBudget
 from ..inference.model import Model
 from ..inference.model_file import ModelFile
+from ..inference.speed import cpu_seconds
+from . import precision as precisions
+from .precision import Memory
 from .repository import LoadedModel
 from .source import Offer, Source
 
@@ -22,8 +23,6 @@ log = logging.getLogger(__name__)
 
 #: A model that has not classified its golden photo after this many seconds never will.
 _PATIENCE_S: Final = 10.0
-#: Rounds of the speed comparison; the best counts, because whatever else the machine does can only add.
-_TRIALS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,8 @@ class Loader:
 
     def _check_speed(self, model: Model, running: Model | None) -> None:
         """Compares CPU time, which does not depend on how busy the machine is."""
-        new_s, running_s = _cpu_seconds([model, *([running] if running else [])])
+        times = cpu_seconds([model, *([running] if running else [])])
+        new_s, running_s = times[0], times[-1]
         if new_s > self.budget_s:
             raise ModelError(
                 f"it takes {new_s * 1e3:.0f} ms for a photo; the queue budget is {self.budget_s * 1e3:.0f} ms"
@@ -109,7 +109,12 @@ class Loader:
 
 
 def start(
-    source: Source, precision: str | None, default: str | None, max_models: int, decode_budget: DecodeBudget
+    source: Source,
+    precision: str | None,
+    default: str | None,
+    max_models: int,
+    decode_budget: DecodeBudget,
+    cache: Path | None = None,
 ) -> tuple[list[LoadedModel], list[tuple[Path, ModelError]]]:
     """Loads what there is; blocks.
 
@@ -121,6 +126,7 @@ def start(
         default: name of the default model; None: the first by name.
         max_models: the most models that may be served.
         decode_budget: how large photos may be.
+        cache: folder where the faster precision is remembered; None: nowhere.
 
     Returns:
         The models, the default one first, and the files that were left out. Those of a folder have classified their
@@ -129,26 +135,32 @@ def start(
     Raises:
         ModelError: there is nothing to serve, or something else than what is configured.
     """
+    memory = Memory(cache)
     if preferred := source.preferred():
         try:
-            return _start(source, None, None, max_models, decode_budget)
+            return _start(source, None, None, max_models, decode_budget, memory)
         except ModelError as error:
             # A person chose it with a click, and what is configured is there: nobody has to come and mend this.
             source.leave_out(preferred)
-            made, refused = _start(source, precision, default, max_models, decode_budget)
+            made, refused = _start(source, precision, default, max_models, decode_budget, memory)
             return made, [(preferred, error), *refused]
-    return _start(source, precision, default, max_models, decode_budget)
+    return _start(source, precision, default, max_models, decode_budget, memory)
 
 
 def _start(
-    source: Source, precision: str | None, default: str | None, max_models: int, decode_budget: DecodeBudget
+    source: Source,
+    precision: str | None,
+    default: str | None,
+    max_models: int,
+    decode_budget: DecodeBudget,
+    memory: Memory,
 ) -> tuple[list[LoadedModel], list[tuple[Path, ModelError]]]:
     preferred = source.preferred()
     refused = source.look()
     if refused and source.folder is None:
         raise refused[0][1]
     if precision == "auto":
-        _prefer_the_fastest(source)
+        _prefer_the_fastest(source, memory)
     elif source.folder is not None:
         source.precision = precision
     served: dict[str, LoadedModel] = {}
@@ -195,28 +207,27 @@ def serve(file: ModelFile, classifier: Classifier, source: Source, load_s: float
     return LoadedModel(classifier, file.path, file.digest, why, source.precision_reason, time.time(), load_s)
 
 
-def _prefer_the_fastest(source: Source) -> None:
+def _prefer_the_fastest(source: Source, memory: Memory) -> None:
     """Finds out which precision is faster on this CPU, on the first model that has both; it stays so until the end."""
     for offers in source.offers().values():
-        if len({offer.precision for offer in offers}) > 1 or (source.folder is None and len(offers) > 1):
-            models = [Model(file.path, data=data) for file, data in map(source.read_again, offers)]
-            chosen, source.precision_reason = fastest(models)
-            if source.folder is None:
-                source.pin(chosen.path)
-                source.look()
-            else:
-                source.precision = chosen.contract.precision
-            return
-
-
-def _cpu_seconds(models: list[Model]) -> tuple[float, float]:
-    """The least CPU time that the first and the last of one or two models took for one picture, in turns."""
-    best = [float("inf")] * len(models)
-    for _ in range(_TRIALS):
-        for i, model in enumerate(models):
-            resize = model.contract.resize
-            picture = np.zeros((1, resize.height, resize.width, 3), np.uint8)
-            started = time.thread_time()
-            model(picture)
-            best[i] = min(best[i], time.thread_time() - started)
-    return best[0], best[-1]
+        # Of each precision the one that would be served.
+        files = {offer.precision: offer for offer in reversed(offers)}
+        if len(files) < 2:
+            continue
+        digests = [offer.file.digest for offer in files.values()]
+        times = memory.recall(digests, files)
+        how = "remembered for this CPU"
+        if times is None:
+            # Each is given back before the next model is loaded to be served.
+            read = map(source.read_again, files.values())
+            times = precisions.measure([Model(file.path, data=data) for file, data in read])
+            memory.remember(digests, times)
+            how = "measured at the start"
+        source.precision_reason = f"{how}: {precisions.said(times)}"
+        chosen = precisions.faster(times)
+        if source.folder is not None:
+            source.precision = chosen
+        elif chosen in files:
+            source.pin(files[chosen].file.path)
+            source.look()
+        return

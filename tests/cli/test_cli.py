@@ -23,6 +23,7 @@ from app.cli import doctor
 from app.cli.results import JsonLines, ResultsFileError, append_to
 from app.inference.model import Model
 from app.registry.source import BUNDLED
+from app.runtime.kernels import int8_kernels
 from app.settings import Settings
 from tests.conftest import ROOT, SHARED, serving
 from tests.photos import encode, solid
@@ -445,18 +446,17 @@ def test_doctor_compares_precisions(tmp_path):
 @pytest.mark.parametrize(
     ("machine", "flags", "status", "found"),
     [
-        ("x86_64", "sse2 avx2 avx512_vnni", "ok", "avx512_vnni"),
-        ("x86_64", "avx2 avx_vnni", "ok", "avx_vnni"),
-        ("x86_64", "avx2", "ok", "without VNNI"),
+        ("x86_64", "avx2 avx512vl avx512_vnni", "ok", "vpdpbusds"),
+        ("x86_64", "avx2 fma", "ok", "than with VNNI"),
         ("x86_64", "sse2", "warn", "no AVX2"),
-        ("aarch64", "fp asimd asimddp", "ok", "asimddp"),
+        ("aarch64", "fp asimd asimddp", "ok", "udot"),
         ("aarch64", "fp asimd", "warn", "neither"),
         ("riscv64", "", "warn", "never tried"),
     ],
 )
 def test_processor(tmp_path, machine, flags, status, found):
     (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
-    finding = doctor.processor(machine, tmp_path / "cpuinfo")
+    finding = doctor.processor(int8_kernels(machine, tmp_path / "cpuinfo"))
     assert (finding.status, found in finding.found) == (status, True)
 
 

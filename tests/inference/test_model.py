@@ -1,5 +1,4 @@
 import threading
-import time
 
 import numpy as np
 import onnx
@@ -7,7 +6,7 @@ import pytest
 from onnx import TensorProto
 
 from app.errors import InvalidParameter, ModelError
-from app.inference.classifier import Classifier, fastest
+from app.inference.classifier import Classifier
 from app.inference.contract import Golden
 from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import Resize
@@ -96,15 +95,3 @@ def test_threads_do_not_get_each_others_answers(tiny):
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-def test_the_faster_model_is_chosen(tiny):
-    class Slow(Model):
-        def __call__(self, pixels):
-            time.sleep(0.01)
-            return super().__call__(pixels)
-
-    slow, quick = Slow(tiny), Model(tiny)
-    chosen, reason = fastest([slow, quick])
-    assert chosen is quick
-    assert reason.count("fp32 took") == 2

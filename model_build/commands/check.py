@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app.inference import imaging
+from model_build.dataset.files import lines
 from model_build.errors import InputError
 from model_build.terminal import add_progress_to, tracker
 
@@ -84,12 +85,12 @@ def _print(found: "Findings", root: Path) -> None:
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     for row in (headings, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for title, lines in _lists(found, root):
-        if lines:
-            print(f"\n{title}: {len(lines)}")
-            print("\n".join(f"  {line}" for line in lines[:_NAMED]))
-            if len(lines) > _NAMED:
-                print(f"  ... and {len(lines) - _NAMED} more; --json names all, --html FILE shows them")
+    for title, listed in _lists(found, root):
+        if listed:
+            print(f"\n{title}: {len(listed)}")
+            print("\n".join(f"  {line}" for line in listed[:_NAMED]))
+            if len(listed) > _NAMED:
+                print(f"  ... and {len(listed) - _NAMED} more; --json names all, --html FILE shows them")
     print()
     print("\n".join(f"note: {note}" for note in found.notes) or "Nothing was found.")
 
@@ -116,7 +117,7 @@ def _lists(found: "Findings", root: Path) -> list[tuple[str, list[str]]]:
         for doubt in found.doubts
     ]
     return [
-        ("Not used", list(found.left_out)),
+        ("Not used", lines(found.left_out)),
         ("Labels that may be wrong", doubts),
         ("The same in different classes", together(found.across)),
         ("The same to learn from and to test with", together(found.leaks)),
@@ -129,7 +130,8 @@ def _lists(found: "Findings", root: Path) -> list[tuple[str, list[str]]]:
 
 def summary(found: "Findings", root: Path) -> str:
     """How many of each kind were found, on one line; empty where nothing was."""
-    return ", ".join(f"{title[0].lower()}{title[1:]}: {len(lines)}" for title, lines in _lists(found, root) if lines)
+    listed = ((title, len(found_)) for title, found_ in _lists(found, root))
+    return ", ".join(f"{title[0].lower()}{title[1:]}: {count}" for title, count in listed if count)
 
 
 def sections(found: "Findings", root: Path) -> "list[Section]":
@@ -163,6 +165,6 @@ def sections(found: "Findings", root: Path) -> "list[Section]":
     return [
         report.table("Pictures", *_counts(found)),
         report.table("What to do", ["note"], [[note] for note in found.notes]),
-        report.table("Not used", ["what, and why"], [[line] for line in found.left_out]),
+        report.table("Not used", ["what, and why"], [[line] for line in lines(found.left_out)]),
         *(report.pictures(title, photos, f"The first {_SHOWN} at most.") for title, photos in kinds if photos),
     ]

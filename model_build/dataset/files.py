@@ -1,7 +1,7 @@
 """The pictures in a folder and its sub-folders, without what cameras, archives and systems leave beside them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -47,11 +47,16 @@ class LeftOut:
 
     def lines(self) -> list[str]:
         """A line for each reason: how many, and the first of their names."""
-        return [
-            f"{'; '.join(names[:_NAMED])}"
-            f"{f' and {len(names) - _NAMED} more ({len(names)} in all)' if len(names) > _NAMED else ''}: {reason}"
-            for reason, names in self.names.items()
-        ]
+        return lines(self.names)
+
+
+def lines(names_by_reason: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is left out, for people: a line for each reason, with how many there are, and the first of their names."""
+    return [
+        f"{'; '.join(names[:_NAMED])}"
+        f"{f' and {len(names) - _NAMED} more ({len(names)} in all)' if len(names) > _NAMED else ''}: {reason}"
+        for reason, names in names_by_reason.items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)

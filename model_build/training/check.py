@@ -1,6 +1,6 @@
 """What is wrong with a folder of pictures, before a model learns from it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -116,7 +116,7 @@ class Findings:
     Attributes:
         classes: by index.
         refused: photos of nothing that the model is to know.
-        left_out: what is not used: a line for each reason.
+        left_out: what is not used, by reason.
         within: near-duplicates of one class, together.
         across: pairs of photos of different classes that show the same, the most alike first.
         leaks: pairs of a photo to learn from and one to test with that show the same, likewise.
@@ -129,7 +129,7 @@ class Findings:
 
     classes: tuple[ClassCounts, ...]
     refused: int
-    left_out: tuple[str, ...]
+    left_out: Mapping[str, Sequence[str]]
     within: tuple[tuple[Path, ...], ...]
     across: tuple[tuple[Path, Path], ...]
     leaks: tuple[tuple[Path, Path], ...]
@@ -217,7 +217,7 @@ def findings(
     return Findings(
         classes=counts,
         refused=int((classes == REFUSED).sum()),
-        left_out=tuple(folder.left_out),
+        left_out=folder.reasons.names,
         within=tuple(tuple(paths[i] for i in np.flatnonzero(clusters == first)) for first in firsts[members > 1]),
         across=across,
         leaks=leaks,

@@ -237,7 +237,8 @@ class _Call(Generic[T]):
         again = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
         wait_s = self._wait_s(0.0) if again else None
         if wait_s is None:
-            raise Unreachable(f"{error.request.url}: {error or type(error).__name__}") from error
+            url = error.request.url.copy_with(query=None)
+            raise Unreachable(f"{url}: {error or type(error).__name__}") from error
         return wait_s
 
     def _wait_s(self, at_least_s: float) -> float | None:

@@ -88,10 +88,9 @@ def open_source(camera: config.Camera) -> Source:
         case config.Folder():
             return Folder(camera.source.path, camera.max_frame_bytes, camera.frozen_after_seconds)
         case config.Rtsp() | config.V4l2():
-            arguments, secrets = ffmpeg_input(camera.source)
             keyframes = isinstance(camera.source, config.Rtsp) and camera.source.keyframes
             interval_s = None if keyframes else camera.interval_seconds
-            return Ffmpeg(arguments, secrets, interval_s, camera.timeout_seconds, camera.max_frame_bytes)
+            return Ffmpeg(ffmpeg_input(camera.source), interval_s, camera.timeout_seconds, camera.max_frame_bytes)
 
 
 class Asker:

@@ -5,6 +5,7 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
 
@@ -24,6 +25,8 @@ _REFUSED: Final = re.compile(r"\b40[13] (?:Unauthorized|Forbidden)")
 #: What ffmpeg puts between two pictures.
 _FFMPEG_BOUNDARY: Final = "ffmpeg"
 _CHUNK: Final = 65_536
+#: What a list on its standard input may lead ffmpeg to: RTSP, and what that goes over.
+_PROTOCOLS: Final = "pipe,rtsp,rtsps,tcp,udp,rtp,srtp,tls,crypto"
 #: Seconds after which a program that was told to end is ended.
 _PATIENCE_S: Final = 2.0
 
@@ -171,10 +174,23 @@ class Mjpeg(Stream):
             await response.aclose()
 
 
-def ffmpeg_input(source: config.Rtsp | config.V4l2) -> tuple[list[str], list[str]]:
-    """Ffmpeg's arguments for an input, and which of its texts are secret."""
+@dataclass(frozen=True, slots=True)
+class FfmpegInput:
+    """What ffmpeg reads: its arguments, what it is told on its standard input, and which texts in that are secret."""
+
+    arguments: list[str]
+    told: bytes = b""
+    secrets: tuple[str, ...] = ()
+
+
+def ffmpeg_input(source: config.Rtsp | config.V4l2) -> FfmpegInput:
+    """How ffmpeg is told of a source.
+
+    An address with its password goes over standard input, as a list of one stream (https://ffmpeg.org/ffmpeg-formats.html,
+    concat): everyone on the machine can read a process's arguments.
+    """
     if isinstance(source, config.V4l2):
-        return ["-f", "v4l2", "-i", source.device], []
+        return FfmpegInput(["-f", "v4l2", "-i", source.device])
     url, secrets = source.url, []
     if source.username is not None:
         password = "" if source.password is None else source.password.get_secret_value()
@@ -183,26 +199,25 @@ def ffmpeg_input(source: config.Rtsp | config.V4l2) -> tuple[list[str], list[str
         url = split._replace(netloc=f"{account}@{split.netloc}").geturl()
         secrets = [text for text in (account, quote(password, safe=""), password) if text]
     frames = ["-skip_frame", "nokey"] if source.keyframes else []
-    return ["-rtsp_transport", source.transport, *frames, "-i", url], secrets
+    listed = ["-f", "concat", "-safe", "0", "-protocol_whitelist", _PROTOCOLS, "-i", "pipe:0"]
+    quoted = url.replace("'", "'\\''")
+    told = f"ffconcat version 1.0\nfile '{quoted}'\noption rtsp_transport {source.transport}\n"
+    return FfmpegInput([*frames, *listed], told.encode(), tuple(secrets))
 
 
 class Ffmpeg(Stream):
     """A program of its own that decodes a stream, and writes pictures as a camera with MJPEG does."""
 
-    def __init__(
-        self, arguments: list[str], secrets: list[str], interval_s: float | None, timeout_s: float, most_bytes: int
-    ) -> None:
+    def __init__(self, given: FfmpegInput, interval_s: float | None, timeout_s: float, most_bytes: int) -> None:
         """Starts nothing yet.
 
         Args:
-            arguments: of ffmpeg, for its input.
-            secrets: texts in them that nobody is told.
+            given: what it reads.
             interval_s: seconds between two frames; None: every frame that is decoded.
             timeout_s, most_bytes: as ``Stream`` takes them.
         """
         super().__init__(timeout_s, most_bytes)
-        self._arguments = arguments
-        self._secrets = secrets
+        self._given = given
         # Not the filter fps, which fills a pause with copies of the last frame.
         chosen = f"isnan(prev_selected_t)+gte(t-prev_selected_t,{interval_s})"
         self._choose = [] if interval_s is None else ["-vf", f"select='{chosen}'"]
@@ -220,7 +235,7 @@ class Ffmpeg(Stream):
             "error",
             "-threads",
             "1",
-            *self._arguments,
+            *self._given.arguments,
             "-an",
             *self._choose,
         ]
@@ -229,15 +244,19 @@ class Ffmpeg(Stream):
             process = await asyncio.create_subprocess_exec(
                 *command,
                 *output,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 limit=_CHUNK,
             )
         except FileNotFoundError as error:
             raise Fault("no-ffmpeg", "Debian: apt install ffmpeg") from error
-        assert process.stdout is not None  # noqa: S101 - for mypy; it is a pipe
+        assert process.stdin is not None  # noqa: S101 - for mypy; it is a pipe
+        assert process.stdout is not None  # noqa: S101
         assert process.stderr is not None  # noqa: S101
+        # Less than a pipe holds.
+        process.stdin.write(self._given.told)
+        process.stdin.close()
         listener = asyncio.create_task(self._listen(process.stderr))
         try:
             async with contextlib.aclosing(
@@ -262,7 +281,7 @@ class Ffmpeg(Stream):
                 # From the next line's beginning on, so that no half of a secret is left.
                 kept = kept[-_MAX_HEAD:].partition(b"\n")[2]
             text = kept.decode(errors="replace")
-            for secret in self._secrets:
+            for secret in self._given.secrets:
                 text = text.replace(secret, "***")
             lines = [line for line in text.splitlines() if line.strip()]
             self._last_words = one_line(lines[-1]) if lines else ""

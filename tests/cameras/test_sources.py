@@ -3,8 +3,10 @@
 import asyncio
 import os
 import resource
+import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from app.cameras import camera as cameras
 from app.cameras import config, streams
 from app.cameras.faults import Fault
 from app.cameras.sources import Folder, Snapshot
-from app.cameras.streams import Ffmpeg, Mjpeg
+from app.cameras.streams import Ffmpeg, FfmpegInput, Mjpeg
 from tests.cameras.fake_camera import basic, digest_is_right, fake_camera, picture
 from tests.manifests.tools import tool
 
@@ -347,9 +349,11 @@ def test_boundaries_as_cameras_write_them():
 # ffmpeg.
 
 
-def ffmpeg(arguments, secrets=(), interval_s=0.1, timeout_s=20.0):
+def ffmpeg(given, interval_s=0.1, timeout_s=20.0):
+    """By arguments, or by the whole of what it is given."""
     tool("ffmpeg")
-    return Ffmpeg(list(arguments), list(secrets), interval_s, timeout_s, MOST)
+    given = given if isinstance(given, FfmpegInput) else FfmpegInput(list(given))
+    return Ffmpeg(given, interval_s, timeout_s, MOST)
 
 
 PATTERN = ("-re", "-f", "lavfi", "-i", "testsrc=size=160x120:rate=25")
@@ -367,16 +371,28 @@ def test_ffmpeg_gives_pictures_and_leaves_no_child():
 
 
 def test_ffmpegs_last_words_are_told_without_the_password():
-    arguments, secrets = streams.ffmpeg_input(
-        config.Rtsp(kind="rtsp", url="rtsp://127.0.0.1:9/a", username="us er", password="p/w")
+    """And its arguments, which everyone may read, do not have it."""
+    given = streams.ffmpeg_input(
+        config.Rtsp(kind="rtsp", url="rtsp://127.0.0.1:9/it's", username="us er", password="p/w", keyframes=True)
     )
-    assert arguments == ["-rtsp_transport", "tcp", "-i", "rtsp://us%20er:p%2Fw@127.0.0.1:9/a"]
-    found = fault(lambda: ffmpeg(arguments, secrets))
+    assert "us%20er" not in str(given.arguments)
+    assert given.arguments[:2] == ["-skip_frame", "nokey"]
+    assert b"'rtsp://us%20er:p%2Fw@127.0.0.1:9/it'\\''s'\noption rtsp_transport tcp\n" in given.told
+    found = fault(lambda: ffmpeg(given))
     assert found.kind == "unreachable"
     assert "refused" in found.detail
     assert "p%2Fw" not in str(found)
-    assert "***" in fault(lambda: ffmpeg(["-i", "/nowhere/p%2Fw.mp4"], secrets)).detail
+    leaky = FfmpegInput(["-i", "/nowhere/p%2Fw.mp4"], secrets=given.secrets)
+    assert "***" in fault(lambda: ffmpeg(leaky)).detail
     assert children() == 0
+
+
+def test_a_list_leads_ffmpeg_to_no_file(tmp_path):
+    given = streams.ffmpeg_input(config.Rtsp(kind="rtsp", url="rtsp://127.0.0.1:9/a"))
+    video = tmp_path / "video.avi"
+    subprocess.run([tool("ffmpeg"), "-loglevel", "error", "-f", "lavfi", "-i", "testsrc=duration=1", video], check=True)
+    elsewhere = replace(given, told=f"ffconcat version 1.0\nfile '{video}'\n".encode())
+    assert fault(lambda: ffmpeg(elsewhere)).kind == "unreachable"
 
 
 def test_an_account_that_ffmpeg_is_refused_with():
@@ -401,13 +417,13 @@ def test_ffmpeg_that_gives_nothing_is_ended():
 
 def test_without_ffmpeg(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    found = fault(lambda: Ffmpeg(list(PATTERN), [], 1.0, 5.0, MOST))
+    found = fault(lambda: Ffmpeg(FfmpegInput(list(PATTERN)), 1.0, 5.0, MOST))
     assert (found.kind, found.detail) == ("no-ffmpeg", "Debian: apt install ffmpeg")
 
 
 def test_a_camera_of_this_machine():
-    assert streams.ffmpeg_input(config.V4l2(kind="v4l2")) == (["-f", "v4l2", "-i", "/dev/video0"], [])
-    found = fault(lambda: ffmpeg(*streams.ffmpeg_input(config.V4l2(kind="v4l2", device="/dev/video-none"))))
+    assert streams.ffmpeg_input(config.V4l2(kind="v4l2")).arguments == ["-f", "v4l2", "-i", "/dev/video0"]
+    found = fault(lambda: ffmpeg(streams.ffmpeg_input(config.V4l2(kind="v4l2", device="/dev/video-none"))))
     assert found.kind == "unreachable"
     assert "/dev/video-none" in found.detail
 

@@ -56,7 +56,8 @@ def operations(client):
             for parameter, value in VALUES.items():
                 path = path.replace(parameter, value)
             # What would be asked for first.
-            yield method, "/teach/photos?label=x" if path == "/teach/photos" else path
+            asked = {"/teach/photos": "?label=x", "/predict/regions": "?regions=[{}]"}.get(path, "")
+            yield method, path + asked
 
 
 def form_of(response) -> str:

@@ -1,6 +1,7 @@
 """How well each way to say that a photo is unknown tells foreign things from known ones.
 
     python -m bench.novelty models/mobilenet_v2_1.0_224.int8.onnx --typical photos/ --known known/ --foreign foreign/
+    python -m bench.novelty ... --held-out others/
 
 Everything is computed from what the model's linear classifier reads (``features``) and says (``logits``). Known photos
 are named as for ``evaluate``; those that are among the typical ones are left out. Their classes are dealt out to two
@@ -10,6 +11,9 @@ the figures are of the other. Then they change places; the figures are of both. 
 The best method is the one with the largest AUROC. So that things which have not chosen it judge it too, the things
 (sub-folders) are dealt out to ``ROUNDS`` parts, and of each is counted what the method refuses that is best on the
 other parts.
+
+``--held-out`` adds what the model's own novelty refuses of photos that have chosen nothing, by thresholds from the
+known ones.
 """
 
 import argparse
@@ -23,7 +27,7 @@ import onnx
 from numpy.typing import NDArray
 
 from app.errors import ModelError
-from app.inference.model import Model
+from app.inference.model import NOVELTY, Model
 from model_build.dataset import parts, photos
 from model_build.dataset.intervals import wilson
 from model_build.dataset.labels import Labels
@@ -40,6 +44,10 @@ ROUNDS: Final = 3
 NEIGHBOUR: Final = 5
 #: Share of the features that ReAct does not clip.
 KEPT: Final = 0.9
+#: A score above it is believed.
+CONFIDENT: Final = 0.5
+#: Shares of the known photos that the held-out ones are judged by.
+SHARES: Final = (0.05, 0.08, 0.1, 0.13, 0.2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,6 +184,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--typical", type=Path, metavar="DIR", required=True, help="photos of all sorts")
     parser.add_argument("--known", type=Path, metavar="DIR", required=True, help="photos of what the model knows")
     parser.add_argument("--foreign", type=Path, metavar="DIR", required=True, help="<thing>/x.jpg, of other things")
+    parser.add_argument(
+        "--held-out", type=Path, metavar="DIR", help="photos of what the model knows, for a second table"
+    )
     parser.add_argument("--refuse", type=fraction, default=0.05, metavar="SHARE", help="of the known (default: 0.05)")
     options = parser.parse_args(arguments)
     try:
@@ -193,12 +204,15 @@ def main(arguments: list[str] | None = None) -> None:
             for folder in sorted(options.foreign.iterdir())
             if folder.is_dir()
         }
+        held_out = None if options.held_out is None else photos.read(options.held_out, contract.resize, names).pixels
     except (ModelError, InputError, OSError) as error:
         parser.error(str(error))
     evenly = np.linspace(0, len(general.pixels) - 1, min(novelty.TYPICAL, len(general.pixels))).round().astype(int)
     seen = set(parts.digests(general.pixels[evenly]))
     left = np.array([digest not in seen for digest in parts.digests(own.pixels)]) & (own.classes >= 0)
     classes = own.classes[left]
+    if held_out is not None and contract.unknown_above is None:
+        parser.error(f"{options.model} computes no novelty, which --held-out is judged by")
     if len(by_thing) < 2 or len(np.unique(classes)) < 2:
         parser.error("known photos of two classes or more, and two folders of foreign things or more, are needed")
 
@@ -213,14 +227,33 @@ def main(arguments: list[str] | None = None) -> None:
         see(general.pixels[evenly], "Typical photos"),
         see(own.pixels[left], "Known photos"),
         classes,
-        see(np.concatenate(list(by_thing.values())), "Foreign photos"),
+        foreign := see(np.concatenate(list(by_thing.values())), "Foreign photos"),
     )
+    confident = np.exp(foreign.logits.max(axis=1) - _energy(foreign.logits)) > CONFIDENT
     chosen, found = chosen_by_others(judged, things, options.refuse)
-    rows = [[name, f"{one.auroc():.3f}", _share(one.refused(options.refuse))] for name, one in judged.items()]
-    rows.append([f"chosen by other things: {'; '.join(dict.fromkeys(chosen))}", "", _share(found)])
+    rows = []
+    for name, one in judged.items():
+        refused = one.refused(options.refuse)
+        rows.append([name, f"{one.auroc():.3f}", _share(refused), _share(confident & ~refused)])
+    by_others = f"chosen by other things: {'; '.join(dict.fromkeys(chosen))}"
+    rows.append([by_others, "", _share(found), _share(confident & ~found)])
     title = f"{contract.name} {contract.version} {contract.precision}; {len(classes)} photos of "
     title += f"{len(np.unique(classes))} known classes, {len(things)} of {len(by_thing)} foreign things"
-    print_table(title, ["method", "AUROC", f"foreign refused where {options.refuse:.1%} of the known are"], rows)
+    headings = ["method", "AUROC", f"foreign refused where {options.refuse:.1%} of the known are"]
+    kept = f"foreign over {CONFIDENT} and not refused"
+    print_table(title, [*headings, kept], rows)
+    if held_out is not None:
+        own_novelty, theirs, other = (
+            novelty.outputs(proto, [NOVELTY], pictures, lambda it: track(it, "Novelty"))[0]
+            for pictures in (own.pixels[left], held_out, np.concatenate(list(by_thing.values())))
+        )
+        rows = []
+        for share in SHARES:
+            threshold = np.quantile(own_novelty, 1 - share)
+            columns = (theirs > threshold, other > threshold, confident & (other <= threshold))
+            rows.append([f"{share:.0%}", *(_share(column[np.newaxis]) for column in columns)])
+        title = f"By the model's own novelty; {len(held_out)} photos held out"
+        print_table(title, ["of the known refused", "of those held out", "foreign refused", kept], rows)
 
 
 def _unit(vectors: Float) -> Float:

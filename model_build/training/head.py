@@ -113,10 +113,15 @@ def _add_novelty(graph: Graph, refusal: Novelty) -> onnx.ValueInfoProto:
         length = graph.add("Max", [length, shortest], f"{name}_divisor")
         return graph.add("Div", [graph.add("MatMul", [vectors, directions], f"{name}_products"), length], name)
 
+    features = POOLED
+    if means.variety.shape[1]:
+        variety = graph.set("novelty_variety", means.variety.astype(np.float32))
+        along = graph.add("MatMul", [POOLED, variety], "novelty_along")
+        features = graph.add("Gemm", [along, variety, POOLED], "novelty_features", alpha=-1.0, transB=1)
     centred, plain = means.weights
     centre = graph.set("novelty_centre", means.centre.astype(np.float32))
-    differences = graph.add("Sub", [POOLED, centre], "novelty_differences")
-    parts = [cosines(differences, centred, "novelty_centred"), cosines(POOLED, plain, "novelty_plain")]
+    differences = graph.add("Sub", [features, centre], "novelty_differences")
+    parts = [cosines(differences, centred, "novelty_centred"), cosines(features, plain, "novelty_plain")]
     best = graph.reduce("ReduceMax", graph.add("Add", parts, "novelty_likeness"), "novelty_best", 1)
     one = graph.set("novelty_one", np.array(1, np.float32))
     if refusal.background is None:

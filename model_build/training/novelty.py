@@ -15,7 +15,7 @@ from model_build.training.temperature import softmax
 #: What the probability of showing none of the classes adds to the novelty at most. Alone it knows the kinds that it was
 #: shown and few others: with 4 of 15 kinds of things shown, 6 as classes and 5 others, at 5 % of own photos refused,
 #: novelty alone refused 86 % of the shown kinds and 88 % of the others, the probability alone 99 and 67 %, their sum
-#: 99 and 84 %, and with this factor 98 and 89 %.
+#: 99 and 84 %, and with this factor 98 and 89 % (when all directions of the features still counted the same).
 BACKGROUND: Final = 0.3
 
 

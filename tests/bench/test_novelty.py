@@ -66,6 +66,7 @@ def test_the_command(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "12 photos of 3 known classes, 8 of 2 foreign things" in " ".join(said.split())
     assert "the same of centred features" in said
+    assert "held out" not in said
     headless = tiny_model.write(tmp_path / "headless.onnx", explainable=False)
     cases = [
         (tmp_path / "absent.onnx", where, "no model file"),

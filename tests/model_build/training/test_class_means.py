@@ -10,7 +10,7 @@ from app.inference.decode_budget import DecodeBudget
 from app.inference.imaging import load
 from model_build.export import class_activation_map, quantize
 from model_build.training import head
-from model_build.training.class_means import ClassMeans, out_of_fold
+from model_build.training.class_means import DIRECTIONS, ClassMeans
 from model_build.training.linear import Linear
 from model_build.training.novelty import Novelty
 from tests import tiny_model
@@ -40,27 +40,43 @@ def test_own_photos_are_less_novel_than_their_kind_and_this_less_than_other_thin
 
 
 def test_a_mean_is_not_novel_and_lengths_do_not_matter(means):
-    assert means(means.means) == pytest.approx([0, 0], abs=1e-12)
+    own = np.stack([FIRST, SECOND])
+    plain = ClassMeans.of(own, np.arange(2))
+    assert plain.variety.shape == (8, 0)
+    assert plain(own) == pytest.approx([0, 0], abs=1e-12)
+    assert ClassMeans.of(own - own.mean(axis=0), np.arange(2))(7 * (own - own.mean(axis=0))) == pytest.approx([0, 0])
     assert np.isfinite(means(np.zeros((1, 8)))).all()
-    plain = ClassMeans(means.means - means.centre)
-    assert plain(plain.means * 7) == pytest.approx([0, 0], abs=1e-12)
 
 
 def test_each_class_counts_the_same(means):
     assert means.centre == pytest.approx((means.means[0] + means.means[1]) / 2)
-    assert means.means[0] == pytest.approx(FIRST, abs=0.2)
 
 
-def test_out_of_fold_no_photo_is_in_its_own_mean():
-    features, classes = np.concatenate([drawn(FIRST, 12, 1), drawn(SECOND, 12, 2)]), np.repeat([0, 1], 12)
-    folds = np.arange(24) % 3
-    found = out_of_fold(features, classes, folds)
-    rest = folds != 1
-    assert np.array_equal(found[~rest], ClassMeans.of(features[rest], classes[rest])(features[~rest]))
-    assert found.mean() > ClassMeans.of(features, classes)(features).mean()
-    # A class that is in one fold only is like none of the others.
-    alone = out_of_fold(features, classes, classes)
-    assert alone.min() > found.max()
+@pytest.mark.parametrize("channels", [8, 200])
+def test_what_photos_of_one_class_differ_in_counts_less(channels):
+    """More photos than channels, and fewer: the same by the smaller product of matrices."""
+    random, along = np.random.default_rng(0), np.eye(channels)[7]
+    classes = np.repeat([0, 1], 50)
+    features = np.eye(channels)[classes] * 8 + random.normal(0, 0.1, (100, channels))
+    features += random.normal(0, 3, (100, 1)) * along
+    means = ClassMeans.of(features, classes)
+    assert means.variety.shape == (channels, min(DIRECTIONS, channels))
+    # Nothing is turned round, and the most varied direction is shrunk the most.
+    shrunk = np.linalg.eigvalsh(np.eye(channels) - means.variety @ means.variety.T)
+    assert 0 < shrunk.min() == pytest.approx(along @ (along - means.variety @ (means.variety.T @ along)), abs=0.02)
+    photo = 8 * np.eye(channels)[:1]
+    aside = means(photo + 3 * along) - means(photo)
+    elsewhere = means(photo + 3 * np.eye(channels)[2]) - means(photo)
+    assert aside < elsewhere / 2
+
+
+def test_a_weight_counts_as_that_many_photos(means):
+    features, classes = np.concatenate([drawn(FIRST, 6, 1), drawn(SECOND, 6, 2)]), np.repeat([0, 1], 6)
+    often = np.arange(12) % 3 + 1
+    weighted = ClassMeans.of(features, classes, often.astype(float))
+    repeated = ClassMeans.of(features.repeat(often, axis=0), classes.repeat(often))
+    others = drawn(THIRD, 5, 3)
+    assert weighted(others) == pytest.approx(repeated(others))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "operator set 18"])

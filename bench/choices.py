@@ -63,9 +63,10 @@ def processes(model: Path, data: list[bytes], rounds: int) -> None:
             with ThreadPoolExecutor() as pool:
                 halves = [pool.submit(closed_loop, url, "/predict", data, 8, 6) for url, _, _ in both]
             two, two_mb = sum(half.result().rps for half in halves), sum(resident_mb(pid) for _, pid, _ in both)
-            figures.append((two / one, two_mb / one_mb))
-    rps, memory = (statistics.median(values) for values in zip(*figures, strict=True))
+            figures.append((two / one, two_mb / one_mb, one_mb / one * 100, two_mb / two * 100))
+    rps, memory, *per_rate = (statistics.median(values) for values in zip(*figures, strict=True))
     print(f"two processes / one: throughput {rps:.2f}, resident memory under load {memory:.2f}")
+    print(f"MB for each 100 photos a second: one process {per_rate[0]:.0f}, two processes {per_rate[1]:.0f}")
 
 
 def workers(model: Path, data: list[bytes], rounds: int) -> None:

@@ -6,7 +6,6 @@ Every way to ask (HTTP routes, command line, evaluation, benchmarks) goes throug
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,6 @@ from .frame_cache import CameraCache
 from .imaging import ALL, WHOLE, Crop, Part, View, load_parts
 from .model import Model, Scored
 from .ranking import Groups, shown, top_k
-
-#: Rounds of a speed comparison; the median leaves out the first, which warms up.
-_TRIALS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +80,6 @@ class Result:
     groups: tuple[Group, ...] = ()
     group: str = ""
     labels: tuple[str, ...] = ()
-
-
-def fastest(models: list[Model]) -> tuple[Model, str]:
-    """The model that scores a picture in the least time on this CPU, and a sentence that says what was measured.
-
-    int8 is slower than fp32 on some processors, so a name does not tell.
-    """
-    pixels = [np.zeros((1, m.contract.resize.height, m.contract.resize.width, 3), np.uint8) for m in models]
-    times: list[list[float]] = [[] for _ in models]
-    for _ in range(_TRIALS):
-        for model, picture, taken in zip(models, pixels, times, strict=True):
-            started = time.perf_counter()
-            model(picture)
-            taken.append(time.perf_counter() - started)
-    medians = [sorted(taken)[len(taken) // 2] for taken in times]
-    said = ", ".join(f"{m.contract.precision} took {t * 1e3:.1f} ms" for m, t in zip(models, medians, strict=True))
-    return models[medians.index(min(medians))], f"measured at the start: {said}"
 
 
 class Classifier:

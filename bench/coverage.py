@@ -11,7 +11,7 @@ so some intervals miss it by chance. Photos of all other classes say how much is
 ones.
 
 A line is printed for each kind as it is done, and every photo is shown to the network once: with 40 classes, photos of
-64 x 64 pixels and 30 rounds it takes about half an hour of one processor.
+64 x 64 pixels and 30 rounds it takes about 20 minutes of one processor.
 """
 
 import argparse

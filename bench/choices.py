@@ -1,4 +1,4 @@
-"""What was chosen, beside what was not: ``python -m bench.choices {processes,workers,arena}``.
+"""What was chosen, beside what was not: ``python -m bench.choices {processes,workers,arena,session}``.
 
 Prints ratios to what was chosen; above 1 the other choice has more.
 """
@@ -10,9 +10,18 @@ import os
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import onnxruntime as ort
+
+from app.inference.decode_budget import DecodeBudget
+from app.inference.imaging import load
+from app.inference.model import INPUT, SCORES, Model
+from app.runtime.memory import tune_malloc
 from bench import photos
 from bench.client import closed_loop
 from bench.compare import ROOT, resident_mb, running
@@ -89,9 +98,60 @@ def arena(model: Path, _: list[bytes], rounds: int) -> None:
     print(f"with the arena: {more:+.0f} MB resident, {cpu:.2f} x the CPU time of one picture")
 
 
+def session(model: Path, data: list[bytes], rounds: int) -> None:
+    """ONNX Runtime's session with other options, and one for each of two threads instead of a shared one."""
+    tune_malloc(None)
+    pixels = load(data[0], Model(model).contract.resize, DecodeBudget(10**9))[np.newaxis]
+
+    def made(change: Callable[[ort.SessionOptions], object] = lambda _: None) -> Callable[[], object]:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 3
+        change(options)
+        loaded = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return lambda: loaded.run([SCORES], {INPUT: pixels})
+
+    chosen = made()
+    ways = {
+        "the same once more": made(),
+        "batch fixed to 1": made(lambda o: o.add_free_dimension_override_by_name("batch", 1)),
+        "denormals as zero": made(lambda o: o.add_session_config_entry("session.set_denormal_as_zero", "1")),
+        "the arena": made(lambda o: setattr(o, "enable_cpu_mem_arena", True)),
+        "no memory pattern": made(lambda o: setattr(o, "enable_mem_pattern", False)),
+    }
+    for way in (chosen, *ways.values()):
+        way()
+    ratios: dict[str, list[float]] = {name: [] for name in [*ways, "a session for each of two threads"]}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            # In turns, so that what a machine does meanwhile bends neither.
+            pairs = [(_seconds(chosen), _seconds(way)) for _ in range(100)]
+            ratios[name].append(statistics.median(first / second for first, second in pairs))
+        own = _together([chosen, ways["the same once more"]])
+        ratios["a session for each of two threads"].append(own / _together([chosen, chosen]))
+    for name, values in ratios.items():
+        median, least, most = statistics.median(values), min(values), max(values)
+        print(f"{name}: {median:.3f} x the pictures a second ({least:.3f} to {most:.3f})")
+
+
+def _seconds(way: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    way()
+    return time.perf_counter() - started
+
+
+def _together(ways: list[Callable[[], object]], count: int = 100) -> float:
+    """Pictures a second of threads that run at the same time."""
+    with ThreadPoolExecutor(len(ways)) as pool:
+        started = time.perf_counter()
+        list(pool.map(lambda way: [way() for _ in range(count)], ways))
+    return len(ways) * count / (time.perf_counter() - started)
+
+
 def main() -> None:
     """Runs one."""
-    choices = {"processes": processes, "workers": workers, "arena": arena}
+    choices = {"processes": processes, "workers": workers, "arena": arena, "session": session}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("choice", choices=choices)
     parser.add_argument("--model", type=Path, help="ONNX file (default: the newest int8 one in models/)")

@@ -334,7 +334,7 @@ def test_a_restart_is_no_event(client, path, tmp_path):
             scene.shown = RED
             process.until("blue", "red")
             assert process.end() == 0
-        # Broken, and where it cannot be written.
+        # Cut off, and where it cannot be written.
         file.write_text('{"yard/bin": {"label": 1')
         with running(path, given | {"states": str(tmp_path / "no" / "where")}) as process:
             process.said("where: No such file or directory")

@@ -290,7 +290,8 @@ def served(ask):
     counted.know("yard", ["bin"])
     counted.frame("yard")
     counted.fault("yard", "flat")
-    counted.event("yard", "bin", True)
+    counted.event("yard", "bin")
+    counted.known("yard", "bin", available=True)
     port = free_port()
 
     async def serve():

@@ -56,9 +56,16 @@ def test_the_cameras_are_asked_for_by_name_and_their_file_is_right():
 def test_the_parts_know_each_other():
     folder = ROOT / "monitoring/compose"
     scrape = yaml.safe_load((folder / "prometheus.yml").read_text())
-    (job,) = scrape["scrape_configs"]
+    job, cameras = scrape["scrape_configs"]
     assert job["job_name"] == "edge-classifier"
     assert job["static_configs"] == [{"targets": [f"classifier:{Settings().port}"]}]
+    assert cameras["job_name"] == "edge-classifier-cameras"
+    watching = load(ROOT / "docker/cameras.yaml").metrics
+    assert (watching.host, cameras["dns_sd_configs"]) == (
+        "0.0.0.0",
+        [{"names": ["cameras"], "type": "A", "port": watching.port}],
+    )
+    assert "cameras" in SERVICES
     mounted = [volume.split(":")[1] for service in SERVICES.values() for volume in service.get("volumes", ())]
     assert {f"/etc/prometheus/{name}" for name in ("prometheus.yml", *scrape["rule_files"])} <= set(mounted)
     (source,) = yaml.safe_load((folder / "datasource.yml").read_text())["datasources"]

@@ -27,7 +27,7 @@ COMPONENTS = {
 #: The three newest minor versions that the validator ships.
 NEWEST = list(dict.fromkeys(all_versions()))[-3:]
 #: The ones that only a cluster with their operator knows.
-CUSTOM = {"ServiceMonitor", "PrometheusRule", "InferenceService"}
+CUSTOM = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "InferenceService"}
 
 
 def render(folder, tmp_path, components=()) -> list[dict]:
@@ -114,7 +114,7 @@ def test_all_components_at_once(tmp_path):
     validate(documents)
     (scaler,) = of_kind(documents, "HorizontalPodAutoscaler")
     assert [metric["type"] for metric in scaler["spec"]["metrics"]] == ["Resource", "Pods"]
-    assert len(of_kind(documents, "ServiceMonitor", "PrometheusRule")) == 2
+    assert len(of_kind(documents, "ServiceMonitor", "PodMonitor", "PrometheusRule")) == 3
     secrets = {volume["secret"]["secretName"] for volume in pod_of(documents)["volumes"] if "secret" in volume}
     assert secrets == {"edge-classifier-api-keys", "edge-classifier-cameras"}
 

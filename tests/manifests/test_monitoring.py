@@ -6,8 +6,10 @@ import subprocess
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.cameras.metrics import Metrics
 from app.settings import Settings
 from tests import tiny_model
 from tests.conftest import ROOT, serving, wait_until
@@ -50,7 +52,10 @@ def reported(tmp_path_factory) -> dict[str, list[dict[str, str]]]:
         assert client.get("/health/ready").status_code == 200
         text = client.get("/metrics").text
     series: dict[str, list[dict[str, str]]] = {"up": [{}]}
-    for family in text_string_to_metric_families(text):
+    watching = Metrics()
+    watching.know("yard", ["bin"])
+    watching.undelivered("webhook")
+    for family in text_string_to_metric_families(text + generate_latest(watching.registry).decode()):
         for sample in family.samples:
             series.setdefault(sample.name, []).append(sample.labels)
     return series
@@ -65,7 +70,7 @@ def counted(text: str) -> list[float]:
 def unknown_in(query: str, reported) -> list[str]:
     """What a query names that no series has: metrics, labels, and label values that are spelt out."""
     wrong = []
-    selectors = re.findall(r"\b(up|classifier_\w+)\b(?:\{([^}]*)\})?", query)
+    selectors = re.findall(r"\b(up|classifier_\w+|cameras_\w+)\b(?:\{([^}]*)\})?", query)
     assert selectors, query
     names = {name for name, _ in selectors}
     for name, matchers in selectors:

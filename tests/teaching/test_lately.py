@@ -1,17 +1,21 @@
 """Which photos that came in are kept, and how often; ``tests/http/test_teach.py`` has what becomes of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.inference.appearance import Appearance
 from app.inference.classifier import Prediction, Result, Sight
 from app.inference.decode_budget import DecodeBudget
+from app.inference.imaging import Crop, View
 from app.inference.model import Scored
 from app.teaching import lately as lately_module
 from app.teaching.lately import Lately
 from app.teaching.photos import Photos
 from tests import tiny_model
-from tests.photos import encode, solid
+from tests.photos import encode, quarters, solid
 
 PHOTO = encode(solid((9, 9, 9)), "PNG")
 CONTRACT = tiny_model.contract()
@@ -62,6 +66,29 @@ def test_a_camera_that_stares_at_one_strange_thing(offered):
     assert offered(7202, "cat", 0.4) is None
     assert offered(7203, "dog", 0.4) is None
     assert offered(7211, "dog", 0.4) == "uncertain"
+
+
+def test_of_a_region_the_region_is_kept_without_what_is_masked(tmp_path):
+    """And each region is a camera of its own: two that differ are no change of each other."""
+    kept = Lately(Photos(tmp_path, 10**9, 86_400.0), 1000)
+    photo = encode(quarters(), "PNG")
+    mask = ((0.5, 0.0), (1.0, 0.0), (1.0, 0.5), (0.75, 0.5), (0.75, 0.25), (0.5, 0.25))
+    views = [View(Crop(0.0, 0.5, 0.5, 1.0)), View(Crop(0.5, 0.0, 1.0, 0.5), "pad", (mask,))]
+    reasons = []
+    for label, unknown in (("blue", False), ("green", True)):
+        view = views[label == "green"]
+        result = Result(
+            replace(SIGHT, view=view), CONTRACT, (Prediction(label, 0, None, 0.9),), unknown, False, 0.0, 0.0
+        )
+        reasons += [kept.offer("yard", lambda: photo, 100, result, DecodeBudget(10**6)) for _ in range(2)]
+    kept.close()
+    assert reasons == [None, None, "unknown", None]
+    (path,) = tmp_path.glob("lately/*/*.jpg")
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert picture.shape == (120, 160, 3)
+    assert np.abs(picture[80:110, 10:70] - (0, 255, 0)).max() < 90
+    assert np.abs(picture[10:50] - 128).max() < 20
+    assert np.abs(picture[70:110, 90:150] - 128).max() < 20
 
 
 def test_what_waits_for_the_disk_is_bounded(offered):

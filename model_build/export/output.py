@@ -24,6 +24,8 @@ _POOLING: Final = (
     *("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "MaxPool"),
     *("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL2"),
 )
+#: What cuts large values off, which logits need.
+_BOUNDING: Final = ("Clip", "Min", "Softsign", "Tanh")
 _FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 #: Pictures that a graph is tried on, and the version of ONNX's form that it is tried in.
 _TRIED: Final = 4
@@ -189,7 +191,25 @@ def _read(graph: Graph, shapes: dict[str, list[int]]) -> tuple[Output, str]:
         raise InputError(
             f"the model puts out a feature map of {moved[1:]}; a classifier is expected (a head is missing)"
         )
+    if bound := _bound(graph, node):
+        raise InputError(
+            f"the model ends in {bound}, so that what it puts out are neither scores nor logits; export the part in "
+            "front of it, or give its last layer a softmax or a sigmoid"
+        )
     return Output("logits", units, pooled=node.op_type in _POOLING), tensor
+
+
+def _bound(graph: Graph, node: onnx.NodeProto) -> str | None:
+    """The operation at the end that cuts values off, whatever constants change them after it; None where there is none.
+
+    Keras's ``hard_sigmoid`` is ``relu6(x + 3) / 6``, in its version 2 ``clip(0.2 x + 0.5, 0, 1)``.
+    """
+    while node.op_type not in _BOUNDING:
+        made = [graph.producer[name] for name in node.input if name in graph.producer]
+        if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(made) != 1:
+            return None
+        (node,) = made
+    return str(node.op_type)
 
 
 def _adds_up(graph: Graph) -> bool:

@@ -109,6 +109,8 @@ def test_scores_are_known_however_they_are_computed(nodes, constants, outputs):
         ([node("Softmax", "out0", axis=0)], None, 4, "axis 0"),
         ([node("Softmax", "out0", to="s"), node("Mul", "s", "half")], {"half": np.float32([0.5])}, 4, "computes with"),
         ([node("HardSigmoid", "out0")], None, 1, "HardSigmoid"),
+        ([node("Tanh", "out0")], None, 4, "ends in Tanh"),
+        ([node("Clip", "out0", to="s"), node("Div", "s", "six")], {"six": np.float32([6])}, 4, "ends in Clip"),
     ],
 )
 def test_what_is_no_classifier_is_said(nodes, constants, outputs, says):

@@ -39,19 +39,19 @@ def timed(call):
 
 def stages_ms(classifier: Classifier, data: list[bytes]) -> dict[str, float]:
     """Medians of what a photo's stages take in one thread, in milliseconds."""
-    load, fit, judge = pipeline.load, imaging._fitted, classifier.model.judge
+    load, fit, judge = pipeline.load_parts, imaging._fitted, classifier.model.judge
     taken: dict[str, list[float]] = {"decode": [], "resize": [], "infer": [], "rank": []}
     try:
-        pipeline.load, imaging._fitted, classifier.model.judge = map(timed, (load, fit, judge))
+        pipeline.load_parts, imaging._fitted, classifier.model.judge = map(timed, (load, fit, judge))
         for photo in data * 2:
             result = classifier(photo)
-            loaded, fitted, judged = pipeline.load.last_s, imaging._fitted.last_s, classifier.model.judge.last_s
+            loaded, fitted, judged = pipeline.load_parts.last_s, imaging._fitted.last_s, classifier.model.judge.last_s
             taken["decode"].append(loaded - fitted)
             taken["resize"].append(fitted)
             taken["infer"].append(judged)
             taken["rank"].append(result.infer_s - judged)
     finally:
-        pipeline.load, imaging._fitted = load, fit
+        pipeline.load_parts, imaging._fitted = load, fit
         del classifier.model.judge
     return {f"{stage}_ms": statistics.median(values) * 1e3 for stage, values in taken.items()}
 

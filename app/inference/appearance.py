@@ -36,12 +36,13 @@ class Appearance:
         gradient = np.abs(green[:, 1:] - green[:, :-1])
         # The middle of each cell; of a picture smaller than one, what there is.
         rows, columns = (slice(min(_CELLS // 2, side - 1), None, _CELLS) for side in pixels.shape[:2])
-        luma = pixels[rows, columns].reshape(-1, 3).astype(np.float64) @ _LUMA
+        # No matrix product: numpy's takes 30 MB for its buffers, more than a small model.
+        luma = np.einsum("ij,j->i", pixels[rows, columns].reshape(-1, 3).astype(np.float64), _LUMA)
         if shown is not None and shown[rows, columns].any():
             luma = luma[shown[rows, columns].ravel()]
             gradient = gradient[(shown[:, 1:] & shown[:, :-1])[::_CELLS]]
         # Sums cost a third of what numpy's mean and std do, which matters for every photo.
         brightness = float(luma.sum()) / luma.size
-        variance = float(luma @ luma) / luma.size - brightness**2
+        variance = float((luma * luma).sum()) / luma.size - brightness**2
         sharpness = int(gradient.sum()) / max(1, gradient.size)
         return cls(*(round(level / 255, 4) for level in (brightness, math.sqrt(max(0.0, variance)), sharpness)))

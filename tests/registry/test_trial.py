@@ -1,7 +1,9 @@
 """What a model may cost before it is believed: tried for real, in child processes."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -14,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import ModelError
 from app.registry import trial
+from app.registry.source import BUNDLED
 from app.registry.trial import Trials
 from tests import tiny_model
+from tests.conftest import ROOT
 from tests.internals import tries
 
 PIXELS = 1_000_000
@@ -276,3 +280,11 @@ def test_nothing_is_left_behind():
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
     assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) == timer
+
+
+def test_the_bundled_model_needs_little_memory():
+    """Nor does what looks at its pictures: numpy's matrix product alone would take more than all of this."""
+    (path,) = BUNDLED.glob("*.onnx")
+    command = [sys.executable, "-m", "app.registry.trial", "1000000", str(27_000_000), "30"]
+    tried = subprocess.run(command, cwd=ROOT, input=path.read_bytes(), capture_output=True, check=False)
+    assert json.loads(tried.stdout)["precision"] == "int8", tried.stderr
